@@ -1,0 +1,132 @@
+"""The Typer app and the only error boundary: errors become one line on standard error and an exit code.
+
+Only the module of the command that was asked for is imported, so that a filter in a pipe starts fast; help, the man
+pages and a mistyped command load them all.
+"""
+
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from okxcli import __version__
+from okxcli.errors import ExitCode, OkxError
+
+# Typer vendors Click and exports no base class of its usage errors; BadParameter's parent is it.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+#: Command name: the module below okxcli.commands that registers it, in the order of the help page.
+COMMANDS: dict[str, str] = {
+    "stream": "stream",
+    "normalize": "normalize",
+    "candles": "candles",
+    "store": "store",
+    "collect": "collect",
+    "read": "read",
+    "status": "status",
+    "instruments": "instruments",
+    "simulate": "simulate",
+    "replay": "replay",
+    "config": "config",
+    "db": "db",
+    "man": "man",
+}
+
+_DESCRIPTION = """OKX market data as commands that each do one step and speak JSON lines.
+
+    okx stream BTC-USDT | okx normalize | okx candles --tf 1m,5m | okx store
+
+`okx man COMMAND` shows a command's manual, `okx simulate BTC-USDT -- COMMAND...` tries one offline.
+"""
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"okx {__version__}")
+        raise typer.Exit
+
+
+def build_app(only: str | None = None) -> typer.Typer:
+    """Return the app with every command, or with the command `only` alone."""
+    app = typer.Typer(
+        name="okx",
+        help=_DESCRIPTION,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def okx(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+        ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Print a traceback with an error.")] = False,
+    ) -> None:
+        """The options before the command; `main` reads --debug from the arguments itself."""
+
+    for name in [only] if only else COMMANDS:
+        importlib.import_module(f"okxcli.commands.{COMMANDS[name]}").register(app)
+    app.info.help = _DESCRIPTION
+    return app
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line, print its error if it has one, and return the exit code."""
+    debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
+    if debug:
+        arguments = [a for i, a in enumerate(arguments) if a != "--debug" or "--" in arguments[:i]]
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    command = f"okx {name}" if name in COMMANDS else "okx"
+    try:
+        app = build_app(name if name in COMMANDS and arguments[0] == name else None)
+        result = app(args=arguments, prog_name="okx", standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except OkxError as error:
+        if debug:
+            raise
+        _say(f"{command}: {error}")
+        return error.exit_code
+    except _UsageError as error:
+        return _usage(command, error)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"{command}: a bug of okx: {type(error).__name__}: {error}. Run it with --debug for the traceback")
+        return ExitCode.SOFTWARE
+
+
+def _usage(command: str, error: Exception) -> int:
+    """Print a wrong option in one line with the help to look at; a bare command gets its help instead."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else command
+    if type(error).__name__ == "NoArgsIsHelpError":
+        _say(message)
+        return ExitCode.USAGE
+    _say(f"{path}: {message.rstrip('.').replace(chr(10), ' ')}. Try: {path} --help")
+    return ExitCode.USAGE
+
+
+def _nobody_reads() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return ExitCode.PIPE
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

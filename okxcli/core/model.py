@@ -1,0 +1,186 @@
+"""The types that travel between commands: trades, candles, books, tickers, instruments, absent ids.
+
+One definition each. Field names and order are the keys of the JSON lines and the columns of the tables. Prices and
+sizes are `Decimal`, times are integer milliseconds since the epoch, UTC. Fields that are None are unknown, never
+guessed. `core/codec.py` turns them into lines and back.
+"""
+
+from decimal import Decimal
+
+import msgspec
+
+from okxcli.core.decimals import EXACT, quotient
+
+# No trade of OKX is older than 2017; the upper bound catches microseconds taken for milliseconds.
+MIN_TIMESTAMP = 1_262_304_000_000  # 2010-01-01
+MAX_TIMESTAMP = 4_102_444_800_000  # 2100-01-01
+MAX_ID = 2**63 - 1
+
+#: Levels of a book: (price, size), best first.
+Levels = tuple[tuple[Decimal, Decimal], ...]
+
+
+class StandardizedTrade(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="trade"):
+    """A fill, or several fills of one taker order at one price that the exchange merged.
+
+    `count` fills are in it: it covers the ids `trade_id - count + 1 .. trade_id`. `side` is the taker's. `timestamp`
+    is the exchange's time, `received` ours (None if nobody stamped it). `source` is the exchange's own flag. `origin`
+    says where it came from: `trades-all`, `trades` (merged), `rest`, `file`.
+    """
+
+    exchange: str
+    symbol: str
+    trade_id: int
+    side: str
+    price: Decimal
+    size: Decimal
+    timestamp: int
+    count: int = 1
+    received: int | None = None
+    source: int | None = None
+    origin: str = "trades-all"
+
+    @property
+    def first_id(self) -> int:
+        """The lowest id that this trade covers."""
+        return self.trade_id - self.count + 1
+
+
+class OHLCVCandle(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="candle"):
+    """A bar over `[start, timestamp)`: right-aligned, labelled by its end.
+
+    `volume` is in the exchange's own unit, `base_volume` and `quote_volume` in the two currencies (None when the
+    instrument is not known), `buy_volume` the part of `volume` that takers bought. `trade_count` counts fills; ids
+    are None in a bar without fills and in one that the exchange made. `closed` is False for a running bar, `complete`
+    True when the ids prove that nothing is missing, `revision` counts how often this bar was written before.
+    `origin`: `trades` (made here) or `exchange`.
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    start: int
+    timestamp: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    base_volume: Decimal | None
+    quote_volume: Decimal | None
+    buy_volume: Decimal | None
+    trade_count: int | None
+    first_trade_id: int | None
+    last_trade_id: int | None
+    closed: bool = True
+    complete: bool = False
+    revision: int = 0
+    origin: str = "trades"
+
+
+class BookSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="book"):
+    """The best levels of an order book at one moment, best first; a side may be empty.
+
+    `seq_id` orders snapshots of one symbol and one `origin` (`books5`, `bbo-tbt`); None in old recordings.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    bids: Levels
+    asks: Levels
+    seq_id: int | None = None
+    received: int | None = None
+    origin: str = "books5"
+
+
+class Ticker(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ticker"):
+    """Last price, best bid and ask, and the rolling day of an instrument; None where the exchange says nothing.
+
+    `volume_24h` is in the exchange's own unit (as `OHLCVCandle.volume`); `base_volume_24h` and `quote_volume_24h` are
+    None where its meaning is not known. `open_utc0` and `open_utc8` are the opens of the UTC and the UTC+8 day.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    last: Decimal | None = None
+    last_size: Decimal | None = None
+    bid: Decimal | None = None
+    bid_size: Decimal | None = None
+    ask: Decimal | None = None
+    ask_size: Decimal | None = None
+    open_24h: Decimal | None = None
+    high_24h: Decimal | None = None
+    low_24h: Decimal | None = None
+    volume_24h: Decimal | None = None
+    base_volume_24h: Decimal | None = None
+    quote_volume_24h: Decimal | None = None
+    open_utc0: Decimal | None = None
+    open_utc8: Decimal | None = None
+
+
+class Instrument(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="instrument"):
+    """What can be traded, and what a size of it means.
+
+    `kind`: spot, margin, swap, futures, option, events. `contract_value` times `contract_multiplier` is the worth of
+    one contract in `contract_currency`; `contract_type` is `linear`, `inverse` or None (spot, options). `listed` and
+    `expires` are milliseconds. `received` is when we learned it.
+    """
+
+    exchange: str
+    symbol: str
+    kind: str
+    state: str
+    base: str | None = None
+    quote: str | None = None
+    settle: str | None = None
+    contract_type: str | None = None
+    contract_value: Decimal | None = None
+    contract_multiplier: Decimal | None = None
+    contract_currency: str | None = None
+    tick_size: Decimal | None = None
+    lot_size: Decimal | None = None
+    min_size: Decimal | None = None
+    listed: int | None = None
+    expires: int | None = None
+    received: int | None = None
+
+
+class Absent(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="absent"):
+    """The ids `first .. last` (both included) that the exchange itself does not have."""
+
+    exchange: str
+    symbol: str
+    first: int
+    last: int
+
+
+Line = StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent
+
+
+def amounts(
+    instrument: Instrument | None, symbol: str, price: Decimal, size: Decimal
+) -> tuple[Decimal | None, Decimal | None]:
+    """Return what `size` at `price` is in base and in quote currency; None where that is not known.
+
+    Spot sizes are base currency, all others are contracts. A two-part symbol without an instrument is spot. Exact,
+    except the base amount of an inverse contract, which is a quotient (see `decimals.quotient`). An option's premium
+    is in its settle currency, so its quote amount is None. Source: the exchange's own definition of contract value.
+    """
+    if instrument is None:
+        spot = symbol.count("-") == 1
+    else:
+        spot = instrument.kind in ("spot", "margin")
+    if spot:
+        return size, EXACT.multiply(size, price)
+    if instrument is None or instrument.contract_value is None:
+        return None, None
+    worth = EXACT.multiply(instrument.contract_value, instrument.contract_multiplier or Decimal(1))
+    amount = EXACT.multiply(size, worth)
+    if instrument.contract_type == "linear":
+        return amount, EXACT.multiply(amount, price)
+    if instrument.contract_type == "inverse":
+        return quotient(amount, price), amount
+    return (amount, None) if instrument.kind == "option" else (None, None)

@@ -1,0 +1,1 @@
+"""Everything that knows OKX: protocol and session (pure), normalisation, WebSocket, REST, instruments."""

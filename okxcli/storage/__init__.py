@@ -1,0 +1,1 @@
+"""Postgres: migrations, writer, ledger, reader, and the embedded server."""
