@@ -18,7 +18,8 @@ Files = Annotated[
     typer.Argument(metavar="[FILE]...", help="Files to read, .gz and .zst by name; - or none: standard input."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, .gz and .zst by name; else to stdout.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write here, .gz and .zst by name; else to stdout."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more: every change of state with its cause.")]

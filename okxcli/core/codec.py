@@ -36,7 +36,7 @@ class UnknownType(InvalidLine):
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 _TIMEFRAME = re.compile(r"[1-9][0-9]{0,5}[smhdwM](?:\+8)?", re.ASCII)
-_OF_ITS_TYPE = msgspec.json.Decoder(
+_OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent, strict=True
 )
 _ANY = msgspec.json.Decoder()
@@ -374,9 +374,7 @@ def _instrument(i: Instrument) -> str:
 
 
 def _absent(a: Absent) -> str:
-    return (
-        f'{{"type":"absent","exchange":"{a.exchange}","symbol":"{a.symbol}","first":{a.first},"last":{a.last}}}'
-    )
+    return f'{{"type":"absent","exchange":"{a.exchange}","symbol":"{a.symbol}","first":{a.first},"last":{a.last}}}'
 
 
 _ENCODE: dict[type, Callable[[Any], str]] = {

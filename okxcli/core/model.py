@@ -169,10 +169,7 @@ def amounts(
     except the base amount of an inverse contract, which is a quotient (see `decimals.quotient`). An option's premium
     is in its settle currency, so its quote amount is None. Source: the exchange's own definition of contract value.
     """
-    if instrument is None:
-        spot = symbol.count("-") == 1
-    else:
-        spot = instrument.kind in ("spot", "margin")
+    spot = symbol.count("-") == 1 if instrument is None else instrument.kind in ("spot", "margin")
     if spot:
         return size, EXACT.multiply(size, price)
     if instrument is None or instrument.contract_value is None:

@@ -1,0 +1,65 @@
+"""The wall clock, and the times and durations that users write."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+from okxcli.errors import UsageError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)", re.ASCII)
+
+
+def now_ms() -> int:
+    """Return the wall clock in milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that `30s`, `10m`, `2h`, `1d`, `1h30m` or a bare number of seconds stand for.
+
+    Raises:
+        UsageError: not a duration, or none at all.
+    """
+    whole = text.strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", whole, re.ASCII):
+        whole += "s"
+    parts = _DURATION.findall(whole)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not parts or "".join(number + unit for number, unit in parts) != whole or not seconds > 0:
+        raise UsageError(f"not a duration: {text!r}. Write 30s, 10m, 2h or 1d")
+    return seconds
+
+
+def parse_time(text: str, now: int) -> int:
+    """Return the moment that `text` names, in milliseconds since the epoch.
+
+    Takes ISO 8601 (`2026-05-18`, `2026-05-18T16:00Z`; without a zone it is UTC), epoch milliseconds, a duration
+    before `now` (`2h`), `now`, and `today` or `yesterday` (midnight, UTC).
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    word = text.strip()
+    midnight = now - now % 86_400_000
+    fixed = {"now": now, "today": midnight, "yesterday": midnight - 86_400_000}
+    if word in fixed:
+        return fixed[word]
+    if re.fullmatch(r"[0-9]{12,14}", word, re.ASCII):
+        return int(word)
+    if _DURATION.match(word) and not re.match(r"[0-9]{4}-", word, re.ASCII):
+        return now - round(parse_duration(word) * 1000)
+    try:
+        moment = datetime.fromisoformat(word)
+    except ValueError:
+        raise UsageError(f"not a time: {text!r}. Write 2026-05-18, 2026-05-18T16:00Z, epoch ms, 2h or today") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def iso(ms: int) -> str:
+    """Return `ms` as ISO 8601 in UTC, with milliseconds only where there are any."""
+    seconds, rest = divmod(ms, 1000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{rest:03d}Z" if rest else f"{text}Z"

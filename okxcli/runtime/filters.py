@@ -1,0 +1,124 @@
+"""What every filter shares: lines in, bad ones reported and passed over, counts at the end, the right exit code."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from okxcli.errors import ExitCode, InputError, InvalidLine, UsageError
+from okxcli.runtime.lines import LineReader, Output, Overlong
+from okxcli.runtime.signals import Lifecycle
+
+_log = logging.getLogger(__name__)
+
+
+class LineFilter:
+    """One run of a filter over standard input or files.
+
+    A bad line (`InvalidLine` from the handler, or longer than 1 MiB) is reported on standard error with its number,
+    counted, kept in `rejects` if that is given, and passed over; with `strict` it ends the run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: list[Path] | None = None,
+        output: Path | None = None,
+        strict: bool = False,
+        rejects: Path | None = None,
+        stats: Path | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.name = name
+        self.lines_in = 0
+        self.rejected = 0
+        self._files = files
+        self._output = output
+        self._strict = strict
+        self._rejects_path = rejects
+        self._rejects: Output | None = None
+        self._stats = stats
+        self._quiet = quiet
+        self._number = 0
+        self._line = b""
+        self._source = "line"
+        self.out = Output(path=output)
+
+    def run(
+        self,
+        handle: Callable[[bytes], None],
+        tick: Callable[[], float | None] | None = None,
+        finish: Callable[[], None] | None = None,
+        counts: Callable[[], dict[str, int]] | None = None,
+    ) -> int:
+        """Give every line to `handle`, then end; return 0, or 65 when lines were rejected.
+
+        `tick` is called after each block and when its timer is due, and returns the seconds until it wants to be
+        called again (None: whenever the next block comes). `finish` is called at end of input or a stop, before the
+        last flush. `counts` adds to the closing counts.
+
+        Raises:
+            InputError: a bad line, with `strict`.
+        """
+        if self._rejects_path is not None:
+            self._rejects = Output(path=self._rejects_path)
+        with Lifecycle("filter") as life:
+            try:
+                self._read(LineReader(life, self._files), handle, tick)
+                if finish is not None:
+                    finish()
+                self.out.close()
+            finally:
+                if self._rejects is not None:
+                    self._rejects.close()
+                self._close(counts)
+        return ExitCode.DATA if self.rejected else ExitCode.OK
+
+    def _read(
+        self, reader: LineReader, handle: Callable[[bytes], None], tick: Callable[[], float | None] | None
+    ) -> None:
+        for block in reader.blocks():
+            self._source = reader.source
+            for self._number, self._line in block:
+                self.lines_in += 1
+                try:
+                    if type(self._line) is Overlong:
+                        raise InvalidLine("longer than 1 MiB")
+                    handle(self._line)
+                except InvalidLine as reason:
+                    self.reject(str(reason))
+            if tick is not None:
+                reader.due_s = tick()
+            if not block:
+                self.out.flush()
+                if self._rejects is not None:
+                    self._rejects.flush()
+
+    def reject(self, reason: str) -> None:
+        """Report the line at hand as bad; for a handler that rejects a part of a line and keeps the rest.
+
+        Raises:
+            InputError: with `strict`.
+        """
+        self.rejected += 1
+        where = f"{self._source} {self._number}"
+        if self._rejects is not None:
+            row = {"line": self._number, "reason": reason, "raw": self._line.decode(errors="replace")}
+            self._rejects.line(json.dumps(row).encode())
+        if self._strict:
+            raise InputError(f"{where}: {reason}")
+        print(f"okx {self.name}: {where}: {reason}", file=sys.stderr)
+
+    def _close(self, counts: Callable[[], dict[str, int]] | None) -> None:
+        """Write the closing counts to standard error and to the stats file."""
+        found = {"lines_in": self.lines_in, "lines_out": self.out.lines, "rejected": self.rejected}
+        found |= counts() if counts is not None else {}
+        text = json.dumps(found)
+        if self._stats is not None:
+            try:
+                self._stats.write_text(text + "\n")
+            except OSError as error:
+                raise UsageError(f"cannot write {self._stats}: {error.strerror}") from None
+        if not self._quiet:
+            print(f"okx {self.name}: {text}", file=sys.stderr, flush=True)

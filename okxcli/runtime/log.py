@@ -1,0 +1,56 @@
+"""The log of a command: short lines on standard error, everything in a file if one is named."""
+
+import logging
+import sys
+from pathlib import Path
+
+from okxcli.errors import UsageError
+
+
+class _Brief(logging.Formatter):
+    """`okx stream: connected to ...`; the level is named only where it warns."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._command = command
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"okx {self._command}: {mark}{record.getMessage()}"
+
+
+class _Full(logging.Formatter):
+    """ISO time in UTC with milliseconds, level, logger, message, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from okxcli.runtime.clock import iso
+
+        text = f"{iso(int(record.created * 1000))} {record.levelname} {record.name}: {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def setup(command: str, verbose: bool = False, quiet: bool = False, log_file: Path | None = None) -> None:
+    """Send the log to standard error, brief, and to `log_file`, in full.
+
+    Standard error gets changes of state (`quiet`: warnings only; `verbose`: all there is); the file gets everything.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    root = logging.getLogger("okxcli")
+    root.propagate = False
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    brief = logging.StreamHandler(sys.stderr)
+    brief.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    brief.setFormatter(_Brief(command))
+    root.addHandler(brief)
+    root.setLevel(logging.DEBUG if verbose or log_file else logging.INFO)
+    if log_file is not None:
+        try:
+            full = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from None
+        full.setFormatter(_Full())
+        root.addHandler(full)

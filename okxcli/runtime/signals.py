@@ -1,0 +1,96 @@
+"""How a command ends: signals as a flag and a byte in a pipe, never as an exception in the middle of a write.
+
+A `source` or `server` stops at the first INT or TERM. A `filter` that reads a pipe reads on to end of input at the
+first INT, since the terminal sent it to the source as well and what is in the pipe must not be lost; TERM or a second
+INT stops it. A third signal ends any of them at once. After its clean end the process dies by the signal that stopped
+it, so that shells, make and systemd understand.
+"""
+
+import os
+import select
+import signal
+import stat
+import sys
+from types import FrameType, TracebackType
+from typing import Literal, NoReturn, Self
+
+Role = Literal["source", "filter", "server"]
+
+
+class OutputClosed(Exception):
+    """Nobody reads our standard output any more. Not an OSError: Typer turns a broken pipe into exit 1."""
+
+
+class Lifecycle:
+    """Watches INT and TERM for the length of a `with` block.
+
+    `stop` turns True when the command is to end, `signum` says by which signal. At the end of the block the process
+    dies by that signal, or by SIGPIPE after `OutputClosed`; every other exception passes.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self.stop = False
+        self.signum = 0
+        self._drains = role == "filter" and _is_pipe(0)
+        self._seen = 0
+        self._wake_read = -1
+        self._wake_write = -1
+        self._old: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            old = signal.getsignal(signum)
+            if old is not signal.SIG_IGN:  # nohup, and `command &` in a script, mean it
+                self._old[signum] = old
+                signal.signal(signum, self._on_signal)
+        return self
+
+    def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        self._seen += 1
+        if self._seen >= 3:
+            die(signum)
+        if signum == signal.SIGINT and self._drains and self._seen == 1:
+            return
+        self.stop = True
+        self.signum = signum
+
+    def wait(self, fd: int | None, timeout_s: float | None) -> bool:
+        """Wait until `fd` has something to read; return False on a signal or when `timeout_s` is over."""
+        watched = [self._wake_read] if fd is None else [fd, self._wake_read]
+        ready, _, _ = select.select(watched, [], [], timeout_s)
+        if self._wake_read in ready:
+            os.read(self._wake_read, 512)
+        return fd is not None and fd in ready
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        signal.set_wakeup_fd(-1)
+        for signum, old in self._old.items():
+            signal.signal(signum, old)  # type: ignore[arg-type]
+        for fd in (self._wake_read, self._wake_write):
+            os.close(fd)
+        if isinstance(error, OutputClosed):
+            die(signal.SIGPIPE)
+        if kind is None and self.signum:
+            die(self.signum)
+
+
+def die(signum: int) -> NoReturn:
+    """End the process as if `signum` had killed it; what is unflushed on standard output is dropped."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+    os.kill(os.getpid(), signum)
+    os._exit(128 + signum)  # the signal may be ignored by our parent's doing
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
