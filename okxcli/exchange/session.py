@@ -1,0 +1,307 @@
+"""The life of one WebSocket connection to OKX as a state machine: what arrives, or the time, in; actions out.
+
+A session wants subscriptions. It asks for them in batches, verifies each answer, keeps the connection alive and says
+when it is dead. It owns no socket, clock or thread: `now` is milliseconds of any clock that never steps back, and a
+driver (`websocket.py`) does what the actions say. One session is one socket; the next socket gets a new one.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from okxcli.exchange.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchange.channels import Subscription
+from okxcli.exchange.protocol import (
+    PING,
+    PUSH_HEAD,
+    TOO_FREQUENT,
+    UPGRADE_NOTICE,
+    WRONG_REQUEST_CLOSES,
+    Ack,
+    ConnCount,
+    Event,
+    Garbage,
+    LoginRefused,
+    Notice,
+    Pong,
+    Push,
+    Refused,
+    Unack,
+    Unknown,
+    batches,
+    classify,
+    subscribe,
+    unsubscribe,
+)
+
+#: OKX closes a connection after 30 s without data or frame of ours (4004).
+PING_AFTER_MS = 20_000
+#: Ping and this together find a half-open connection within 40 s.
+PONG_TIMEOUT_MS = 15_000
+ACK_TIMEOUT_MS = 10_000
+#: OKX takes 480 requests an hour and connection; older documents said 240, and staying below costs nothing.
+REQUESTS_PER_HOUR = 240
+_HOUR_MS = 3_600_000
+#: Pause after 60014, doubled each time.
+_HOLD_MS = 15_000
+_MAX_HOLD_MS = 600_000
+_RETRY_MS = 5_000
+
+
+_DELIVER: Sequence[Action] = (Deliver(),)
+_NOTHING: Sequence[Action] = ()
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """One subscription, how far it is, and what came of it."""
+
+    subscription: Subscription
+    state: Literal["new", "sent", "acked", "refused"] = "new"
+    due_ms: int = 0  # new: not before; sent: answer at the latest
+    request: str = ""
+    pushes: int = 0
+    last_push_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection that wants `subscriptions`: `opened` once, then `frame`, `tick` and `closed` as it happens."""
+
+    subscriptions: Iterable[Subscription]
+    _wanted: dict[tuple[str, str], _Wanted] = field(default_factory=dict)
+    _routes: dict[bytes, _Wanted] = field(default_factory=dict)
+    _requests: deque[int] = field(default_factory=deque)
+    _number: int = 0
+    _open: bool = False
+    _ready: bool = False
+    _over: bool = False
+    _sent_ms: int = 0
+    _pinged_ms: int | None = None
+    _hold_until_ms: int = 0
+    _hold_ms: int = _HOLD_MS
+    _garbage: int = 0
+
+    def __post_init__(self) -> None:
+        for subscription in self.subscriptions:
+            self._wanted[subscription[:2]] = _Wanted(subscription)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every subscription is answered and at least one stands."""
+        return self._ready
+
+    @property
+    def acked(self) -> list[Subscription]:
+        """The subscriptions that stand."""
+        return [w.subscription for w in self._wanted.values() if w.state == "acked"]
+
+    @property
+    def pushes(self) -> dict[Subscription, tuple[int, int | None]]:
+        """Each subscription's number of pushes, and when the last one came."""
+        return {w.subscription: (w.pushes, w.last_push_ms) for w in self._wanted.values()}
+
+    # What happens
+
+    def opened(self, now: int) -> list[Action]:
+        """Note that the socket is open; subscribe."""
+        self._open = True
+        self._sent_ms = now
+        return self._ask(now)
+
+    def frame(self, frame: bytes, now: int) -> Sequence[Action]:
+        """Take one text frame. A push is routed by its first bytes, not parsed."""
+        if frame.startswith(PUSH_HEAD):
+            route = self._routes.get(frame[: frame.find(b"}")])
+            if route is not None:
+                route.pushes += 1
+                route.last_push_ms = now
+                return _DELIVER
+        event = classify(frame)
+        if isinstance(event, Push):
+            wanted = self._wanted.get((event.channel, event.value))
+            if wanted is not None:
+                self._routes[frame[: frame.find(b"}")]] = wanted
+                wanted.pushes += 1
+                wanted.last_push_ms = now
+            return _DELIVER
+        return self._control(event, now)
+
+    def closed(self, code: int | None, reason: str, now: int) -> list[Action]:
+        """Note that the socket is gone; `code` is None where no close frame came."""
+        del now
+        if self._over:
+            return []
+        self._over = True
+        why = f"closed by OKX ({code}{': ' + reason if reason else ''})" if code else f"connection lost ({reason})"
+        return [Reconnect(why, slow=code in WRONG_REQUEST_CLOSES)]
+
+    def tick(self, now: int, reading: bool = True) -> list[Action]:
+        """Do what the time asks for. With `reading` False nothing can arrive, so nothing is held to be missing."""
+        if not self._open or self._over:
+            return []
+        if not reading:
+            self._wait_again(now)
+        late = next((w for w in self._wanted.values() if w.state == "sent" and now >= w.due_ms), None)
+        if late is not None:
+            return self._dead(f"no answer to the subscription of {late.subscription} for {ACK_TIMEOUT_MS // 1000} s")
+        if self._pinged_ms is not None and now - self._pinged_ms >= PONG_TIMEOUT_MS:
+            return self._dead(f"no pong for {PONG_TIMEOUT_MS // 1000} s")
+        actions = self._ask(now)
+        if self._pinged_ms is None and now - self._sent_ms >= PING_AFTER_MS:
+            self._pinged_ms = self._sent_ms = now
+            actions.append(Send(PING))
+        return actions
+
+    def due(self) -> int | None:
+        """Return when `tick` is wanted next; None: not before something arrives."""
+        if not self._open or self._over:
+            return None
+        ping = self._sent_ms + PING_AFTER_MS if self._pinged_ms is None else self._pinged_ms + PONG_TIMEOUT_MS
+        times = [ping]
+        for wanted in self._wanted.values():
+            if wanted.state == "sent":
+                times.append(wanted.due_ms)
+            elif wanted.state == "new":
+                times.append(max(wanted.due_ms, self._may_ask_ms()))
+        return min(times)
+
+    # What others want
+
+    def add(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
+        """Want more."""
+        for subscription in subscriptions:
+            self._wanted.setdefault(subscription[:2], _Wanted(subscription))
+        return self._ask(now) if self._open and not self._over else []
+
+    def remove(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
+        """Want less; pushes that are under way may still come."""
+        gone = [w for s in subscriptions if (w := self._wanted.pop(s[:2], None)) is not None]
+        self._routes = {head: w for head, w in self._routes.items() if w not in gone}
+        asked = [w.subscription for w in gone if w.state in ("sent", "acked")]
+        if not self._open or self._over:
+            return []
+        return [Send(unsubscribe(batch, self._request(now))) for batch in batches(asked)]
+
+    # Within
+
+    def _control(self, event: Event, now: int) -> Sequence[Action]:
+        match event:
+            case Pong():
+                self._pinged_ms = None
+                return _NOTHING
+            case Ack(subscription):
+                return self._answered(subscription)
+            case Refused():
+                return self._refused(event, now)
+            case Notice(code, message) if code == UPGRADE_NOTICE:
+                return [Replace(message or "service upgrade")]
+            case Notice(code, message):
+                return [Log(logging.INFO, f"notice {code}: {message}")]
+            case ConnCount(channel, count, over):
+                text = f"{count} connections hold {channel}{', this one no longer' if over else ''}"
+                return [Log(logging.WARNING if over else logging.DEBUG, text)]
+            case LoginRefused(code, message):
+                return [Log(logging.ERROR, f"login refused ({code}): {message}")]
+            case Garbage(reason):
+                self._garbage += 1
+                return [Log(logging.WARNING, f"not a message of OKX: {reason}")] if self._garbage <= 3 else _NOTHING
+            case Unack(subscription):
+                return [Log(logging.DEBUG, f"unsubscribed from {subscription}")]
+            case Unknown(kind):
+                return [Log(logging.DEBUG, f"unknown message: {kind}")]
+        return _NOTHING
+
+    def _answered(self, subscription: Subscription) -> list[Action]:
+        wanted = self._wanted.get(subscription[:2])
+        if wanted is None or wanted.state == "acked":
+            return []
+        wanted.state = "acked"
+        self._hold_ms = _HOLD_MS
+        return self._settled()
+
+    def _settled(self) -> list[Action]:
+        states = {w.state for w in self._wanted.values()}
+        if self._ready or "acked" not in states or states & {"new", "sent"}:
+            return []
+        self._ready = True
+        return [Ready()]
+
+    def _refused(self, event: Refused, now: int) -> list[Action]:
+        if event.code == TOO_FREQUENT:
+            return self._slow_down(now)
+        meant = self._meant(event)
+        if not meant:
+            return [Log(logging.WARNING, f"refused ({event.code}): {event.message}")]
+        if not event.permanent:
+            for wanted in meant:
+                wanted.state, wanted.due_ms = "new", now + _RETRY_MS
+            text = f"{', '.join(str(w.subscription) for w in meant)} refused for now ({event.code}): {event.message}"
+            return [Log(logging.WARNING, text)]
+        actions: list[Action] = []
+        for wanted in meant:
+            wanted.state = "refused"
+            actions.append(Refuse(wanted.subscription, event.code, event.message))
+        return actions + self._settled()
+
+    def _meant(self, event: Refused) -> list[_Wanted]:
+        """Return the subscriptions that an error is about: by name, else by request, else the only one open."""
+        if event.channel is not None:
+            wanted = self._wanted.get((event.channel, event.value or ""))
+            return [wanted] if wanted is not None and wanted.state != "refused" else []
+        waiting = [w for w in self._wanted.values() if w.state == "sent"]
+        if event.request:
+            return [w for w in waiting if w.request == event.request]
+        return waiting if len(waiting) == 1 else []
+
+    def _slow_down(self, now: int) -> list[Action]:
+        for wanted in self._wanted.values():
+            if wanted.state == "sent":
+                wanted.state = "new"
+        self._hold_until_ms = now + self._hold_ms
+        text = f"too many requests (60014): the next in {self._hold_ms // 1000} s"
+        self._hold_ms = min(2 * self._hold_ms, _MAX_HOLD_MS)
+        return [Log(logging.WARNING, text)]
+
+    def _may_ask_ms(self) -> int:
+        """Return when the next request is allowed."""
+        if len(self._requests) < REQUESTS_PER_HOUR:
+            return self._hold_until_ms
+        return max(self._hold_until_ms, self._requests[0] + _HOUR_MS)
+
+    def _ask(self, now: int) -> list[Action]:
+        """Subscribe to what is wanted and not asked for yet, as far as the limits allow."""
+        actions: list[Action] = []
+        new = [w for w in self._wanted.values() if w.state == "new" and now >= w.due_ms]
+        by_name = {w.subscription: w for w in new}
+        for batch in batches(by_name):
+            if now < self._may_ask_ms():
+                break
+            request = self._request(now)
+            for subscription in batch:
+                wanted = by_name[subscription]
+                wanted.state, wanted.due_ms, wanted.request = "sent", now + ACK_TIMEOUT_MS, request
+            actions.append(Send(subscribe(batch, request)))
+        return actions
+
+    def _request(self, now: int) -> str:
+        """Count one request and return its id."""
+        self._requests.append(now)
+        while self._requests[0] <= now - _HOUR_MS:
+            self._requests.popleft()
+        self._sent_ms = now
+        self._number += 1
+        return f"okx{self._number}"
+
+    def _wait_again(self, now: int) -> None:
+        if self._pinged_ms is not None:
+            self._pinged_ms = now
+        for wanted in self._wanted.values():
+            if wanted.state == "sent":
+                wanted.due_ms = now + ACK_TIMEOUT_MS
+
+    def _dead(self, reason: str) -> list[Action]:
+        self._over = True
+        return [Reconnect(reason)]
