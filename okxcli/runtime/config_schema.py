@@ -1,0 +1,322 @@
+"""How the configuration file is spelled: its keys, what each may hold, and mistakes in a user's words.
+
+The models below are the only definition: the JSON Schema, `okx config show` and the checks all come from them.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from okxcli.core.timeframes import Timeframe
+from okxcli.errors import InvalidLine, UsageError
+from okxcli.runtime.clock import parse_duration
+from okxcli.runtime.config import Config
+
+Channel = Literal["trades-all", "trades", "books5", "bbo-tbt", "tickers"]
+Level = Literal["debug", "info", "warning", "error"]
+
+_SYMBOL = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9_]+){1,4}", re.ASCII)
+_KEY = re.compile(r"[\w$-]{1,40}")
+_DAY_MS = 86_400_000
+
+
+def _mistake(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("okx", "{reason}", {"reason": reason})
+
+
+def milliseconds(text: str) -> int:
+    """Return the milliseconds of a duration such as `500ms`, `10s`, `1h30m`.
+
+    Raises:
+        UsageError: not a duration.
+    """
+    return round(parse_duration(text) * 1000)
+
+
+def _duration(low_ms: int, high_ms: int, allowed: str) -> AfterValidator:
+    def checked(text: str) -> str:
+        try:
+            found = milliseconds(text)
+        except UsageError:
+            raise _mistake(f"{json.dumps(text)} is no duration; write {allowed}") from None
+        if not low_ms <= found <= high_ms:
+            raise _mistake(f"{json.dumps(text)} is out of range; write {allowed}")
+        return text
+
+    return AfterValidator(checked)
+
+
+def _symbol(text: str) -> str:
+    if _SYMBOL.fullmatch(text):
+        return text
+    tidy = re.sub(r"[/_ ]+", "-", text.strip().upper())
+    hint = f"; did you mean {tidy}?" if _SYMBOL.fullmatch(tidy) else "; write it as OKX does, such as BTC-USDT"
+    raise _mistake(f"{_shown(text)} is no symbol{hint}")
+
+
+def _timeframe(text: str) -> str:
+    try:
+        Timeframe.parse(text)
+    except InvalidLine as reason:
+        raise _mistake(str(reason)) from None
+    return text
+
+
+def _days(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}d", text, re.ASCII):
+        raise _mistake(f"{_shown(text)} is no number of days; write 7d, or null to keep for ever")
+    return text
+
+
+def _dsn(text: str) -> str:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(text)
+    except ProgrammingError:
+        # Neither libpq's words nor the value are shown: both may hold the password.
+        raise _mistake("no connection string; write postgresql://host/database or host=... dbname=...") from None
+    return text
+
+
+def _base_url(*schemes: str) -> AfterValidator:
+    def checked(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            port_is_number = parts.port is None or parts.port > 0
+        except ValueError:
+            port_is_number = False
+        if not port_is_number or parts.scheme not in schemes or not parts.hostname:
+            raise _mistake(f"{_shown(text)} is no address; write {schemes[-1]}://host or {schemes[0]}://host:port")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise _mistake(f"{_shown(text)}: only scheme, host and port; the path is added by okx")
+        return text.rstrip("/")
+
+    return AfterValidator(checked)
+
+
+def _once(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _mistake(f"{', '.join(twice)} given more than once")
+    return names
+
+
+Days = Annotated[str, AfterValidator(_days)] | None
+
+
+class _Section(BaseModel):
+    """Strict and closed: a number where text belongs and an unknown key are mistakes, not guesses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Candles(_Section):
+    """How bars are closed."""
+
+    lateness: Annotated[str, _duration(1, 3_600_000, "10s (at most 1h)")] = Field(
+        default="10s",
+        description="How far behind its symbol's newest trade a trade may be and still change a finished bar.",
+    )
+    grace: Annotated[str, _duration(1, 60_000, "2s (at most 1m)")] = Field(
+        default="2s", description="How long after its end a bar of a quiet symbol is written provisionally."
+    )
+    fill: bool = Field(default=False, description="Write flat bars where the ids prove that nothing was traded.")
+
+
+class Keep(_Section):
+    """How many days each kind of row is kept; null is for ever."""
+
+    books: Days = Field(default="7d", description="Days that order books are kept.")
+    tickers: Days = Field(default="30d", description="Days that tickers are kept.")
+    trades: Days = Field(default=None, description="Days that trades are kept.")
+    candles: Days = Field(default=None, description="Days that candles are kept.")
+
+
+class Storage(_Section):
+    """Where rows go, and for how long."""
+
+    dsn: Annotated[str, AfterValidator(_dsn)] | None = Field(
+        default=None, description="Postgres, as URL or keywords; null: PGHOST and its like, else the embedded server."
+    )
+    books_every: Annotated[str, _duration(100, _DAY_MS, "1s (100ms to 1d), or null")] | None = Field(
+        default="1s", description="Store a book of each symbol this often; null stores every one."
+    )
+    keep: Keep = Keep()
+
+
+class Exchange(_Section):
+    """Where the exchange is."""
+
+    ws_url: Annotated[str, _base_url("ws", "wss")] | None = Field(
+        default=None, description="WebSocket base, without the path; null: the exchange's own."
+    )
+    rest_url: Annotated[str, _base_url("http", "https")] | None = Field(
+        default=None, description="REST base, without the path; null: the exchange's own."
+    )
+    connect_timeout: Annotated[str, _duration(100, 3_600_000, "30s (100ms to 1h)")] = Field(
+        default="30s", description="Give up when never connected for this long after the start."
+    )
+
+
+class Log(_Section):
+    """The log file; standard error is another matter (-q, -v)."""
+
+    file: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None, description="Full log, appended to; ~ is your home; null: none."
+    )
+    level: Level = Field(default="info", description="The least level that the log holds.")
+
+
+class Document(_Section):
+    """The whole file."""
+
+    schema_: str | None = Field(default=None, alias="$schema", description="For editors; okx does not read it.")
+    symbols: Annotated[list[Annotated[str, AfterValidator(_symbol)]], AfterValidator(_once)] = Field(
+        default=[], description="Instruments to collect, as OKX names them."
+    )
+    channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(_once)] = Field(
+        default=["trades-all"], description="What to collect of each symbol."
+    )
+    timeframes: Annotated[list[Annotated[str, AfterValidator(_timeframe)]], AfterValidator(_once)] = Field(
+        default=["1m", "5m", "15m", "1h", "4h", "1d"], description="Bars to make from the trades; [] makes none."
+    )
+    candles: Candles = Candles()
+    storage: Storage = Storage()
+    exchange: Exchange = Exchange()
+    log: Log = Log()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file, for editors and other checkers."""
+    schema = Document.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "okx.json"}
+
+
+def parse(text: str) -> tuple[Document | None, list[str]]:
+    """Return what the file says, and every mistake in it; None with what cannot be read as a configuration."""
+    twice: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in items]
+        twice.extend(f"{name}: given twice" for name in dict.fromkeys(names) if names.count(name) > 1)
+        return dict(items)
+
+    try:
+        raw = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        return None, [f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"]
+    except (RecursionError, ValueError) as error:
+        return None, [f"not JSON: {'nested too deep' if isinstance(error, RecursionError) else error}"]
+    if not isinstance(raw, dict):
+        return None, ['not a JSON object: it begins with {"symbols": [...]}']
+    try:
+        document, mistakes = Document.model_validate(raw), []
+    except ValidationError as error:
+        document, mistakes = None, [_explained(found) for found in error.errors(include_url=False)]
+    return document, twice + mistakes + _contradictions(raw)
+
+
+def to_config(document: Document, path: Path | None) -> Config:
+    """Return the values of a checked file as the rest of the package uses them."""
+    keep = document.storage.keep
+    every = document.storage.books_every
+    file = document.log.file
+    return Config(
+        symbols=tuple(document.symbols),
+        channels=tuple(document.channels),
+        timeframes=tuple(document.timeframes),
+        lateness_ms=milliseconds(document.candles.lateness),
+        grace_ms=milliseconds(document.candles.grace),
+        fill=document.candles.fill,
+        dsn=document.storage.dsn,
+        books_every_ms=milliseconds(every) if every else 0,
+        keep_days={kind: int(days[:-1]) if days else None for kind, days in keep.model_dump().items()},
+        ws_url=document.exchange.ws_url,
+        rest_url=document.exchange.rest_url,
+        connect_timeout_s=milliseconds(document.exchange.connect_timeout) / 1000,
+        log_file=Path(file).expanduser() if file else None,
+        log_level=document.log.level,
+        path=path,
+    )
+
+
+def holds_password(dsn: str) -> bool:
+    """Tell whether a connection string, URL or keywords, carries a password."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    return bool(conninfo_to_dict(dsn).get("password"))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _contradictions(raw: dict[str, Any]) -> list[str]:
+    """Return what no single key can tell; looks at the raw values, so that it finds them beside other mistakes."""
+    channels = raw.get("channels", ["trades-all"])
+    timeframes = raw.get("timeframes", ["1m"])
+    if isinstance(channels, list) and channels and timeframes and not {"trades-all", "trades"} & {*map(str, channels)}:
+        return ["timeframes: bars are made from trades; add trades-all to channels, or write []"]
+    return []
+
+
+def _explained(error: Any) -> str:
+    """Return one of pydantic's findings as `key: what is wrong, what is allowed`."""
+    where, kind, value = error["loc"], error["type"], error["input"]
+    place = _place(where)
+    if kind == "extra_forbidden":
+        known = _keys_beside(where)
+        return f"{place}: unknown key{_nearest(str(where[-1]), known) or '; known: ' + ', '.join(known)}"
+    if kind == "okx":
+        return f"{place}: {error['msg']}"
+    if kind == "literal_error":
+        names = get_args(Level) if where[0] == "log" else get_args(Channel)
+        return f"{place}: {_shown(value)} is none of {', '.join(names)}{_nearest(str(value), names)}"
+    if kind == "too_short":
+        return f"{place}: empty; name at least one of {', '.join(get_args(Channel))}"
+    if kind == "string_too_short":
+        return f"{place}: empty; write a path, or null"
+    wanted = {
+        "list_type": 'a list, such as ["..."]',
+        "string_type": "text in double quotes",
+        "bool_type": "true or false",
+        "model_type": "an object, {...}",
+    }.get(kind, error["msg"])
+    return f"{place}: {'a value' if place == 'storage.dsn' else _shown(value)} is not {wanted}"
+
+
+def _place(where: tuple[Any, ...]) -> str:
+    text = ""
+    for part in where:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += "." + (part if _KEY.fullmatch(part) else _shown(part))
+    return text.lstrip(".")
+
+
+def _keys_beside(where: tuple[Any, ...]) -> list[str]:
+    """Return the known keys of the section that holds the last part of `where`."""
+    section: type[BaseModel] = Document
+    for part in where[:-1]:
+        section = type(section.model_fields[part].default)
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), list(known), 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
