@@ -6,7 +6,7 @@ The models below are the only definition: the JSON Schema, `okx config show` and
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -249,6 +249,28 @@ def to_config(document: Document, path: Path | None) -> Config:
     )
 
 
+def settings(document: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
+    """Yield every setting as (dotted key, value, whether the file gives it), in the order of the schema."""
+    for name, field in type(document).model_fields.items():
+        value = getattr(document, name)
+        if isinstance(value, BaseModel):
+            yield from settings(value, f"{prefix}{name}.")
+        elif field.alias is None:
+            yield f"{prefix}{name}", value, name in document.model_fields_set
+
+
+def masked(dsn: str) -> str:
+    """Return a connection string in keyword form with `***` for its password; an unreadable one hides whole."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        parts = conninfo_to_dict(dsn)
+    except ProgrammingError:
+        return "***"
+    return make_conninfo("", **{k: "***" if k in ("password", "sslpassword") else v for k, v in parts.items()})
+
+
 def holds_password(dsn: str) -> bool:
     """Tell whether a connection string, URL or keywords, carries a password."""
     from psycopg.conninfo import conninfo_to_dict
@@ -264,7 +286,8 @@ def _contradictions(raw: dict[str, Any]) -> list[str]:
     """Return what no single key can tell; looks at the raw values, so that it finds them beside other mistakes."""
     channels = raw.get("channels", ["trades-all"])
     timeframes = raw.get("timeframes", ["1m"])
-    if isinstance(channels, list) and channels and timeframes and not {"trades-all", "trades"} & {*map(str, channels)}:
+    known = isinstance(channels, list) and channels and all(channel in get_args(Channel) for channel in channels)
+    if known and timeframes and not {"trades-all", "trades"} & {*channels}:
         return ["timeframes: bars are made from trades; add trades-all to channels, or write []"]
     return []
 

@@ -1,0 +1,164 @@
+"""`okx config`: write, check and show the configuration."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+from okxcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from okxcli.runtime.config import Config
+    from okxcli.runtime.estimate import Share
+
+_HELP = """Write, check and show the configuration.
+
+It is one JSON object in a file; okx-config(5) explains its keys. The place: --config, OKX_CONFIG,
+$XDG_CONFIG_HOME/okx/okx.json (~/.config by default), /etc/okx/okx.json; never the working directory.
+"""
+
+#: Keys of the file that a variable of the environment overrides.
+_VARIABLES = {"storage.dsn": "OKX_DSN", "exchange.ws_url": "OKX_WS_URL", "exchange.rest_url": "OKX_REST_URL"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add `okx config` and its subcommands."""
+    group = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help=_HELP,
+    )
+    group.command("init")(init)
+    group.command("check")(check)
+    group.command("show")(show)
+    group.command("schema")(schema)
+    app.add_typer(group, name="config")
+
+
+def init(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to. Default: $XDG_CONFIG_HOME/okx/okx.json.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force/--no-force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a configuration to start from.
+
+    The file collects trades, books and tickers of nine spot markets and makes six timeframes of candles. Only you may
+    read it. Its place is told on standard error.
+    """
+    from okxcli.runtime.config import user_file
+    from okxcli.runtime.shipped import shipped
+
+    target = path or user_file(os.environ)
+    text = shipped("config/okx.json").read_bytes()
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if force:
+            target.unlink(missing_ok=True)
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
+    except OSError as error:
+        if target.exists():
+            raise UsageError(f"{target} is there already. Replace it with --force, or name another file") from None
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+    print(f"okx config: wrote {target}. Edit it, then: okx config check {target}", file=sys.stderr)
+
+
+def check(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The file to check. Default: the one that would be used.")
+    ] = None,
+) -> None:
+    """Check the configuration and estimate the disk it will want.
+
+    All mistakes are told at once, one a line on standard error (exit 78). A right file gives one row for each kind of
+    data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
+    space on standard error. Reads nothing but the file: no network, no database.
+    """
+    from okxcli.runtime import config as configuration
+    from okxcli.runtime.estimate import HOW, shares
+    from okxcli.runtime.log import setup
+    from okxcli.runtime.tables import write_rows
+
+    setup("config")
+    loaded = configuration.load(path, required=True)
+    found = shares(loaded)
+    write_rows([_row(share) for share in found])
+    print(f"okx config: {loaded.path} is right. {HOW[0].upper()}{HOW[1:]}", file=sys.stderr)
+    print(f"okx config: {_room(loaded, found)}", file=sys.stderr)
+
+
+def show(path: options.Config = None) -> None:
+    """Show every setting in effect and where it comes from.
+
+    Writes one line for each key (a table on a terminal): its name, its value, and whether that is the default, from
+    the file, or from a variable of the environment. A password is masked.
+    """
+    from okxcli.runtime import config as configuration
+    from okxcli.runtime import config_schema
+    from okxcli.runtime.tables import write_rows
+
+    loaded = configuration.load(path)
+    document = config_schema.Document()
+    if loaded.path is not None:
+        document = config_schema.parse(configuration.read(loaded.path))[0] or document
+    rows = []
+    for key, value, given in config_schema.settings(document):
+        source = str(loaded.path) if given else "default"
+        variable = _VARIABLES.get(key, "")
+        effective = os.environ.get(variable) or value
+        if key == "storage.dsn" and effective:
+            effective = config_schema.masked(effective)
+        rows.append({"key": key, "value": effective, "from": variable if os.environ.get(variable) else source})
+    write_rows(rows)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the configuration file.
+
+    For editors that complete and check as you type: save it and name it under the key "$schema" of your file.
+    """
+    from okxcli.runtime.config_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _row(share: "Share") -> dict[str, object]:
+    return {
+        "kind": share.kind,
+        "rows_a_day": share.rows_a_day,
+        "bytes_a_day": share.bytes_a_day,
+        "kept_days": share.kept_days,
+        "kept_bytes": share.kept_bytes,
+    }
+
+
+def _room(config: "Config", found: "list[Share]") -> str:
+    """Return a sentence that sets the estimate beside the free space."""
+    from okxcli.runtime.config import data_folder
+
+    daily = sum(share.bytes_a_day for share in found)
+    for_ever = sum(share.bytes_a_day for share in found if share.kept_days is None)
+    bounded = sum(share.kept_bytes or 0 for share in found)
+    text = (
+        f"about {_gigabytes(daily)} a day; {_gigabytes(for_ever)} of it stay, the rest grows to {_gigabytes(bounded)}"
+    )
+    if config.dsn or any(os.environ.get(name) for name in ("OKX_DSN", "PGHOST", "PGSERVICE", "PGDATABASE")):
+        return f"{text}. The database is not okx's own, so its free space is not known here"
+    folder = data_folder(os.environ)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    text += f". Free for {folder}: {_gigabytes(free)}"
+    if free < bounded:
+        return f"{text}, which is too little"
+    return f"{text}, enough for {(free - bounded) // for_ever:,} days" if for_ever else f"{text}, which is enough"
+
+
+def _gigabytes(count: int) -> str:
+    tenths = (count + 50_000_000) // 100_000_000
+    return f"{tenths // 10:,}.{tenths % 10} GB" if count >= 50_000_000 else f"{count // 1_000_000} MB"
