@@ -1,0 +1,240 @@
+"""Raw lines, as `stream` writes them, to the types of `core/model.py`. Pure: bytes in, objects out.
+
+Takes pushes of trades, books of few levels, tickers, candles and instruments, and the `absent` event. Passes over
+OKX's control messages. Counts pushes of other channels by name. Refuses everything else with a reason.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from okxcli.core import codec
+from okxcli.core.model import Absent, Instrument, Line
+from okxcli.errors import InvalidLine
+from okxcli.exchange import rows
+from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES, BookRow, Head, InstrumentRow, TickerRow, TradeRow
+from okxcli.exchange.protocol import PUSH_HEAD
+
+_SPOT_KINDS = ("spot", "margin")
+#: Names kept, of channels and of instruments: a flood of made-up ones shall not fill the memory.
+_MAX_CHANNELS = 200
+_MAX_INSTRUMENTS = 100_000
+
+
+class PartlyInvalid(InvalidLine):
+    """Some rows of a push are bad; `lines` holds what the others gave."""
+
+    def __init__(self, reason: str, lines: list[Line]) -> None:
+        super().__init__(reason)
+        self.lines = lines
+
+
+class _Arg(msgspec.Struct, gc=False):
+    channel: str
+    instId: str = ""
+
+
+class _Trades(msgspec.Struct, gc=False):
+    arg: _Arg
+    data: list[TradeRow]
+    received: int | None = None
+    origin: str | None = None
+
+
+class _Books(msgspec.Struct):
+    arg: _Arg
+    data: list[BookRow]
+    received: int | None = None
+    origin: str | None = None
+
+
+class _Push(msgspec.Struct):
+    """Any push: its rows are left as they are."""
+
+    arg: _Arg
+    data: list[msgspec.Raw]
+    received: int | None = None
+    origin: str | None = None
+
+
+# strict=False would take "1.0" for a whole number; the rows read whole numbers as text.
+_TRADES = msgspec.json.Decoder(_Trades)
+_BOOKS = msgspec.json.Decoder(_Books)
+_PUSH = msgspec.json.Decoder(_Push)
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_ANY = msgspec.json.Decoder()
+_TRADE_ROW = msgspec.json.Decoder(TradeRow)
+_BOOK_ROW = msgspec.json.Decoder(BookRow)
+_TICKER_ROW = msgspec.json.Decoder(TickerRow)
+_CANDLE_ROW = msgspec.json.Decoder(list[str])
+_INSTRUMENT_ROW = msgspec.json.Decoder(InstrumentRow)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Normalizer:
+    """Turns raw lines into lines of ours. Remembers each instrument's kind, for what the volumes of a bar mean.
+
+    `control` counts messages passed over, `others` pushes of channels that are not taken, by name.
+    """
+
+    def __init__(self) -> None:
+        self.control = 0
+        self.others: Counter[str] = Counter()
+        self._kinds: dict[str, str] = {}
+        self._whole: dict[str, tuple[Any, Callable[[Any, Head], Line]]] = {
+            "trades-all": (_TRADES, rows.trade),
+            "trades": (_TRADES, rows.trade),
+            "books5": (_BOOKS, rows.book),
+            "bbo-tbt": (_BOOKS, rows.book),
+        }
+        self._by_row: dict[str, Callable[[bytes, Head], Line]] = {
+            "trades-all": lambda row, head: rows.trade(_TRADE_ROW.decode(row), head),
+            "trades": lambda row, head: rows.trade(_TRADE_ROW.decode(row), head),
+            "books5": lambda row, head: rows.book(_BOOK_ROW.decode(row), head),
+            "bbo-tbt": lambda row, head: rows.book(_BOOK_ROW.decode(row), head),
+            "tickers": lambda row, head: rows.ticker(_TICKER_ROW.decode(row), head, self._spot(head.symbol)),
+            "instruments": self._instrument,
+            **dict.fromkeys([*TIMEFRAMES, *NO_TIMEFRAME], self._candle),
+        }
+
+    def feed(self, line: bytes) -> list[Line]:
+        """Return what one raw line (with or without its newline) says: nothing, one thing, or several in their order.
+
+        Raises:
+            PartlyInvalid: some of its rows are bad; its `lines` are those of the good ones.
+            InvalidLine: it is not a raw line, or all of it is bad.
+        """
+        if line.startswith(PUSH_HEAD):
+            channel = line[19 : line.find(b'"', 19)].decode(errors="replace")
+            whole = self._whole.get(channel)
+            if whole is not None and not rows.is_odd(line):
+                return self._typed(line, *whole)
+            return self._push(line)
+        return self._message(line)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts for the closing line of a filter."""
+        return {"control": self.control, "other_channels": self.others.total()}
+
+    def notes(self) -> list[str]:
+        """Say in words which channels came that are not taken."""
+        return [
+            f"{channel}: {count} messages of a channel that okx does not normalize"
+            for channel, count in sorted(self.others.items())
+        ]
+
+    # Whole pushes in one typed decode; whatever is wrong is found, and its good rows saved, row by row.
+
+    def _typed(self, line: bytes, decoder: Any, convert: Callable[[Any, Head], Line]) -> list[Line]:
+        try:
+            push = decoder.decode(line)
+            head = _head(push)
+            lines = [convert(row, head) for row in push.data]
+        except (*_UNDECODABLE, InvalidLine):
+            lines = []
+        return lines or self._push(line)
+
+    def _push(self, line: bytes) -> list[Line]:
+        try:
+            push = _PUSH.decode(line)
+        except _UNDECODABLE as error:
+            raise _why(line, error) from None
+        channel = push.arg.channel
+        convert = self._by_row.get(channel)
+        if convert is None:
+            name = channel[:40] if channel in self.others or len(self.others) < _MAX_CHANNELS else "others"
+            self.others[name] += 1
+            return []
+        if not push.data:
+            raise InvalidLine(f"{channel}: a push without data")
+        head = _head(push)
+        lines: list[Line] = []
+        reasons: list[str] = []
+        for number, raw in enumerate(push.data, 1):
+            row = bytes(raw)
+            try:
+                if rows.is_odd(row):
+                    rows.refuse_odd_numbers(_ANY.decode(row))
+                lines.append(convert(row, head))
+            except (*_UNDECODABLE, InvalidLine) as error:
+                reason = str(error) if isinstance(error, InvalidLine) else str(_why(row, error))
+                reasons.append(f"{channel}: {reason}" if len(push.data) == 1 else f"{channel}, row {number}: {reason}")
+        if reasons:
+            text = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more rows" if len(reasons) > 5 else "")
+            raise PartlyInvalid(text, lines) if lines else InvalidLine(text)
+        return lines
+
+    # The rest
+
+    def _message(self, line: bytes) -> list[Line]:
+        if line.strip() in (b"ping", b"pong"):
+            self.control += 1
+            return []
+        try:
+            message = _OBJECT.decode(line)
+        except _UNDECODABLE as error:
+            raise _why(line, error) from None
+        event = message.get("event")
+        if event == "absent":
+            return [_absent(message)]
+        if isinstance(event, str):
+            self.control += 1
+            return []
+        if "arg" in message and "data" in message:
+            return self._push(line)
+        if "type" in message:
+            raise InvalidLine("not a raw line of OKX: okx normalize or another command has written it")
+        if "code" in message and "data" in message:
+            raise InvalidLine("an answer of OKX's REST, not a push")
+        raise InvalidLine("neither a push nor an event of OKX")
+
+    def _candle(self, row: bytes, head: Head) -> Line:
+        return rows.candle(_CANDLE_ROW.decode(row), head, self._spot(head.symbol))
+
+    def _instrument(self, row: bytes, head: Head) -> Instrument:
+        found = rows.instrument(_INSTRUMENT_ROW.decode(row), head)
+        if len(self._kinds) < _MAX_INSTRUMENTS:
+            self._kinds[found.symbol] = found.kind
+        return found
+
+    def _spot(self, symbol: str) -> bool | None:
+        """Whether sizes of `symbol` are base currency; None: not known. Two parts without an instrument are spot."""
+        kind = self._kinds.get(symbol)
+        if kind is not None:
+            return kind in _SPOT_KINDS
+        dashes = symbol.count("-")
+        return None if dashes == 0 else dashes == 1
+
+
+def _head(push: _Trades | _Books | _Push) -> Head:
+    return Head(push.arg.channel, push.arg.instId, push.received, push.origin or push.arg.channel)
+
+
+def _absent(message: dict[str, Any]) -> Absent:
+    argument = message.get("arg")
+    symbol = argument.get("instId") if isinstance(argument, dict) else None
+    if not isinstance(symbol, str):
+        raise InvalidLine("absent: no instrument")
+    first, last = (rows.whole(name, str(message.get(name, ""))) for name in ("first", "last"))
+    found = Absent(rows.EXCHANGE, symbol, first, last)
+    codec.check_absent(found)
+    return found
+
+
+def _why(data: bytes, error: Exception) -> InvalidLine:
+    """Say in a user's words why `data` could not be decoded."""
+    if b"\0" in data:
+        return InvalidLine("NUL bytes")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return InvalidLine("not UTF-8")
+    try:
+        value = _ANY.decode(data)
+    except (msgspec.DecodeError, RecursionError) as reason:
+        return InvalidLine(f"not JSON: {reason}")
+    if not isinstance(value, dict | list):
+        return InvalidLine("not a JSON object")
+    return InvalidLine(str(error).replace("`", "").replace("$.", "").replace(" - at", ", at"))
