@@ -1,0 +1,99 @@
+"""`okx candles`: trade lines in, right-aligned candle lines out."""
+
+from typing import Annotated
+
+import typer
+
+from okxcli import options
+
+_TF = Annotated[
+    str, typer.Option("--tf", metavar="LIST", help="Timeframes to make: 30s, 1m, 4h, 1d, 1w, 1M; 1d+8 for UTC+8 days.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("candles")(candles)
+
+
+def candles(
+    tf: _TF,
+    files: options.Files = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="TF", help="Aggregate candle lines of this timeframe, not trades.")
+    ] = None,
+    pass_lines: Annotated[
+        bool,
+        typer.Option("--pass/--no-pass", help="Let every input line through, a bar before the line that closed it."),
+    ] = False,
+    fill: Annotated[
+        bool, typer.Option("--fill/--no-fill", help="Write flat bars where the ids prove that nothing traded.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial/--no-partial", help="Write running bars too, once a second, as not closed.")
+    ] = False,
+    lateness: Annotated[
+        str, typer.Option("--lateness", metavar="TIME", help="How late a trade may come and still change a final bar.")
+    ] = "10s",
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="TIME", help="On live input, close a bar this long after its end.")
+    ] = "2s",
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live", help="Close bars by the wall clock too. Default: when trades are a minute young."
+        ),
+    ] = None,
+    output: options.Output = None,
+    strict: options.Strict = False,
+    rejects: options.Rejects = None,
+    stats: options.Stats = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Aggregate trades into right-aligned OHLCV candles.
+
+    Reads trade lines (and instrument and absent lines, which say what sizes mean and which ids never were) and writes
+    a candle line for every bar that is over, in every timeframe asked for. A bar covers [start, timestamp) and is
+    never written before it has ended. Other lines are dropped unless --pass keeps them. The same input gives the same
+    bytes, however it arrives.
+    """
+    from okxcli.core.candles import RealTimeCandleProcessor
+    from okxcli.core.codec import UnknownType, decode, encode
+    from okxcli.core.model import OHLCVCandle
+    from okxcli.core.rollup import CandleRollup
+    from okxcli.errors import InvalidLine, UsageError
+    from okxcli.runtime.clock import now_ms, parse_duration
+    from okxcli.runtime.filters import LineFilter
+
+    late_ms, grace_ms = (round(parse_duration(text) * 1000) for text in (lateness, grace))
+    run = LineFilter("candles", files, output, strict, rejects, stats, quiet)
+    write = run.out.line
+
+    def emit(candle: OHLCVCandle) -> None:
+        write(encode(candle))
+
+    maker: RealTimeCandleProcessor | CandleRollup
+    try:
+        if source is None:
+            maker = RealTimeCandleProcessor(tf, emit, late_ms, grace_ms, fill, partial, live)
+        else:
+            maker = CandleRollup(source, tf, emit, late_ms, grace_ms, fill, partial, live)
+    except InvalidLine as reason:
+        raise UsageError(str(reason)) from None
+    feed = maker.feed
+
+    def handle(line: bytes) -> None:
+        try:
+            feed(decode(line))
+        except UnknownType:
+            if not pass_lines:
+                return
+        if pass_lines:
+            write(line)
+
+    def tick() -> float | None:
+        now = now_ms()
+        due = maker.advance(now)
+        return None if due is None else max(due - now, 0) / 1000
+
+    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts))
