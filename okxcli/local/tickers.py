@@ -1,0 +1,74 @@
+"""The `tickers` channel and `market/ticker`: last price, best levels and the rolling day, from the fills."""
+
+from typing import Any
+
+from okxcli.core.decimals import EXACT, ZERO, plain
+from okxcli.local.bars import DAY, HOUR, MINUTE, Bar, Bars
+from okxcli.local.books import Book
+from okxcli.local.fills import Tape
+from okxcli.local.instruments import Row
+
+
+class Ticker:
+    """The ticker of one instrument.
+
+    The rolling day ends now and begins at a whole minute: the minutes that lie in the last 24 hours altogether, and
+    the running one. It reaches back no further than what the exchange remembers.
+    """
+
+    def __init__(self, row: Row, tape: Tape, bars: Bars, book: Book) -> None:
+        self._row = row
+        self._tape = tape
+        self._bars = bars
+        self._book = book
+
+    def data(self, now: int) -> dict[str, Any]:
+        """Return the ticker at the time `now` (ms); empty strings where a market without fills has nothing to say."""
+        asks, bids = self._book.sides(1, now)
+        ask, bid = (side[0] if side else ["", ""] for side in (asks, bids))
+        last = self._tape.last
+        return {
+            "instType": self._row["instType"],
+            "instId": self._row["instId"],
+            "last": last.price if last else "",
+            "lastSz": last.size if last else "0",
+            "askPx": ask[0],
+            "askSz": ask[1],
+            "bidPx": bid[0],
+            "bidSz": bid[1],
+            **self._day(now),
+            "sodUtc0": self._opening(now, 0),
+            "sodUtc8": self._opening(now, -8 * HOUR),
+            "ts": str(now),
+        }
+
+    def state(self, now: int) -> tuple[object, ...]:
+        """Return what must change for a ticker to be pushed: the last fill, the best bid and ask."""
+        last = self._tape.last
+        asks, bids = self._book.sides(1, now)
+        return (last.trade_id if last else None, *(level[0:2] for side in (asks, bids) for level in side))
+
+    def _day(self, now: int) -> dict[str, str]:
+        first = -(-(now - DAY) // MINUTE) * MINUTE
+        parts = self._bars.minutes.between(first, now + 1)
+        if not parts:
+            return {"open24h": "", "high24h": "", "low24h": "", "volCcy24h": "0", "vol24h": "0"}
+        vol = ccy = ZERO
+        for part in parts:
+            vol, ccy = EXACT.add(vol, part.vol), EXACT.add(ccy, part.ccy)
+        return {
+            "open24h": plain(_first(parts).open),
+            "high24h": plain(max(part.high for part in parts)),
+            "low24h": plain(min(part.low for part in parts)),
+            "volCcy24h": plain(ccy),
+            "vol24h": plain(vol),
+        }
+
+    def _opening(self, now: int, phase: int) -> str:
+        midnight = (now - phase) // DAY * DAY + phase
+        parts = self._bars.minutes.between(midnight, now + 1)
+        return plain(_first(parts).open) if parts else ""
+
+
+def _first(parts: list[Bar]) -> Bar:
+    return min(parts, key=lambda part: part.first)
