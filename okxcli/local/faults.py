@@ -1,0 +1,147 @@
+"""What can go wrong on purpose, as state that the server looks at, and as a schedule that users write.
+
+A spec is `NAME[=VALUE][:SYMBOL][@WHEN]`: `cut@10s` once after ten seconds, `drop=5:BTC-USDT@every:30s` again and
+again, `delay=200ms` from the start. Times are those of the wall clock.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from okxcli.errors import UsageError
+
+ANY = "*"
+
+#: Name: (what its value is, what it does). The values: none, a count, a duration, or a channel.
+FAULTS: dict[str, tuple[str, str]] = {
+    "cut": ("none", "close every connection without a close frame"),
+    "notice": ("duration", "announce a service upgrade (64008) on public connections, close all after this long"),
+    "mute": ("channel", "a channel is acked and pushes nothing any more (* for all)"),
+    "unmute": ("none", "end every mute"),
+    "drop": ("count", "leave so many fills out of the pushes; REST has them"),
+    "lose": ("count", "lose so many fills for good: their ids exist nowhere"),
+    "duplicate": ("count", "push so many fills twice"),
+    "delay": ("duration", "push everything so much later"),
+    "refuse": ("duration", "refuse new connections for this long"),
+    "no-pong": ("duration", "leave every ping without an answer for this long"),
+    "busy": ("duration", "answer REST with 429 for this long"),
+    "html": ("duration", "answer REST with an HTML page and 503 for this long"),
+    "stale-rest": ("duration", "answer REST now and then from a cache so far behind"),
+    "slow-rest": ("duration", "let every REST answer take so long"),
+}
+
+_SPEC = re.compile(
+    r"(?P<name>[a-z-]+)(?:=(?P<value>[^:@]+))?(?::(?P<symbol>[A-Za-z0-9_*-]+))?(?:@(?P<when>.+))?", re.ASCII
+)
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", re.ASCII)
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Planned(NamedTuple):
+    """A fault that happens `after_s` seconds after the start, and every `every_s` seconds again if that is set."""
+
+    name: str
+    count: int
+    seconds: float
+    channel: str
+    symbol: str
+    after_s: float
+    every_s: float | None
+
+
+def parse_fault(spec: str) -> Planned:
+    """Return the fault that `spec` describes.
+
+    Raises:
+        UsageError: it describes none; the text says what is wrong.
+    """
+    found = _SPEC.fullmatch(spec)
+    if found is None or found["name"] not in FAULTS:
+        raise UsageError(f"not a fault: {spec!r}. Write NAME[=VALUE][:SYMBOL][@WHEN]; names: {', '.join(FAULTS)}")
+    name, value, when = found["name"], found["value"], found["when"]
+    kind = FAULTS[name][0]
+    if kind == "none" and value is not None:
+        raise UsageError(f"fault {spec!r}: {name} takes no value")
+    count, seconds, channel = 1, 5.0, ANY
+    if value is not None:
+        if kind == "count":
+            if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**9):
+                raise UsageError(f"fault {spec!r}: {name} takes a count, not {value!r}")
+            count = int(value)
+        elif kind == "duration":
+            seconds = _seconds(value, spec)
+        else:
+            channel = value
+    after_s, every_s = 0.0, None
+    if when is not None:
+        every = when.startswith("every:")
+        after_s = _seconds(when.removeprefix("every:"), spec)
+        every_s = after_s if every else None
+        if every and after_s <= 0:
+            raise UsageError(f"fault {spec!r}: every: takes a time above zero")
+    return Planned(name, count, seconds, channel, found["symbol"] or ANY, after_s, every_s)
+
+
+def _seconds(text: str, spec: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"fault {spec!r}: not a duration: {text!r}. Write 500ms, 30s or 2m")
+    return float(found[1]) * _UNIT_S[found[2]]
+
+
+@dataclass
+class Faults:
+    """The faults that are on. Moments are seconds of the monotonic clock; counts are by symbol."""
+
+    muted: set[tuple[str, str]] = field(default_factory=set)
+    drop: dict[str, int] = field(default_factory=dict)
+    lose: dict[str, int] = field(default_factory=dict)
+    duplicate: dict[str, int] = field(default_factory=dict)
+    delay_s: float = 0.0
+    refuse_until: float = 0.0
+    no_pong_until: float = 0.0
+    busy_until: float = 0.0
+    html_until: float = 0.0
+    stale_rest_ms: int = 0
+    slow_rest_s: float = 0.0
+
+    def mute(self, channel: str, symbol: str) -> None:
+        """Push nothing on `channel` for `symbol` (`*`: any) from now on."""
+        self.muted.add((channel, symbol))
+
+    def is_muted(self, channel: str, symbol: str) -> bool:
+        """Tell whether pushes of `channel` and `symbol` are swallowed."""
+        muted = self.muted
+        if not muted:
+            return False
+        return any(key in muted for key in ((channel, symbol), (channel, ANY), (ANY, symbol), (ANY, ANY)))
+
+    def apply(self, planned: Planned, symbols: list[str], now_s: float) -> None:
+        """Switch on a planned fault that is state; `cut` and `notice` are acts, and the server's."""
+        chosen = symbols if planned.symbol == ANY else [planned.symbol]
+        counts = {"drop": self.drop, "lose": self.lose, "duplicate": self.duplicate}
+        until = now_s + planned.seconds
+        if planned.name in counts:
+            for symbol in chosen:
+                counts[planned.name][symbol] = counts[planned.name].get(symbol, 0) + planned.count
+        elif planned.name == "mute":
+            self.mute(planned.channel, planned.symbol)
+        elif planned.name == "unmute":
+            self.muted.clear()
+        elif planned.name == "delay":
+            self.delay_s = planned.seconds
+        elif planned.name == "stale-rest":
+            self.stale_rest_ms = int(planned.seconds * 1000)
+        elif planned.name == "slow-rest":
+            self.slow_rest_s = planned.seconds
+        elif planned.name in ("refuse", "no-pong", "busy", "html"):
+            setattr(self, f"{planned.name.replace('-', '_')}_until", until)
+
+
+def use_up(counts: dict[str, int], symbol: str) -> bool:
+    """Take one of the planned `counts` of `symbol`; False when none is left."""
+    left = counts.get(symbol, 0)
+    if left <= 0:
+        return False
+    counts[symbol] = left - 1
+    return True

@@ -1,0 +1,63 @@
+"""OKX's rate limits: requests in a window of time, for each client address and end point."""
+
+from collections import deque
+
+#: REST path below /api/v5/: (requests, seconds), as OKX documents them.
+REST_LIMITS: dict[str, tuple[int, float]] = {
+    "market/trades": (100, 2.0),
+    "market/history-trades": (20, 2.0),
+    "market/candles": (40, 2.0),
+    "market/history-candles": (20, 2.0),
+    "market/tickers": (20, 2.0),
+    "market/ticker": (20, 2.0),
+    "market/books": (40, 2.0),
+    "public/instruments": (20, 2.0),
+    "public/time": (10, 2.0),
+    "system/status": (1, 5.0),
+}
+
+HANDSHAKES = (3, 1.0)
+
+
+class Window:
+    """At most `count` events in any `seconds`."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._count = count
+        self._seconds = seconds
+        self._times: deque[float] = deque()
+
+    def take(self, now_s: float) -> bool:
+        """Count an event at `now_s`; return False, and do not count it, where it is one too many."""
+        while self._times and self._times[0] <= now_s - self._seconds:
+            self._times.popleft()
+        if len(self._times) >= self._count:
+            return False
+        self._times.append(now_s)
+        return True
+
+
+class Limits:
+    """The windows of every client; `scale` widens all of them (0: no limits)."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self._windows: dict[tuple[str, str], Window] = {}
+
+    def request(self, client: str, endpoint: str, now_s: float) -> bool:
+        """Tell whether `client` may ask `endpoint` (`market/trades`) now."""
+        return self._take(client, endpoint, REST_LIMITS.get(endpoint, (20, 2.0)), now_s)
+
+    def handshake(self, client: str, now_s: float) -> bool:
+        """Tell whether `client` may open another connection now."""
+        return self._take(client, "", HANDSHAKES, now_s)
+
+    def _take(self, client: str, what: str, limit: tuple[int, float], now_s: float) -> bool:
+        if not self.scale:
+            return True
+        if len(self._windows) > 10_000:
+            self._windows.clear()
+        key = (client, what)
+        if key not in self._windows:
+            self._windows[key] = Window(max(1, int(limit[0] * self.scale)), limit[1])
+        return self._windows[key].take(now_s)
