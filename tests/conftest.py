@@ -1,0 +1,45 @@
+"""Fixtures of the whole suite: a real Postgres, and a fresh database on it for a test."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def embedded_dsn() -> Iterator[str]:
+    """The DSN of a Postgres that lives for the session: the embedded one, or `OKX_TEST_DSN`.
+
+    That one's user must be allowed to create databases; they are named okx_test_*.
+    """
+    given = os.environ.get("OKX_TEST_DSN")
+    if given:
+        yield given
+        return
+    from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+
+    base = throwaway_base()
+    try:
+        with EmbeddedServer(base, THROWAWAY) as server:
+            yield server.dsn
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def database(embedded_dsn: str) -> Iterator[str]:
+    """The DSN of an empty database that is dropped after the test; `okx` makes its tables on first use."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    name = f"okx_test_{os.getpid()}_{next(_NUMBERS)}"
+    with psycopg.connect(embedded_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield make_conninfo(embedded_dsn, dbname=name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
