@@ -171,9 +171,11 @@ class Session:
     # What others want
 
     def add(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
-        """Want more."""
+        """Want more, or once more what was refused."""
         for subscription in subscriptions:
-            self._wanted.setdefault(subscription[:2], _Wanted(subscription))
+            known = self._wanted.get(subscription[:2])
+            if known is None or known.state == "refused":
+                self._wanted[subscription[:2]] = _Wanted(subscription)
         return self._ask(now) if self._open and not self._over else []
 
     def remove(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:

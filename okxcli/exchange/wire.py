@@ -18,7 +18,6 @@ from websocket._abnf import continuous_frame, frame_buffer
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.
 MAX_MESSAGE = 16 << 20
 _READ = 1 << 17
-_WRITE_TIMEOUT_S = 5.0
 
 
 class DialError(Exception):
@@ -55,6 +54,7 @@ class _Socket(websocket.WebSocket):
         self.frame_buffer = _Frames(self._recv, True)
         self.cont_frame = _Pieces(False, True)
         self.raw: socket.socket
+        self.write_timeout_s = 5.0
         self._received = b""
         self._at = 0
 
@@ -80,7 +80,7 @@ class _Socket(websocket.WebSocket):
         try:
             return self.raw.send(data.encode() if isinstance(data, str) else data)
         except (BlockingIOError, ssl.SSLWantWriteError):
-            if not select.select([], [self.raw], [], _WRITE_TIMEOUT_S)[1]:
+            if not select.select([], [self.raw], [], self.write_timeout_s)[1]:
                 raise WebSocketException("cannot write: the other side does not read") from None
             return 0
 
@@ -158,6 +158,7 @@ class Wire:
         """Say goodbye if that is possible at once, and close; never raises, never waits for an answer."""
         with contextlib.suppress(WebSocketException, OSError):
             if self.close_code is None and self._broken is None:
+                self._connection.write_timeout_s = 0.0
                 self._connection.send(struct.pack("!H", 1000), ABNF.OPCODE_CLOSE)
         with contextlib.suppress(WebSocketException, OSError):
             self._connection.raw.close()

@@ -1,0 +1,95 @@
+"""Messages on their way from connection threads to the one who takes them: bounded, in order, with a descriptor."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+#: Beyond either, connections are no longer read, until what waits is taken.
+MAX_BYTES = 24 << 20
+MAX_MESSAGES = 100_000
+
+
+class Inbox:
+    """A queue of lines. Any thread puts, one takes; `fileno` is readable while lines or news wait.
+
+    `put` never blocks and never refuses: who puts looks at `full` before it reads more. `on_room` is called, in the
+    taking thread, when there is room again.
+    """
+
+    def __init__(
+        self, on_room: Callable[[], None], max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES
+    ) -> None:
+        self.full = False
+        self.taken = 0
+        self._on_room = on_room
+        self._max_bytes = max_bytes
+        self._max_messages = max_messages
+        self._lines: list[bytes] = []
+        self._held = True
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._signalled = False
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self._write_fd, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._read_fd
+
+    def put(self, lines: list[bytes]) -> None:
+        """Add lines at the end."""
+        with self._lock:
+            self._lines += lines
+            self._bytes += sum(map(len, lines))
+            if not self.full and (self._bytes > self._max_bytes or len(self._lines) > self._max_messages):
+                self.full = True
+                _log.warning("nobody takes the data: %d messages wait, reading no more of it", len(self._lines))
+            if not self._held:
+                self._signal()
+
+    def release(self, first: list[bytes]) -> None:
+        """Let lines be taken, `first` before all others. Until then they are held back."""
+        with self._lock:
+            if self._held:
+                self._held = False
+                self._lines[:0] = first
+                self._signal()
+
+    def poke(self) -> None:
+        """Wake the one who takes: there are news."""
+        with self._lock:
+            self._signal()
+
+    def take(self) -> list[bytes]:
+        """Return all lines that may be taken, in the order in which they came."""
+        with self._lock:
+            if self._signalled:
+                os.read(self._read_fd, 16)
+                self._signalled = False
+            if self._held:
+                return []
+            lines, self._lines = self._lines, []
+            self._bytes = 0
+            self.taken += len(lines)
+            room, self.full = self.full, False
+        if room:
+            _log.info("data is taken again: reading on")
+            self._on_room()
+        return lines
+
+    def close(self) -> None:
+        """Give the descriptor back. Nobody may put or take any more."""
+        with self._lock:
+            if self._read_fd >= 0:
+                os.close(self._read_fd)
+                os.close(self._write_fd)
+                self._read_fd = self._write_fd = -1
+
+    def _signal(self) -> None:
+        if not self._signalled and self._write_fd >= 0:
+            os.write(self._write_fd, b"!")
+            self._signalled = True
