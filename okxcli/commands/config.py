@@ -124,8 +124,9 @@ def schema() -> None:
     For editors that complete and check as you type: save it and name it under the key "$schema" of your file.
     """
     from okxcli.runtime.config_schema import json_schema
+    from okxcli.runtime.tables import write_text
 
-    print(json.dumps(json_schema(), indent=2))
+    write_text(json.dumps(json_schema(), indent=2) + "\n")
 
 
 def _row(share: "Share") -> dict[str, object]:

@@ -1,8 +1,11 @@
-"""Rows on standard output: a table for people on a terminal, JSON lines for everything else."""
+"""Short answers on standard output: a table for people on a terminal, JSON lines for everything else."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+
+from okxcli.runtime.signals import die
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], table: bool | None = None) -> None:
@@ -13,8 +16,16 @@ def write_rows(rows: Sequence[Mapping[str, object]], table: bool | None = None) 
     as_table = sys.stdout.isatty() if table is None else table
     text = render(rows) if as_table else [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
     if text:
-        sys.stdout.write("\n".join(text) + "\n")
+        write_text("\n".join(text) + "\n")
+
+
+def write_text(text: str) -> None:
+    """Write `text` to standard output at once; end quietly, as killed by SIGPIPE, when nobody reads it."""
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        die(signal.SIGPIPE)
 
 
 def render(rows: Sequence[Mapping[str, object]]) -> list[str]:
