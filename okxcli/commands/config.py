@@ -55,7 +55,7 @@ def init(
     from okxcli.runtime.shipped import shipped
 
     target = path or user_file(os.environ)
-    text = shipped("config/okx.json").read_bytes()
+    text = shipped("config", "okx.json")[0].read_bytes()
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if force:

@@ -28,7 +28,7 @@ _DEEPER = 4
 
 def pages() -> dict[str, Path]:
     """Return every page by its name and section, such as `okx-stream.1`, in alphabetical order."""
-    return {path.name: path for path in sorted(shipped("man").glob("*.[1-9]"))}
+    return {path.name: path for path in shipped("man", "okx*.[1-9]")}
 
 
 def find_page(words: list[str]) -> Path:

@@ -1,22 +1,28 @@
 """Files that come with the package beside its modules: the manual and the example configuration.
 
-In a wheel they lie inside the package; in a checkout (an editable install) beside it, under the same names.
+In a checkout (an editable install) they lie beside the package; a wheel puts them below `share/` of the environment,
+where man(1) looks too, and its record of installed files tells where that is.
 """
 
+from importlib import metadata
 from pathlib import Path
 
 from okxcli.errors import OkxError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def shipped(name: str) -> Path:
-    """Return where the shipped file or folder `name` lies, such as `config/okx.json`.
+def shipped(folder: str, pattern: str) -> list[Path]:
+    """Return the files of `folder` (as in a checkout) whose names match `pattern`, in the order of their names.
 
     Raises:
-        OkxError: this installation has lost it.
+        OkxError: this installation has lost them.
     """
-    for base in (_PACKAGE, _PACKAGE.parent):
-        if (base / name).exists():
-            return base / name
-    raise OkxError(f"{name} is missing from this installation of okx. Install it again")
+    if (_CHECKOUT / "pyproject.toml").is_file():
+        found = list((_CHECKOUT / folder).glob(pattern))
+    else:
+        recorded = [path for path in metadata.files("okxcli") or [] if "share" in path.parts and path.match(pattern)]
+        found = [Path(str(path.locate())).resolve() for path in recorded]
+    if not found:
+        raise OkxError(f"{folder}/{pattern} is missing from this installation of okx. Install it again")
+    return sorted(found, key=lambda path: path.name)
