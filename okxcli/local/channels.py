@@ -1,20 +1,19 @@
-"""Who gets what: subscriptions, and the messages of every channel at their pace.
+"""The messages of every channel, each at its pace.
 
-One message is encoded once, whoever gets it. The paces are those of the wall clock: `books`, `books5` and `tickers`
+The paces are those of the wall clock: `books`, `books5` and `tickers`
 at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their end; an unchanged book is repeated
 after a minute.
 """
 
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
-
-from websockets.frames import Frame, Opcode
+from typing import Any
 
 from okxcli.local.bars import bar_end, bar_start
 from okxcli.local.books import Increments, Snapshots
-from okxcli.local.faults import Faults, use_up
+from okxcli.local.faults import use_up
 from okxcli.local.fills import Fill, Merged, merged
+from okxcli.local.hub import Hub, Message, Subscriber
 from okxcli.local.protocol import SILENT, Key
 from okxcli.local.rest import STATUS
 from okxcli.local.venue import Listing, Venue
@@ -23,57 +22,6 @@ PACE_S = {"books": 0.1, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
 CANDLE_PACE_S = 1.0
 CONFIRM_LAG_MS = 600  # recorded: the final push of a bar comes 0.6 to 1.7 s after its end
 REPEAT_S = 60.0
-
-
-class Message:
-    """A text message: its payload, and the frame that every uncompressed connection sends."""
-
-    __slots__ = ("_frame", "payload")
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self._frame: bytes | None = None
-
-    @property
-    def frame(self) -> bytes:
-        """The unmasked, uncompressed frame, made once."""
-        if self._frame is None:
-            self._frame = Frame(Opcode.TEXT, self.payload).serialize(mask=False)
-        return self._frame
-
-
-class Subscriber(Protocol):
-    """A connection, as channels see it."""
-
-    def push(self, message: Message) -> None:
-        """Send a message, now or with the next flush."""
-
-
-class Hub:
-    """The subscriptions by channel and subject, and the way out for messages."""
-
-    def __init__(self, faults: Faults) -> None:
-        self.subscribers: dict[Key, dict[Subscriber, None]] = {}
-        self.faults = faults
-
-    def add(self, key: Key, subscriber: Subscriber) -> bool:
-        """Subscribe; return True when nobody was subscribed to `key` before."""
-        first = key not in self.subscribers
-        self.subscribers.setdefault(key, {})[subscriber] = None
-        return first
-
-    def remove(self, key: Key, subscriber: Subscriber) -> None:
-        """Unsubscribe; the last one out takes the channel with it."""
-        held = self.subscribers.get(key, {})
-        held.pop(subscriber, None)
-        if not held:
-            self.subscribers.pop(key, None)
-
-    def publish(self, key: Key, message: Message) -> None:
-        """Send `message` to every subscriber of `key`, unless the channel is muted."""
-        if not self.faults.is_muted(*key):
-            for subscriber in self.subscribers.get(key, ()):
-                subscriber.push(message)
 
 
 class _Paced:
@@ -96,7 +44,7 @@ class Channels:
 
     def __init__(self, venue: Venue, hub: Hub, first_push: bool = True, books_snapshot: bool = True) -> None:
         self._venue = venue
-        self._hub = hub
+        self.hub = hub
         self._first_push = first_push
         self._books_snapshot = books_snapshot
         self._paced: dict[Key, _Paced] = {}
@@ -108,11 +56,13 @@ class Channels:
         if channel == "status":
             self._send_one(key, subscriber, [STATUS])
         listing = self._venue.find(subject)
-        if listing is None or self._hub.faults.is_muted(*key):
+        if listing is None:
             return
         paced = self._paced.get(key)
         if paced is None:
             paced = self._paced[key] = _Paced(now_s + PACE_S.get(channel, CANDLE_PACE_S))
+        if self.hub.faults.is_muted(*key):
+            return
         if channel in ("trades", "trades-all") and self._first_push:
             last = listing.tape.last if channel == "trades-all" else listing.tape.last_group()
             if last is not None:
@@ -142,7 +92,7 @@ class Channels:
 
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
-        hub, symbol = self._hub, listing.symbol
+        hub, symbol = self.hub, listing.symbol
         if ("trades-all", symbol) in hub.subscribers:
             for fill in fills:
                 if fill.trade_id in silent:
@@ -163,7 +113,7 @@ class Channels:
         wake = now_s + 1.0
         for key, paced in list(self._paced.items()):
             listing = self._venue.find(key[1])
-            if key not in self._hub.subscribers:
+            if key not in self.hub.subscribers:
                 del self._paced[key]
                 continue
             if listing is None or key[0] in SILENT or key[0].startswith("trades"):
@@ -208,6 +158,7 @@ class Channels:
     def _candle(self, key: Key, paced: _Paced, listing: Listing, now: int) -> float:
         """Publish the final push of every bar that is over, and the running bar if it changed."""
         name = key[0].removeprefix("candle")
+        # A bar may be over long before its final push: the running one is then pushed first, as OKX does.
         while paced.bar and bar_end(name, paced.bar) + CONFIRM_LAG_MS <= now:
             final = listing.bars.row(name, paced.bar, now)
             if final is not None:
@@ -238,8 +189,8 @@ class Channels:
                 self._publish(("instruments", kind), [row])
 
     def _publish(self, key: Key, data: list[Any], action: str | None = None) -> None:
-        if key in self._hub.subscribers:
-            self._hub.publish(key, _message(key, data, action))
+        if key in self.hub.subscribers:
+            self.hub.publish(key, _message(key, data, action))
 
     def _send_one(self, key: Key, subscriber: Subscriber, data: list[Any], action: str | None = None) -> None:
         subscriber.push(_message(key, data, action))
@@ -254,7 +205,7 @@ def arg_of(key: Key) -> dict[str, str]:
 
 
 def trade_message(channel: str, listing: Listing, trade: Fill | Merged) -> Message:
-    """Return the push of one fill (`trades-all`) or of one merged trade (`trades`). Built by hand: it is the hot one."""
+    """Return the push of one fill (`trades-all`) or of one merged trade (`trades`); built by hand, being hot."""
     symbol = listing.symbol
     text = (
         f'{{"arg":{{"channel":"{channel}","instId":"{symbol}"}},"data":[{{"instId":"{symbol}",'

@@ -41,7 +41,7 @@ class Planned(NamedTuple):
     """A fault that happens `after_s` seconds after the start, and every `every_s` seconds again if that is set."""
 
     name: str
-    count: int
+    number: int
     seconds: float
     channel: str
     symbol: str
@@ -123,7 +123,7 @@ class Faults:
         until = now_s + planned.seconds
         if planned.name in counts:
             for symbol in chosen:
-                counts[planned.name][symbol] = counts[planned.name].get(symbol, 0) + planned.count
+                counts[planned.name][symbol] = counts[planned.name].get(symbol, 0) + planned.number
         elif planned.name == "mute":
             self.mute(planned.channel, planned.symbol)
         elif planned.name == "unmute":

@@ -130,7 +130,7 @@ class _Mover:
         self._order = 0
         self._buy = True
         # A step of four millionths of the price: some percent in a day of a busy instrument.
-        self._step = max(0.6, profile.price * 4e-6)
+        self._step = max(0.35, profile.price * 4e-6)
 
     def order(self, ts: int) -> list[Fill]:
         """Return the fills of the next taker order, which happens at `ts` (ms)."""

@@ -91,6 +91,7 @@ class Session:
         self.path = path
         self.conn_id = conn_id
         self.subscriptions: dict[Key, dict[str, Any]] = {}
+        self.ever_subscribed = False
         self.logged_in = False
         self._listed = listed
         self._keys = keys or {}
@@ -138,6 +139,7 @@ class Session:
         if key in self.subscriptions:
             return [ack]
         self.subscriptions[key] = echoed
+        self.ever_subscribed = True
         return [ack, Subscribe(key)]
 
     def _unsubscribe(self, arg: object, identity: str | None) -> list[Action]:

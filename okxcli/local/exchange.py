@@ -1,0 +1,139 @@
+"""The simulated exchange as an object, for tests and for `okx simulate`.
+
+with LocalExchange(["BTC-USDT"], rate=50, seed=7) as exchange:
+    run_client(exchange.ws_url, exchange.rest_url)
+    truth = exchange.fills("BTC-USDT")
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from okxcli.core.decimals import canonical
+from okxcli.errors import UsageError
+from okxcli.local.channels import Channels
+from okxcli.local.engine import Options
+from okxcli.local.faults import Faults, parse_fault
+from okxcli.local.feeds import Feed, FillsFile, MarketFeed
+from okxcli.local.fills import KEEP, Fill
+from okxcli.local.hub import Hub
+from okxcli.local.instruments import Row, row_of
+from okxcli.local.market import Timeline, profiles
+from okxcli.local.server import LocalServer
+from okxcli.local.venue import MarketClock, Venue
+
+#: More fills than this are not made up before the start: it would take a minute.
+MAX_HISTORY = 5_000_000
+
+
+class LocalExchange(LocalServer):
+    """A simulated market of `symbols`: `rate` fills per second over all of them, from a seed.
+
+    The market's clock begins at `start_ms` (default: now) and runs `speed` times as fast as the wall clock;
+    `history_s` seconds of trading precede it. The fills and their times are a function of `symbols`, `rate`, `seed`,
+    `start_ms`, `history_s` and `quiet` alone. With `rate=0` nothing happens but what `trade` does. At most `keep`
+    fills of a symbol are remembered; `fills_file` gets them all.
+
+    Raises:
+        UsageError: a symbol, a fault or a number that cannot be; on entry, a port or file that cannot be had.
+    """
+
+    def __init__(
+        self,
+        symbols: Iterable[str],
+        *,
+        rate: float = 10.0,
+        seed: int = 1,
+        start_ms: int | None = None,
+        speed: float = 1.0,
+        history_s: float = 600.0,
+        quiet: float = 0.05,
+        keep: int = KEEP,
+        fills_file: Path | None = None,
+        faults: Iterable[str] = (),
+        first_push: bool = True,
+        books_snapshot: bool = True,
+        options: Options | None = None,
+    ) -> None:
+        rows: list[Row] = [row_of(symbol) for symbol in dict.fromkeys(symbols)]
+        if not rows:
+            raise UsageError("no symbol to simulate")
+        if rate < 0 or speed <= 0 or history_s < 0 or not 0 <= quiet < 1:
+            raise UsageError("rate and history must not be negative, speed is above 0, quiet minutes from 0 to below 1")
+        if rate * history_s > MAX_HISTORY:
+            raise UsageError(f"{rate * history_s:.0f} fills of history are too many: at most {MAX_HISTORY}")
+        self._rows = rows
+        self._start_ms = time.time_ns() // 1_000_000 if start_ms is None else start_ms
+        self._shape = (rate, seed, history_s, quiet)
+        self._fills_file = fills_file
+        self._clock = MarketClock(self._start_ms, speed)
+        self._clock.stop()  # it runs once the past is made
+        self._speed = speed
+        venue = Venue(rows, self._clock, keep)
+        channels = Channels(venue, Hub(Faults()), first_push, books_snapshot)
+        super().__init__(venue, channels, options or Options(seed=seed), [parse_fault(spec) for spec in faults])
+        self._orders = 1 << 40  # numbers of hand-made taker orders, apart from the generator's
+
+    def _feed(self) -> Feed:
+        rate, seed, history_s, quiet = self._shape
+        origin = self._start_ms - int(history_s * 1000)
+        engine = self._engine
+        known = profiles(self._rows, rate, origin)
+        self._first_ids = {profile.symbol: profile.first_id for profile in known}
+        timeline = Timeline(known, seed, origin, quiet)
+        file = FillsFile(self._fills_file) if self._fills_file is not None else None
+        feed = MarketFeed(engine.venue, engine.channels, engine.faults, timeline, file)
+        feed.begin(self._start_ms)
+        self._market = feed
+        self._clock.run(self._start_ms, self._speed)
+        return feed
+
+    def stop_market(self) -> None:
+        """Freeze the market's clock: no fill comes any more but by hand, and everything stays as it is."""
+        self._call(self._clock.stop)
+
+    def set_time(self, ms: int) -> None:
+        """Freeze the market's clock at `ms`: bars that are over by then get their final push."""
+        self._call(lambda: self._clock.set(ms))
+
+    def trade(
+        self, symbol: str, price: str, size: str, side: str = "buy", ts: int | None = None, source: int = 0
+    ) -> int:
+        """Trade by hand: one taker order that fills once; return its id. `ts` defaults to the market's time."""
+        return self.order(symbol, side, [(price, size)], ts, source)
+
+    def order(
+        self, symbol: str, side: str, parts: Sequence[tuple[str, str]], ts: int | None = None, source: int = 0
+    ) -> int:
+        """Trade by hand: one taker order that fills at each (price, size) of `parts`; return the last id."""
+        checked = [(canonical(price), canonical(size)) for price, size in parts]
+
+        def act() -> int:
+            self._orders += 1
+            at = self.now_ms() if ts is None else ts
+            tape = self._engine.venue.listings[symbol].tape
+            last = max(tape.last.trade_id if tape.last else 0, tape.absent[-1] if tape.absent else 0)
+            first = last + 1 if last else self._first_ids[symbol]
+            fills = [
+                Fill(first + place, price, size, side, at, source, self._orders)
+                for place, (price, size) in enumerate(checked)
+            ]
+            self._market.release(symbol, fills)
+            return fills[-1].trade_id
+
+        return self._call(act)
+
+    def skip_ids(self, symbol: str, count: int) -> None:
+        """Give out `count` ids to nobody, as `lose` does, without waiting for fills. For a market traded by hand."""
+
+        def act() -> None:
+            tape = self._engine.venue.listings[symbol].tape
+            last = max(tape.last.trade_id if tape.last else 0, tape.absent[-1] if tape.absent else 0)
+            tape.absent.extend(range(last + 1, last + 1 + count))
+
+        self._call(act)
+
+    def row(self, symbol: str) -> dict[str, Any]:
+        """Return the instrument row of `symbol`."""
+        return dict(self._engine.venue.listings[symbol].row)
