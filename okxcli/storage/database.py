@@ -1,0 +1,249 @@
+"""Which database, how to reach it, and what went wrong in words: `open_database` is the door to everything here."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+
+from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, OkxError, UsageError
+from okxcli.storage import schema
+from okxcli.storage.binaries import OLDEST
+from okxcli.storage.embedded import EmbeddedServer, default_base
+
+_log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[TupleRow]
+
+#: The variables of libpq that name a server; one of them set means that the user has one.
+_PG_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE")
+_SECRETS = ("password", "sslpassword")
+
+# A server that went away without a word is noticed within 40 s: probes after 10 s of silence, five of them, 5 s apart;
+# what we sent and nobody acknowledged counts as lost after 35 s.
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "5",
+    "tcp_user_timeout": "35000",
+    "client_encoding": "utf8",
+}
+_EMBEDDED = "embedded: no --dsn, OKX_DSN, config or PGHOST"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database and why it is this one; `base` is the folder of the embedded server, None for any other."""
+
+    dsn: str = field(repr=False)
+    why: str
+    base: Path | None = None
+
+
+def resolve(dsn: str | None, config_dsn: str | None, env: Mapping[str, str] = os.environ) -> Target:
+    """Return which database is meant: `--dsn`, OKX_DSN, the configuration, libpq's variables, the embedded one.
+
+    `dsn` is the option's value, which the option parser may have taken from OKX_DSN.
+
+    Raises:
+        UsageError: `--dsn` holds a password, or is no connection string.
+        ConfigError: OKX_DSN or the configuration's is no connection string.
+    """
+    if dsn:
+        given = dsn != env.get("OKX_DSN")
+        if _parsed(dsn, "--dsn" if given else "OKX_DSN").keys() & set(_SECRETS) and given:
+            raise UsageError(
+                "--dsn holds a password, which `ps` shows to everybody: leave it out and put it into ~/.pgpass or "
+                "PGPASSWORD, or give the DSN as OKX_DSN"
+            )
+        return Target(dsn, "--dsn" if given else "OKX_DSN")
+    if config_dsn:
+        _parsed(config_dsn, "the configuration's dsn")
+        return Target(config_dsn, "from the configuration")
+    for variable in _PG_VARIABLES:
+        if env.get(variable):
+            return Target("", variable)
+    base = default_base(env)
+    return Target(EmbeddedServer(base).dsn, _EMBEDDED, base)
+
+
+def _parsed(dsn: str, name: str) -> dict[str, str]:
+    """Return the parts of a DSN. libpq's own complaint is not passed on: it may quote a password."""
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+    except psycopg.ProgrammingError:
+        kind = UsageError if name == "--dsn" else ConfigError
+        raise kind(
+            f"{name} is no connection string: write postgresql://user@host:5432/database or host=... dbname=..."
+        ) from None
+
+
+class Database:
+    """A database that was found and opened; `connect` gives connections to it. A context manager, ended by `close`."""
+
+    def __init__(self, target: Target, application: str = "okx") -> None:
+        self.target = target
+        self._application = application
+        self._server: EmbeddedServer | None = None
+
+    @property
+    def where(self) -> str:
+        """The place in words, without any secret: `db:5432/okx`, or the embedded server's folder."""
+        if self.target.base is not None:
+            return _short(self.target.base)
+        return _place(self.target.dsn)
+
+    def start(self) -> None:
+        """Use the embedded server, if it is the one."""
+        if self.target.base is not None and self._server is None:
+            server = EmbeddedServer(self.target.base)
+            server.start()
+            self._server = server
+
+    def connect(self) -> Connection:
+        """Return a new connection in autocommit mode, in UTC, with durable commits.
+
+        Raises:
+            DatabaseUnavailable: no answer, no such database, or a Postgres that is too old.
+            LoginRefused: it does not let us in.
+        """
+        dsn = self._server.dsn if self._server is not None else self.target.dsn
+        given = _parsed(dsn, "the DSN")
+        defaults = {key: value for key, value in _DEFAULTS.items() if key not in given}
+        try:
+            whole = make_conninfo(dsn, **defaults)
+            connection = psycopg.connect(whole, autocommit=True, application_name=self._application)
+        except psycopg.Error as error:
+            raise explain(error, self.where) from None
+        try:
+            if connection.info.server_version < OLDEST * 10_000:
+                old = connection.info.server_version // 10_000
+                raise DatabaseUnavailable(f"Postgres {old} at {self.where} is too old: okx needs {OLDEST} or newer")
+            # Synchronous commit may be stricter than "on" by the server's own choice, but never off.
+            connection.execute(
+                "SELECT set_config('timezone', 'UTC', false), set_config('synchronous_commit',"
+                " CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
+                " ELSE current_setting('synchronous_commit') END, false)"
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Let go of the embedded server, if it is the one; the last one out stops it."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def open_database(
+    dsn: str | None = None,
+    *,
+    config_dsn: str | None = None,
+    create: bool,
+    origin: str | None = None,
+    application: str = "okx",
+    env: Mapping[str, str] = os.environ,
+) -> Database:
+    """Find, start and check the database, and return it, ready.
+
+    With `create` (for writers) an embedded one is made if there is none, the tables are brought to this release, the
+    origin of the data is guarded, and the choice is logged. Without it (for readers) nothing is made or changed.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached or started, or there is no data (readers).
+        LoginRefused: it does not let us in.
+        ConfigError: its tables do not fit this release, or it holds data from another exchange.
+        UsageError: a password in `--dsn`.
+    """
+    target = resolve(dsn, config_dsn, env)
+    if target.base is not None and not create and not EmbeddedServer(target.base).exists:
+        raise DatabaseUnavailable(_no_data(_short(target.base), target.why))
+    database = Database(target, application)
+    try:
+        database.start()
+        with database.connect() as connection:
+            _prepare(connection, database, create, origin)
+    except psycopg.Error as error:
+        database.close()
+        raise explain(error, database.where) from None
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(connection: Connection, database: Database, create: bool, origin: str | None) -> None:
+    where = database.where
+    if not create:
+        found = schema.check_version(connection, where)
+        if found == 0:
+            raise DatabaseUnavailable(_no_data(where, database.target.why))
+        if found < schema.newest():
+            raise ConfigError(f"the tables at {where} are of an older okx: run okx db migrate")
+        return
+    for step in schema.migrate(connection, where):
+        _log.debug("migrated the tables: %04d %s", step.number, step.name)
+    if origin is not None:
+        schema.guard_origin(connection, origin, where)
+    _log.info("database %s (%s)", where, database.target.why)
+
+
+def _no_data(where: str, why: str) -> str:
+    return f"no data at {where} ({why}). Name the database with --dsn or --config, or fill it with okx store"
+
+
+def explain(error: psycopg.Error, where: str) -> OkxError:
+    """Return the error of ours that says in one line what Postgres, or the way to it, says in several."""
+    text = str(error).strip()
+    found = re.search(r'(?:server )?at "([^"]*)"(?: \([^)]*\))?, port (\d+) failed: (.*)', text)
+    if found:
+        where, reason = f"{found[1]}:{found[2]}", found[3]
+    elif found := re.search(r'on socket "([^"]*)" failed: (.*)', text):
+        where, reason = found[1], found[2]
+    else:
+        reason = text.splitlines()[0] if text else type(error).__name__
+        reason = reason.removeprefix("connection failed: ")
+    reason = re.sub(r"^(?:FATAL|ERROR):\s*", "", reason).strip()
+    reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
+    if re.search(r"authentication failed|no password supplied|pg_hba|role .* does not exist", reason):
+        return LoginRefused(f"Postgres at {where} refuses the login: {reason}. The password belongs in ~/.pgpass")
+    if re.search(r"database .* does not exist", reason):
+        return DatabaseUnavailable(f"Postgres at {where}: {reason}. Make it first: createdb")
+    if isinstance(error, psycopg.OperationalError):
+        return DatabaseUnavailable(f"cannot reach Postgres at {where}: {reason}")
+    return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}")
+
+
+def _place(dsn: str) -> str:
+    """Return host:port/database of a DSN, filled up from libpq's variables; no user, no secret."""
+    given = _parsed(dsn, "the DSN")
+    service = given.get("service") or os.environ.get("PGSERVICE")
+    host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or os.environ.get("PGHOSTADDR")
+    if host is None and service:
+        return f"service {service}"
+    port = given.get("port") or os.environ.get("PGPORT") or "5432"
+    name = given.get("dbname") or os.environ.get("PGDATABASE") or ""
+    at = host if host and host.startswith("/") else f"{host or 'localhost'}:{port}"
+    return f"{at}/{name}" if name and not at.startswith("/") else f"{at} ({name})" if name else at
+
+
+def _short(path: Path) -> str:
+    home = str(Path.home())
+    text = str(path)
+    return "~" + text[len(home) :] if text.startswith(home + "/") else text
