@@ -51,13 +51,15 @@ class Inbox:
             if not self._held:
                 self._signal()
 
-    def release(self, first: list[bytes]) -> None:
-        """Let lines be taken, `first` before all others. Until then they are held back."""
+    def release(self, first: list[bytes]) -> bool:
+        """Let lines be taken, `first` before all others; until then they are held back. False: that was done before."""
         with self._lock:
-            if self._held:
-                self._held = False
-                self._lines[:0] = first
-                self._signal()
+            if not self._held:
+                return False
+            self._held = False
+            self._lines[:0] = first
+            self._signal()
+            return True
 
     def poke(self) -> None:
         """Wake the one who takes: there are news."""

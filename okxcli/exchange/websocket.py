@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from okxcli.errors import ExchangeUnavailable, OkxError
 from okxcli.exchange.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
@@ -130,11 +131,11 @@ class OKXWebSocketClient:
 
     def subscribe(self, subscriptions: Iterable[Subscription]) -> None:
         """Want more, without a reconnect."""
-        self._job(lambda now, more=tuple(subscriptions): self._add(more, now))  # type: ignore[misc]
+        self._job(partial(self._add, tuple(subscriptions)))
 
     def unsubscribe(self, subscriptions: Iterable[Subscription]) -> None:
         """Want less, without a reconnect."""
-        self._job(lambda now, less=tuple(subscriptions): self._remove(less, now))  # type: ignore[misc]
+        self._job(partial(self._remove, tuple(subscriptions)))
 
     def state(self) -> ConnectionState:
         """Tell how the connection does."""

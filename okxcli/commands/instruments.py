@@ -1,0 +1,71 @@
+"""`okx instruments`: what OKX lists."""
+
+from typing import Annotated
+
+import typer
+
+from okxcli.commands.stream import urls
+from okxcli.options import Output, RestUrl
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("instruments")(instruments)
+
+
+def instruments(
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="LIST", help="Kinds, with commas: spot, swap, futures, option.")
+    ] = "spot,swap,futures",
+    quote: Annotated[
+        str | None, typer.Option("--quote", metavar="LIST", help="Only these quote currencies: USDT,USDC.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="LIST", help="Only these base currencies: BTC,ETH.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="The family of options, which they need: BTC-USD.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all/--no-all", help="Those too that do not trade: announced, suspended.")
+    ] = False,
+    symbols: Annotated[bool, typer.Option("--symbols/--no-symbols", help="Write the names alone, one a line.")] = False,
+    output: Output = None,
+    rest_url: RestUrl = None,
+) -> int:
+    """List the instruments of OKX that can be streamed.
+
+    In: OKX's REST. Out: instrument lines (what a size means: contract value, currency, steps), sorted by symbol; with
+    --symbols the names alone.
+    """
+    from okxcli.core.codec import encode
+    from okxcli.errors import UsageError
+    from okxcli.exchange.instruments import listed
+    from okxcli.exchange.rest import RestClient
+    from okxcli.runtime import log
+    from okxcli.runtime.lines import Output as Lines
+    from okxcli.runtime.signals import Lifecycle
+
+    log.setup("instruments")
+    kinds = _words(kind.lower())
+    unknown = [name for name in kinds if name not in ("spot", "swap", "futures", "option")]
+    if unknown:
+        raise UsageError(f"no kind of instrument: {unknown[0]!r}. There are spot, swap, futures and option")
+    if "option" in kinds and family is None:
+        raise UsageError("options come by family: add --family BTC-USD, or another")
+    with Lifecycle("source"):
+        out = Lines(path=output)
+        client = RestClient(urls("", rest_url)[1])
+        for found in listed(client, kinds, family):
+            if (
+                (every or (found.state == "live" and found.tick_size is not None))
+                and (quote is None or found.quote in _words(quote.upper()))
+                and (base is None or found.base in _words(base.upper()))
+            ):
+                out.line(found.symbol.encode() if symbols else encode(found))
+        out.close()
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

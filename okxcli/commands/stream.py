@@ -1,0 +1,119 @@
+"""`okx stream`: what OKX pushes, verbatim, one message a line."""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli.options import (
+    DEFAULT_REST_URL,
+    DEFAULT_WS_URL,
+    ConnectTimeout,
+    Count,
+    Duration,
+    Output,
+    RestUrl,
+    Symbols,
+    Verbose,
+    WsUrl,
+)
+
+if TYPE_CHECKING:
+    from okxcli.exchange.feed import Feed
+    from okxcli.runtime.lines import Output as Lines
+    from okxcli.runtime.signals import Lifecycle
+
+#: How the lines begin that tell what the symbols are: they are not data, -n does not count them.
+_PREFACE = b'{"arg":{"channel":"instruments"'
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("stream")(stream)
+
+
+def stream(
+    symbols: Symbols,
+    channels: Annotated[
+        str,
+        typer.Option(
+            "--channel",
+            "-c",
+            metavar="LIST",
+            help="Channels, as OKX names them, with commas: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
+        ),
+    ] = "trades-all",
+    stamp: Annotated[
+        bool,
+        typer.Option("--stamp/--no-stamp", help='Add the time of arrival to each line, as its last key "received".'),
+    ] = False,
+    count: Count = None,
+    duration: Duration = None,
+    output: Output = None,
+    connect_timeout: ConnectTimeout = 30.0,
+    ws_url: WsUrl = None,
+    rest_url: RestUrl = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Subscribe to market data of OKX and write each push as it came, one a line.
+
+    In: the network. Out: raw lines, OKX's own bytes; the first line of each symbol says what it is (instruments).
+    The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends it.
+    """
+    from okxcli.exchange.feed import Feed
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import parse_duration
+    from okxcli.runtime.lines import Output as Lines
+    from okxcli.runtime.signals import Lifecycle
+
+    log.setup("stream", verbose=verbose, quiet=quiet)
+    ws_base, rest_base = urls(ws_url, rest_url)
+    seconds = parse_duration(duration) if duration is not None else None
+    wanted = [name.strip() for name in channels.split(",") if name.strip()]
+    feed = Feed(symbols, wanted, ws_url=ws_base, rest_url=rest_base, connect_timeout_s=connect_timeout, stamp=stamp)
+    out = Lines(path=output)
+    with Lifecycle("source") as life:
+        with feed:
+            _copy(feed, out, life, count, seconds)
+        out.close()
+    return 0
+
+
+def _copy(feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seconds: float | None) -> None:
+    """Write what the feed has until a signal, `count` messages or `seconds` end it."""
+    end_s = None if seconds is None else time.monotonic() + seconds
+    left = count
+    while not life.stop and left != 0:
+        wait_s = None if end_s is None else end_s - time.monotonic()
+        if wait_s is not None and wait_s <= 0:
+            break
+        if life.wait(feed.fileno(), wait_s):
+            left = _write(feed.poll(), out, left)
+    feed.stop()
+    if left != 0:
+        _write(feed.poll(), out, left)
+    logging.getLogger(__name__).debug("%d lines written", out.lines)
+
+
+def _write(lines: list[bytes], out: "Lines", left: int | None) -> int | None:
+    """Write lines, of which `left` may be data, and return how many are left; None is no bound."""
+    for line in lines:
+        if left is not None and not line.startswith(_PREFACE):
+            if left == 0:
+                break
+            left -= 1
+        out.line(line)
+    out.flush()
+    return left
+
+
+def urls(ws_url: str | None, rest_url: str | None) -> tuple[str, str]:
+    """Return the WebSocket and the REST base: as given, else from the configuration, else OKX's own."""
+    if not ws_url or not rest_url:
+        from okxcli.runtime.config import load
+
+        config = load()
+        ws_url, rest_url = ws_url or config.ws_url, rest_url or config.rest_url
+    return ws_url or DEFAULT_WS_URL, rest_url or DEFAULT_REST_URL
