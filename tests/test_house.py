@@ -1,0 +1,158 @@
+"""The house itself: what imports what, what is locked, and what must not stand in the tree."""
+
+import ast
+import importlib.machinery
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = sorted((ROOT / "okxcli").rglob("*.py"))
+LOCKED = ("requirements.lock", "requirements-dev.lock")
+
+
+def tracked():
+    """Return every text file of the project: what git knows, or all of a source tree without it."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:
+        return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+
+
+def texts():
+    """Yield (path, text) of every file that is text."""
+    for path in tracked():
+        try:
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def the_locker():
+    """Return scripts/lock as a module."""
+    loader = importlib.machinery.SourceFileLoader("lock", str(ROOT / "scripts" / "lock"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("lock", loader))
+    loader.exec_module(module)
+    return module
+
+
+def test_imports_point_down_only():
+    """The contracts of pyproject.toml hold: the layers, the oracle that shares no rule, the pure core."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    found = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_the_lock_files_are_current(name):
+    """A lock file is made from the dependencies as they are; if this fails, run scripts/lock."""
+    locker = the_locker()
+    assert locker.MARK + locker.digest(locker.LOCKS[name]) in (ROOT / name).read_text().splitlines()[:2]
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_the_lock_files_pin_and_hash_every_package(name):
+    """Each package has one version and at least one hash, and no place is named to fetch it from."""
+    text = (ROOT / name).read_text()
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    entries = re.split(r"(?m)^(?=[a-z])", re.sub(r"(?m)^#.*\n", "", text))[1:]
+    assert len(entries) > 15
+    for entry in entries:
+        assert re.match(r"[a-z0-9.-]+==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_what_is_tested_is_what_is_run():
+    """Both lock files agree on the version of every package that they share."""
+    run, dev = (dict(re.findall(r"(?m)^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text())) for name in LOCKED)
+    assert run.items() <= dev.items()
+
+
+def test_every_dependency_has_both_bounds():
+    """The release that may break us is shut out, and the oldest one that will do is named."""
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    wanted += [one for group in PROJECT["project"]["optional-dependencies"].values() for one in group]
+    wanted += [one for group in PROJECT["dependency-groups"].values() for one in group]
+    assert [one for one in wanted if not re.fullmatch(r"[a-z0-9\[\]-]+>=[0-9.]+,<[0-9.]+", one)] == []
+
+
+def test_the_wheel_takes_every_page():
+    """Each man page, and the example configuration, is in the list of what is installed below share/."""
+    shared = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    pages = {
+        f"man/{page.name}": f"share/man/man{page.suffix[1]}/{page.name}" for page in (ROOT / "man").glob("*.[1-9]")
+    }
+    assert len(pages) > 10
+    assert shared == {"config/okx.json": "share/okx/okx.json", **pages}
+
+
+def test_every_module_says_what_it_owns():
+    """Each module of the package begins with a docstring."""
+    assert [str(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_every_public_function_and_class_says_what_it_does():
+    """Whatever another module may call has a docstring."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in MODULES
+        for node in ast.iter_child_nodes(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert bare == []
+
+
+def test_nothing_grows_too_large():
+    """A module has at most 400 lines, a function at most 60 below its signature."""
+    found = [f"{path.relative_to(ROOT)}" for path in MODULES if path.read_text().count("\n") > 400]
+    found += [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert found == []
+
+
+def test_money_is_never_a_float():
+    """No room that handles prices turns anything into a float, and none lets a JSON decoder do it."""
+    rooms = [path for path in MODULES if path.parts[len(ROOT.parts) + 1] in ("core", "storage")]
+    assert len(rooms) > 8
+    assert [str(path) for path in rooms if re.search(r"\bfloat\(|json\.loads\(", path.read_text())] == []
+
+
+def test_the_tree_names_no_registry_and_no_machine():
+    """No package index, no path of the machine that a file was written on."""
+    hosts = "|".join(
+        map(re.escape, ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "deb." + "debian.org"))
+    )
+    paths = r"(?<![\w.$}-])/(?:ro" + r"ot|wo" + r"rk|ho" + r"me/\w+|opt/pypi\w*)/\w"
+    pattern = re.compile(f"{hosts}|{paths}")
+    found = [f"{path}: {match[0]}" for path, text in texts() for match in pattern.finditer(text)]
+    assert found == []
+
+
+def test_no_work_is_left_over_in_the_tree():
+    """No marker of unfinished work stands in the code."""
+    marker = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+    assert [str(path) for path, text in texts() if path.suffix in (".py", ".sh", ".sql") and marker.search(text)] == []
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a POSIX shell")
+@pytest.mark.parametrize("name", ["scripts/env.sh", "scripts/test", "scripts/demo", "scripts/man", ".ci/run"])
+def test_the_scripts_are_sound(name):
+    """Each shell script parses, and those that are run are executable."""
+    path = ROOT / name
+    shell = "bash" if "bash" in path.read_text().splitlines()[0] else "sh"
+    checked = subprocess.run([shell, "-n", path], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert path.suffix == ".sh" or path.stat().st_mode & 0o111 == 0o111
