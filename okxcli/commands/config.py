@@ -141,7 +141,7 @@ def _row(share: "Share") -> dict[str, object]:
 
 def _room(config: "Config", found: "list[Share]") -> str:
     """Return a sentence that sets the estimate beside the free space."""
-    from okxcli.runtime.config import data_folder
+    from okxcli.storage.database import resolve
 
     daily = sum(share.bytes_a_day for share in found)
     for_ever = sum(share.bytes_a_day for share in found if share.kept_days is None)
@@ -149,9 +149,9 @@ def _room(config: "Config", found: "list[Share]") -> str:
     text = (
         f"about {_gigabytes(daily)} a day; {_gigabytes(for_ever)} of it stay, the rest grows to {_gigabytes(bounded)}"
     )
-    if config.dsn or any(os.environ.get(name) for name in ("OKX_DSN", "PGHOST", "PGSERVICE", "PGDATABASE")):
+    folder = resolve(os.environ.get("OKX_DSN"), config.dsn).base
+    if folder is None:
         return f"{text}. The database is not okx's own, so its free space is not known here"
-    folder = data_folder(os.environ)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
     text += f". Free for {folder}: {_gigabytes(free)}"

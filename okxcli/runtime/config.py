@@ -60,18 +60,10 @@ def candidates(env: Mapping[str, str]) -> list[Path]:
 
 def user_file(env: Mapping[str, str]) -> Path:
     """Return the user's own configuration file: `$XDG_CONFIG_HOME/okx/okx.json`, which need not exist."""
-    return _xdg(env, "XDG_CONFIG_HOME", ".config") / "okx" / "okx.json"
-
-
-def data_folder(env: Mapping[str, str]) -> Path:
-    """Return where the embedded database lies: `$XDG_DATA_HOME/okx`, which need not exist."""
-    return _xdg(env, "XDG_DATA_HOME", ".local/share") / "okx"
-
-
-def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    base = env.get(name, "")
+    base = env.get("XDG_CONFIG_HOME", "")
     # The XDG specification: a relative path is invalid and to be ignored.
-    return Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / default
+    home = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / ".config"
+    return home / "okx" / "okx.json"
 
 
 def find(path: Path | None, env: Mapping[str, str]) -> Path | None:
