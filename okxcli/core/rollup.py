@@ -1,7 +1,7 @@
 """Larger candles from smaller ones: the same bars that the trades would have made.
 
 A candle of the source timeframe is a part; a part that comes again with no lower revision replaces the first. A larger
-bar is final when a part at or past its end arrives, or when its last part proves itself final; it is written again
+bar is final when a part at or past its end arrives, or when its last part makes it complete; it is written again
 whenever a part of it changes. Ours and the exchange's candles of one symbol are never mixed.
 """
 
@@ -15,6 +15,7 @@ from okxcli.core.candles import GRACE_MS, LATENESS_MS, LIVE_MS, Emit
 from okxcli.core.decimals import EXACT
 from okxcli.core.model import Line, OHLCVCandle
 from okxcli.core.series import WATCH_MS
+from okxcli.core.tape import IdRanges
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import InvalidLine
 
@@ -35,21 +36,23 @@ class _Whole:
         self.written: OHLCVCandle | None = None
         self.revision = 0
 
-    def fold(self, before: int) -> None:
+    def fold(self, before: int, seen: IdRanges) -> None:
         """Merge the parts that start before `before`; they cannot be replaced any more."""
         old = sorted(start for start in self.parts if start < before)
         if old:
             pieces = [] if self.folded is None else [self.folded]
-            self.folded = combine([*pieces, *(self.parts.pop(start) for start in old)])
+            self.folded = combine([*pieces, *(self.parts.pop(start) for start in old)], seen)
             self.folded_until = before
             self.count += len(old)
 
 
-def combine(parts: list[OHLCVCandle]) -> OHLCVCandle:
+def combine(parts: list[OHLCVCandle], seen: IdRanges) -> OHLCVCandle:
     """Merge candles, oldest first, into one that spans them; `complete` if all are and their ids follow on.
 
-    Open comes from the part with the lowest first id, close from the one with the highest last id; where there are
-    no ids, from the first and the last part. Parts in which nothing traded have no say beside others that have ids.
+    An id between two parts may lie in a bar beside this one, since time can step back: `seen` are the ids of all
+    parts that came in. Open comes from the part with the lowest first id, close from the one with the highest last
+    id; where there are no ids, from the first and the last part. Parts in which nothing traded have no say beside
+    others that have ids.
     """
     traded = [part for part in parts if part.first_trade_id is not None]
     if traded:
@@ -72,7 +75,7 @@ def combine(parts: list[OHLCVCandle]) -> OHLCVCandle:
         trade_count=_count(parts),
         first_trade_id=opener.first_trade_id,
         last_trade_id=closer.last_trade_id,
-        complete=all(part.complete for part in parts) and _follow_on(traded),
+        complete=all(part.complete for part in parts) and _follow_on(traded, seen),
         revision=0,
     )
 
@@ -85,11 +88,16 @@ def _last_id(part: OHLCVCandle) -> int:
     return part.last_trade_id or 0
 
 
-def _follow_on(traded: list[OHLCVCandle]) -> bool:
-    """Whether no id lies between one part and the next; ids may lie in a neighbour, since time can step back."""
+def _follow_on(traded: list[OHLCVCandle], seen: IdRanges) -> bool:
+    """Whether every id between one part and the next is in some part that came in.
+
+    Errs on the safe side: of a part whose ids lie interleaved with another's, only the outer two are known here.
+    """
+    if _count(traded) == max(map(_last_id, traded)) - min(map(_first_id, traded)) + 1:
+        return True
     top = _last_id(traded[0])
     for part in traded[1:]:
-        if _first_id(part) > top + 1:
+        if not seen.covers(top + 1, _first_id(part) - 1):
             return False
         top = max(top, _last_id(part))
     return True
@@ -112,14 +120,15 @@ def _count(parts: list[OHLCVCandle]) -> int | None:
 class _Rollup:
     """The larger bars of one symbol and origin in one timeframe."""
 
-    def __init__(self, timeframe: Timeframe, owner: "CandleRollup") -> None:
+    def __init__(self, timeframe: Timeframe, owner: "CandleRollup", seen: IdRanges) -> None:
         self._timeframe = timeframe
+        self._seen = seen
         self._owner = owner
         self._wholes: dict[int, _Whole] = {}
         self._newest: _Whole | None = None
         self._hold = max(WATCH_MS, 3 * owner.lateness_ms) + 2 * owner.source.length
 
-    def take(self, part: OHLCVCandle, clock: int) -> Iterator[OHLCVCandle]:
+    def take(self, part: OHLCVCandle, clock: int, mended: bool) -> Iterator[OHLCVCandle]:
         """Fold one part in; yield what it changes or makes final at `clock`."""
         start = self._timeframe.start_of(part.start)
         whole = self._wholes.get(start)
@@ -139,7 +148,9 @@ class _Rollup:
             return
         whole.parts[part.start] = part
         for other in sorted(self._wholes.values(), key=lambda w: w.start):
-            if (other.final and other is whole) or (not other.final and other.end <= clock):
+            if other is whole and not other.final:
+                other.final = self._proves_itself(whole, part)
+            if (other.final and (other is whole or mended)) or (not other.final and other.end <= clock):
                 other.final = True
                 yield from self._write(other, closed=True)
             elif other is whole and self._owner.partial:
@@ -147,7 +158,14 @@ class _Rollup:
             if other.end + self._hold < clock:
                 del self._wholes[other.start]
             else:
-                other.fold(clock - self._hold)
+                other.fold(clock - self._hold, self._seen)
+
+    def _proves_itself(self, whole: _Whole, part: OHLCVCandle) -> bool:
+        """Whether the last part makes a bar final: complete bars are final, and so is what is made of nothing else."""
+        if part.timestamp != whole.end or not part.complete:
+            return False
+        value = self._value(whole, closed=True)
+        return value is not None and value.complete
 
     def _quiet(self, whole: _Whole, part: OHLCVCandle) -> Iterator[OHLCVCandle]:
         """Yield flat bars between the newest bar and a new one, if `fill` asks for them and the ids prove the quiet."""
@@ -160,10 +178,12 @@ class _Rollup:
         last = self._value(before, closed=True)
         if last is None or not last.complete or not part.complete or part.first_trade_id != _last_id(last) + 1:
             return
+        values = [self._value(other, closed=True) for other in self._wholes.values() if other is not whole]
+        price = max((value for value in values if value is not None), key=_last_id).close
         start = before.end
         while start < whole.start:
             end = self._timeframe.end_of(start)
-            yield flat_candle(last.exchange, last.symbol, self._timeframe.name, start, end, last.close)
+            yield flat_candle(last.exchange, last.symbol, self._timeframe.name, start, end, price)
             start = end
 
     def provisional(self, now_ms: int, grace_ms: int) -> Iterator[OHLCVCandle]:
@@ -186,7 +206,7 @@ class _Rollup:
         pieces += [whole.parts[start] for start in sorted(whole.parts)]
         if not pieces:
             return None
-        merged = combine(pieces)
+        merged = combine(pieces, self._seen)
         all_there = (whole.count + len(whole.parts)) * self._owner.source.length == whole.end - whole.start
         if merged.first_trade_id is None and merged.origin == "trades" and not all_there:
             return None
@@ -211,6 +231,30 @@ class _Rollup:
             self._owner.revised += revision > 0
             candle = msgspec.structs.replace(candle, revision=revision)
         yield candle
+
+
+class _Market:
+    """The larger bars of one symbol and origin, and the ids of the parts they are made of."""
+
+    def __init__(self, owner: "CandleRollup") -> None:
+        self.clock = 0
+        self.mended = False  # the last part brought ids below others: they may be what an older bar lacks
+        self._seen = IdRanges()
+        self.rollups = [_Rollup(timeframe, owner, self._seen) for timeframe in owner.timeframes]
+
+    def note(self, part: OHLCVCandle) -> None:
+        """Advance the clock and remember the ids of a part; of a provisional one only the start is certain."""
+        self.clock = max(self.clock, part.start)
+        self.mended = False
+        first, last = part.first_trade_id, part.last_trade_id
+        if first is None or last is None:
+            return
+        self.mended = first < self._seen.top
+        if part.trade_count == last - first + 1:
+            self._seen.add(first, last)
+        else:  # some ids between lie in other bars
+            self._seen.add(first, first)
+            self._seen.add(last, last)
 
 
 class CandleRollup:
@@ -244,8 +288,7 @@ class CandleRollup:
         self._live = live
         self._emit = emit
         self._hooks: list[Callable[[OHLCVCandle], None]] = []
-        self._markets: dict[tuple[str, str, str], list[_Rollup]] = {}
-        self._clocks: dict[tuple[str, str, str], int] = {}
+        self._markets: dict[tuple[str, str, str], _Market] = {}
 
     def on_candle(self, hook: Emit) -> None:
         """Have `hook` called with every closed candle, provisional and revised ones too."""
@@ -261,23 +304,20 @@ class CandleRollup:
         if not part.closed or part.timeframe != self.source.name:
             return
         key = (part.exchange, part.symbol, part.origin)
-        rollups = self._markets.get(key)
-        if rollups is None:
-            rollups = self._markets[key] = [_Rollup(timeframe, self) for timeframe in self.timeframes]
-        # A complete bar is final, and one that the exchange confirmed: its symbol's time has reached its end. Of a
-        # provisional one only the start is certain.
-        reached = part.timestamp if part.complete else part.start
-        clock = self._clocks[key] = max(self._clocks.get(key, 0), reached)
-        for rollup in rollups:
-            self._write(rollup.take(part, clock))
+        market = self._markets.get(key)
+        if market is None:
+            market = self._markets[key] = _Market(self)
+        market.note(part)
+        for rollup in market.rollups:
+            self._write(rollup.take(part, market.clock, market.mended))
 
     def advance(self, now_ms: int) -> int | None:
         """Write the bars of live symbols that the wall clock says are over; return when to call again, or None."""
         due: int | None = None
-        for key, rollups in self._markets.items():
-            if self._live is False or (self._live is None and now_ms - self._clocks[key] >= LIVE_MS * 2):
+        for market in self._markets.values():
+            if self._live is False or (self._live is None and now_ms - market.clock >= LIVE_MS * 2):
                 continue
-            for rollup in rollups:
+            for rollup in market.rollups:
                 self._write(rollup.provisional(now_ms, self._grace_ms))
                 end = rollup.next_end()
                 if end is not None and (due is None or end + self._grace_ms < due):
@@ -302,6 +342,6 @@ class CandleRollup:
             "duplicates": self.duplicates,
             "late": self.late,
             "revised": self.revised,
-            "open_bars": sum(rollup.running() for rollups in self._markets.values() for rollup in rollups),
+            "open_bars": sum(rollup.running() for market in self._markets.values() for rollup in market.rollups),
             "symbols": len(self._markets),
         }

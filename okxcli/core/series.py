@@ -118,6 +118,7 @@ class Series:
     def step(self, clock: int, mended: bool) -> Iterator[OHLCVCandle]:
         """Yield what is due at the symbol's `clock`, in time order; `mended`: ids came out of order since last time."""
         due: int | None = None
+        quiet = self._prove_quiet(clock) if self._gaps else []
         for bar in self._sorted():
             if bar.final_at is None:
                 if bar.end <= clock:
@@ -146,8 +147,7 @@ class Series:
             due = when if due is None or when < due else due
         self.due = due
         self._limit_watched()
-        if self._gaps:
-            yield from self._flats(clock)
+        yield from self._flats(quiet)
 
     def provisional(self, now_ms: int, grace_ms: int) -> Iterator[OHLCVCandle]:
         """Yield, as not complete, each bar not written yet that the wall clock passed by `grace_ms`."""
@@ -162,7 +162,7 @@ class Series:
                 yield from self._write(bar, closed=True, proven=True)
             elif self._partial:
                 yield from self._write(bar, closed=False, proven=False)
-        yield from self._flats(0)
+        yield from self._flats(self._prove_quiet(0))
 
     def next_end(self) -> int | None:
         """Return the end of the earliest bar that is neither final nor written provisionally; None without one."""
@@ -216,21 +216,34 @@ class Series:
         for bar in sorted(watched, key=lambda b: b.start)[: max(0, len(watched) - MAX_WATCHED)]:
             del self._bars[bar.start]
 
-    def _flats(self, clock: int) -> Iterator[OHLCVCandle]:
-        """Yield the flat bars of every gap whose quiet the ids prove by now; forget gaps that are old."""
+    def _prove_quiet(self, clock: int) -> list[_Gap]:
+        """Return the gaps whose quiet the ids prove by now, oldest first; forget gaps that are old.
+
+        The proof is that all ids from the highest before the quiet to the lowest after it are known, the price that of
+        the highest before. Since time can step back, either may lie in another bar than the one beside the quiet.
+        """
+        proven = []
         for gap in sorted(self._gaps, key=lambda g: g.left.start):
-            if gap.flat:
+            bars = [self._value(bar) for bar in {gap.left, gap.right, *self._bars.values()}]
+            before = [value for value in bars if value.count and value.start < gap.right.start]
+            after = [value for value in bars if value.count and value.start >= gap.right.start]
+            if gap.flat or not before or not after:
                 continue
-            left, right = self._value(gap.left), self._value(gap.right)
-            if left.count and right.count and self._ids.covers(left.last_id, right.first_id):
-                gap.flat = True
-                gap.price = left.close
-                start = gap.left.end
-                while start < gap.right.start:
-                    end = self.timeframe.end_of(start)
-                    yield self._flat(start, end, left.close)
-                    start = end
+            last = max(before, key=lambda value: value.last_id)
+            low, high = sorted((last.last_id, min(value.first_id for value in after)))
+            if self._ids.covers(low, high):
+                gap.flat, gap.price = True, last.close
+                proven.append(gap)
         self._gaps = [gap for gap in self._gaps if clock <= gap.expires]
+        return proven
+
+    def _flats(self, gaps: list[_Gap]) -> Iterator[OHLCVCandle]:
+        for gap in gaps:
+            start = gap.left.end
+            while start < gap.right.start:
+                end = self.timeframe.end_of(start)
+                yield self._flat(start, end, gap.price)
+                start = end
 
     def _flat(self, start: int, end: int, price: Decimal) -> OHLCVCandle:
         return flat_candle(self._exchange, self._symbol, self.timeframe.name, start, end, price)

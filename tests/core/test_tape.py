@@ -1,0 +1,49 @@
+"""Id ranges against plain sets."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okxcli.core.tape import IdRanges
+
+spans = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 8)).map(lambda s: (s[0], s[0] + s[1])), max_size=40)
+
+
+@given(spans, st.integers(1, 70), st.integers(0, 10))
+def test_ranges_are_a_set(added, low, width):
+    """Adding, covering, touching and holes agree with a set of integers."""
+    ranges, known = IdRanges(), set()
+    for first, last in added:
+        span = set(range(first, last + 1))
+        assert ranges.add(first, last) == len(span - known)
+        known |= span
+    asked = set(range(low, low + width + 1))
+    assert ranges.covers(low, low + width) == (asked <= known)
+    assert ranges.touches(low, low + width) == bool(asked & known)
+    assert {i for first, last in ranges for i in range(first, last + 1)} == known
+    inside = set(range(min(known), max(known) + 1)) if known else set()
+    assert ranges.missing() == len(inside - known)
+    assert {i for first, last in ranges.holes() for i in range(first, last + 1)} == inside - known
+    assert ranges.top == max(known, default=0)
+
+
+@given(st.permutations(range(1, 60)))
+def test_memory_is_bounded_and_errs_on_the_safe_side(ids):
+    """Past the limit the lowest range is forgotten: what is covered was added, ids at the floor are not new."""
+    ranges, added = IdRanges(limit=4), set()
+    for i in ids:
+        floor = ranges.floor
+        assert ranges.add(i, i) == (1 if i > floor else 0)
+        added.add(i)
+        assert len(ranges) <= 4
+        for first, last in ranges:
+            assert set(range(first, last + 1)) <= added
+            assert first > ranges.floor
+
+
+def test_dropping_what_is_below():
+    """Whole ranges below an id go; one that holds it stays."""
+    ranges = IdRanges()
+    for first, last in ((1, 3), (5, 9), (20, 30)):
+        ranges.add(first, last)
+    ranges.drop_below(7)
+    assert list(ranges) == [(5, 9), (20, 30)]
