@@ -36,7 +36,9 @@ okx_with_uv() {
     export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1
     [ -x "$okx_venv/bin/python" ] || uv venv -q --python "$okx_base" "$okx_venv" || return 1
     uv pip install -q --python "$okx_venv/bin/python" --compile-bytecode --require-hashes -r "$1" &&
-        uv pip install -q --python "$okx_venv/bin/python" --no-deps --no-build-isolation -e "$okx_root"
+        uv pip install -q --python "$okx_venv/bin/python" --no-deps --no-build-isolation -e "$okx_root" && return
+    echo "okx: uv could not (see above); trying pip" >&2
+    return 1
 }
 
 okx_with_pip() {
