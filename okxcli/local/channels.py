@@ -6,7 +6,7 @@ after a minute.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from okxcli.local.bars import bar_end, bar_start
@@ -48,15 +48,18 @@ class Channels:
         self._first_push = first_push
         self._books_snapshot = books_snapshot
         self._paced: dict[Key, _Paced] = {}
+        self.confirm_lag_ms = CONFIRM_LAG_MS
+        #: Whether a channel is made from the fills; a recording plays some of them as they were.
+        self.makes: Callable[[Key], bool] = lambda key: True
 
     def subscribed(self, key: Key, subscriber: Subscriber, first: bool, now_s: float) -> None:
         """Send a new subscriber what it gets at once: the state of its channel."""
         channel, subject = key
         now = self._venue.clock.now_ms()
-        if channel == "status":
+        if channel == "status" and self.makes(key):
             self._send_one(key, subscriber, [STATUS])
         listing = self._venue.find(subject)
-        if listing is None:
+        if listing is None or not self.makes(key):
             return
         paced = self._paced.get(key)
         if paced is None:
@@ -159,7 +162,7 @@ class Channels:
         """Publish the final push of every bar that is over, and the running bar if it changed."""
         name = key[0].removeprefix("candle")
         # A bar may be over long before its final push: the running one is then pushed first, as OKX does.
-        while paced.bar and bar_end(name, paced.bar) + CONFIRM_LAG_MS <= now:
+        while paced.bar and bar_end(name, paced.bar) + self.confirm_lag_ms <= now:
             final = listing.bars.row(name, paced.bar, now)
             if final is not None:
                 self._publish(key, [final])
@@ -171,7 +174,7 @@ class Channels:
             self._publish(key, [row])
         if not paced.bar:
             return CANDLE_PACE_S
-        until_final = self._venue.clock.seconds_until(bar_end(name, paced.bar) + CONFIRM_LAG_MS)
+        until_final = self._venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
         return min(CANDLE_PACE_S, max(0.005, until_final))
 
     def books_now(self, listing: Listing) -> None:

@@ -30,7 +30,7 @@ MAX_HISTORY = 5_000_000
 class LocalExchange(LocalServer):
     """A simulated market of `symbols`: `rate` fills per second over all of them, from a seed.
 
-    The market's clock begins at `start_ms` (default: now) and runs `speed` times as fast as the wall clock;
+    The market's clock begins at `start_ms` (default: now, on entry) and runs `speed` times as fast as the wall clock;
     `history_s` seconds of trading precede it. The fills and their times are a function of `symbols`, `rate`, `seed`,
     `start_ms`, `history_s` and `quiet` alone. With `rate=0` nothing happens but what `trade` does. At most `keep`
     fills of a symbol are remembered; `fills_file` gets them all.
@@ -64,10 +64,10 @@ class LocalExchange(LocalServer):
         if rate * history_s > MAX_HISTORY:
             raise UsageError(f"{rate * history_s:.0f} fills of history are too many: at most {MAX_HISTORY}")
         self._rows = rows
-        self._start_ms = time.time_ns() // 1_000_000 if start_ms is None else start_ms
+        self._start_ms = start_ms
         self._shape = (rate, seed, history_s, quiet)
         self._fills_file = fills_file
-        self._clock = MarketClock(self._start_ms, speed)
+        self._clock = MarketClock(start_ms or 0, speed)
         self._clock.stop()  # it runs once the past is made
         self._speed = speed
         venue = Venue(rows, self._clock, keep)
@@ -77,16 +77,20 @@ class LocalExchange(LocalServer):
 
     def _feed(self) -> Feed:
         rate, seed, history_s, quiet = self._shape
-        origin = self._start_ms - int(history_s * 1000)
+        start_ms = _wall_ms() if self._start_ms is None else self._start_ms
+        origin = start_ms - int(history_s * 1000)
         engine = self._engine
         known = profiles(self._rows, rate, origin)
         self._first_ids = {profile.symbol: profile.first_id for profile in known}
         timeline = Timeline(known, seed, origin, quiet)
         file = FillsFile(self._fills_file) if self._fills_file is not None else None
         feed = MarketFeed(engine.venue, engine.channels, engine.faults, timeline, file)
-        feed.begin(self._start_ms)
+        feed.begin(start_ms)
         self._market = feed
-        self._clock.run(self._start_ms, self._speed)
+        if self._start_ms is None and self._speed == 1:
+            self._clock.run(_wall_ms(), 1.0)  # to the wall clock, although making the past took a moment
+        else:
+            self._clock.run(start_ms, self._speed)
         return feed
 
     def stop_market(self) -> None:
@@ -137,3 +141,7 @@ class LocalExchange(LocalServer):
     def row(self, symbol: str) -> dict[str, Any]:
         """Return the instrument row of `symbol`."""
         return dict(self._engine.venue.listings[symbol].row)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

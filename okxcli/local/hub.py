@@ -40,11 +40,13 @@ class Hub:
     def __init__(self, faults: Faults) -> None:
         self.subscribers: dict[Key, dict[Subscriber, None]] = {}
         self.faults = faults
+        self.changes = 0  # grows with every subscription
         self._late: deque[tuple[float, Key, Message]] = deque()
 
     def add(self, key: Key, subscriber: Subscriber) -> bool:
         """Subscribe; return True when nobody was subscribed to `key` before."""
         first = key not in self.subscribers
+        self.changes += 1
         self.subscribers.setdefault(key, {})[subscriber] = None
         return first
 

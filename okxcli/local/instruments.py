@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9_]{1,20}(-SWAP)?", re.ASCII)
 class Contract(NamedTuple):
     """What a size of an instrument stands for: `worth` is the contract value times its multiplier (1 for spot)."""
 
-    kind: str  # "spot", "linear" or "inverse"
+    kind: str  # "spot", "linear", "inverse", or "" (options: their premium is in coin, as if linear)
     worth: Decimal
 
     def volumes(self, price: Decimal, size: Decimal) -> tuple[Decimal, Decimal]:
@@ -36,7 +36,7 @@ class Contract(NamedTuple):
             quote = EXACT.multiply(price, size)
             return quote, quote
         amount = EXACT.multiply(size, self.worth)
-        if self.kind == "linear":
+        if self.kind != "inverse":
             return amount, EXACT.multiply(amount, price)
         return quotient(amount, price), amount
 
@@ -59,25 +59,33 @@ def row_of(symbol: str) -> Row:
         return dict(rows[symbol])
     if _NAME.fullmatch(symbol) is None:
         raise UsageError(f"not an instrument: {symbol!r}. Write BASE-QUOTE or BASE-QUOTE-SWAP, such as BTC-USDT")
-    return _made_up(symbol, rows)
+    return made_up(symbol)
 
 
-def _made_up(symbol: str, rows: dict[str, Row]) -> Row:
-    base, quote = symbol.split("-")[:2]
+def made_up(symbol: str) -> Row:
+    """Return a row for any name: two parts are spot, `-SWAP` a swap, five parts an option, the rest futures."""
+    rows = known_rows()
+    parts = symbol.split("-")
+    base, quote = parts[0], parts[1] if len(parts) > 1 else "USDT"
     number = 900_000 + sum(ord(letter) * (place + 1) for place, letter in enumerate(symbol))
-    if not symbol.endswith("-SWAP"):
-        changes: Row = {"baseCcy": base, "quoteCcy": quote, "tradeQuoteCcyList": [quote], "instIdCode": number}
-        return {**rows["UNI-USDT"], **changes, "instId": symbol}
+    if len(parts) <= 2:
+        pair: Row = {"baseCcy": base, "quoteCcy": quote, "tradeQuoteCcyList": [quote]}
+        return {**rows["UNI-USDT"], **pair, "instIdCode": number, "instId": symbol}
     inverse = quote == "USD"
-    row = {**rows["ETH-USD-SWAP" if inverse else "SOL-USDT-SWAP"], "instId": symbol, "instIdCode": number}
     family = f"{base}-{quote}"
-    return {
-        **row,
+    row = {
+        **rows["ETH-USD-SWAP" if inverse else "SOL-USDT-SWAP"],
+        "instId": symbol,
+        "instIdCode": number,
         "instFamily": family,
         "uly": family,
         "settleCcy": base if inverse else quote,
         "ctValCcy": "USD" if inverse else base,
     }
+    if len(parts) == 5:
+        option: Row = {"ctType": "", "ctVal": "1", "ctMult": "0.01", "ctValCcy": base, "stk": parts[3]}
+        return {**row, **option, "instType": "OPTION", "optType": parts[4]}
+    return row if parts[-1] == "SWAP" else {**row, "instType": "FUTURES"}
 
 
 def contract_of(row: Row) -> Contract:

@@ -1,0 +1,50 @@
+"""`okx replay`: recordings served as if they were OKX."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from okxcli.commands.simulate import Data, Database, Fault, Idle, Limits, Port, RunsCommand, command_of, serve
+from okxcli.options import Verbose
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("replay", cls=RunsCommand)(replay)
+
+
+def replay(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Recordings, .gz and .zst by name; played by their times.")
+    ],
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, help="How many times as fast as recorded; 0: as fast as clients take it.")
+    ] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Begin again at the end, with the same ids.")] = False,
+    port: Port = 0,
+    fault: Fault = None,
+    limits: Limits = True,
+    idle: Idle = "30s",
+    database: Database = True,
+    data: Data = None,
+    verbose: Verbose = False,
+) -> int:
+    """Serve what okx stream recorded as if it were OKX, or run a command against it.
+
+    In: raw lines of OKX, with or without the times that okx stream --stamp adds. The exchange waits for the first
+    subscriber and then sends each message to whoever is subscribed to its channel, at the recorded pace; trades and
+    candles of the recording are there by REST as they happen. With a command after -- it runs with OKX_WS_URL,
+    OKX_REST_URL and the OKX_DSN of a fresh database, and everything ends with it; without one the two URLs go to
+    standard output for the shell, and the exchange serves until Ctrl-C.
+    """
+    from okxcli.local.engine import Options
+    from okxcli.local.replay import LocalReplay
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import parse_duration
+
+    log.setup("replay", verbose)
+    options = Options(port=port, idle_s=parse_duration(idle), limits=1.0 if limits else 0.0)
+    exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
+    return serve(exchange, command_of(ctx), database, data)

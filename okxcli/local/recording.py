@@ -1,0 +1,251 @@
+"""Recordings: what `okx stream` wrote, read back and played to whoever subscribes.
+
+A line is one OKX push as it came, perhaps with the keys `received` (ms) and `origin` that `okx stream` adds. Control
+events and lines that are no push are passed over. REST and candles come from the recorded fills; where a symbol was
+recorded on `trades` alone, each merged trade stands for its fills.
+"""
+
+import gzip
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import orjson
+
+from okxcli.core.decimals import canonical
+from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
+from okxcli.errors import UsageError
+from okxcli.local.channels import Channels
+from okxcli.local.fills import Fill
+from okxcli.local.hub import Hub, Message
+from okxcli.local.instruments import Row
+from okxcli.local.protocol import Key
+from okxcli.local.venue import Venue
+
+log = logging.getLogger(__name__)
+
+#: Between the last subscription and the first message: clients subscribe on several connections.
+SETTLE_S = 0.5
+_AT_ONCE = 1_000  # messages between two looks at the network
+_BACKLOG = 1 << 20
+
+
+class Push(NamedTuple):
+    """One recorded message: when it came (ms), its channel, its bytes and its data."""
+
+    when: int
+    key: Key
+    payload: bytes
+    data: list[Any]
+
+
+def read_pushes(path: Path, report: Callable[[int, str], None] | None = None) -> Iterator[Push]:
+    """Yield the pushes of a recording (`.gz` and `.zst` by name); times never step back.
+
+    `report` is told the number of each bad line, and why it is passed over.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    newest = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                found = _push(line.strip(), newest)
+                if isinstance(found, Push):
+                    newest = found.when
+                    yield found
+                elif found and report is not None:
+                    report(number, found)
+    except (OSError, EOFError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _push(line: bytes, newest: int) -> Push | str:
+    """Return the push of a line, "" for what is passed over without a word, or what is wrong with it."""
+    if not line:
+        return ""
+    try:
+        message = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error}"
+    if not isinstance(message, dict):
+        return "not a JSON object"
+    if "event" in message:
+        return ""
+    arg, data = message.get("arg"), message.get("data")
+    if not isinstance(arg, dict) or not isinstance(arg.get("channel"), str) or not isinstance(data, list):
+        return "not a push of OKX: no arg, channel or data"
+    received = message.pop("received", None)
+    added = message.pop("origin", None) is not None or received is not None
+    if not isinstance(received, int):
+        received = max((_time(item) for item in data), default=0)
+    subject = arg.get("instId") or arg.get("instType") or ""
+    payload = orjson.dumps(message) if added else line
+    return Push(max(received, newest), (arg["channel"], str(subject)), payload, data)
+
+
+def _time(item: object) -> int:
+    """Return the time of a push's element; a candle's is its open."""
+    text = item.get("ts") if isinstance(item, dict) else item[0] if isinstance(item, list) and item else None
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        import io
+
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(path.open("rb"), closefd=True)
+        return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, reader)))
+    return path.open("rb")
+
+
+class Contents(NamedTuple):
+    """What recordings hold: their channels, the instrument rows in them, the time of the first push."""
+
+    keys: set[Key]
+    rows: dict[str, Row]
+    start_ms: int
+    pushes: int
+
+
+def survey(paths: Sequence[Path]) -> Contents:
+    """Read recordings through once and say what they hold; bad lines are logged.
+
+    Raises:
+        UsageError: a file cannot be read, or there is no push in any of them.
+    """
+    keys: set[Key] = set()
+    rows: dict[str, Row] = {}
+    start, pushes = None, 0
+    for path in paths:
+
+        def report(number: int, why: str, path: Path = path) -> None:
+            log.warning("%s: line %d: %s", path, number, why)
+
+        for push in read_pushes(path, report):
+            keys.add(push.key)
+            pushes += 1
+            start = push.when if start is None else min(start, push.when)
+            if push.key[0] == "instruments":
+                rows.update({row["instId"]: row for row in push.data if isinstance(row, dict) and "instId" in row})
+    if start is None:
+        raise UsageError(f"no push of OKX in {', '.join(map(str, paths))}. Record one: okx stream BTC-USDT > FILE")
+    return Contents(keys, rows, start, pushes)
+
+
+def play(paths: Iterable[Path]) -> Iterator[Push]:
+    """Yield the pushes of several recordings in the order of their times."""
+    return heapq.merge(*(read_pushes(path) for path in paths), key=lambda push: push.when)
+
+
+class ReplayFeed:
+    """Plays recordings at their own pace, times `speed` (0: as fast as the clients take it), from the first subscriber.
+
+    With `loop` it begins again at the end. `backlog` tells how many bytes the slowest client has not taken yet.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        contents: Contents,
+        venue: Venue,
+        channels: Channels,
+        backlog: Callable[[], int],
+        speed: float = 1.0,
+        loop: bool = False,
+    ) -> None:
+        self._paths = paths
+        self._contents = contents
+        self._venue = venue
+        self._channels = channels
+        self._hub: Hub = channels.hub
+        self._backlog = backlog
+        self._speed = speed
+        self._loop = loop
+        self._pushes: Iterator[Push] | None = None
+        self._next: Push | None = None
+        self._began_s = 0.0
+        self._settled: tuple[int, float] = (0, 0.0)
+        self.played = 0
+        self.over = False
+
+    def step(self, now_s: float) -> float | None:
+        """Play what is due."""
+        if self.over:
+            return None
+        if self._pushes is None:
+            return self._wait_for_clients(now_s)
+        for _ in range(_AT_ONCE):
+            if self._next is None:
+                return self._end(now_s)
+            due_s = self._began_s
+            if self._speed:
+                due_s += (self._next.when - self._contents.start_ms) / 1000 / self._speed
+            if due_s > now_s:
+                return due_s
+            self._play(self._next)
+            self._next = next(self._pushes, None)
+        # Going on at once would starve the network; a slow client holds the recording up, nothing is lost.
+        return now_s + (0.005 if self._backlog() > _BACKLOG else 0.0)
+
+    def _wait_for_clients(self, now_s: float) -> float | None:
+        if not self._hub.subscribers:
+            return None
+        if self._settled[0] != self._hub.changes:
+            self._settled = (self._hub.changes, now_s)
+        ready_s = self._settled[1] + SETTLE_S
+        if now_s < ready_s:
+            return ready_s
+        self._begin(now_s)
+        return now_s
+
+    def _begin(self, now_s: float) -> None:
+        self._pushes = play(self._paths)
+        self._next = next(self._pushes, None)
+        self._began_s = now_s
+
+    def _end(self, now_s: float) -> float | None:
+        log.info("the recording is over: %d messages played", self.played)
+        if self._loop:
+            self._begin(now_s)
+            return now_s
+        self.over = True
+        return None
+
+    def _play(self, push: Push) -> None:
+        self._venue.clock.set(push.when)
+        channel, symbol = push.key
+        lone = channel == "trades" and ("trades-all", symbol) not in self._contents.keys
+        if channel == "trades-all" or lone:
+            for fill in fills_in(push):
+                listing = self._venue.listings[symbol]
+                last = listing.tape.last
+                if last is None or fill.trade_id > last.trade_id:
+                    listing.add(fill)
+        self._hub.publish(push.key, Message(push.payload))
+        self.played += 1
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def fills_in(push: Push) -> Iterator[Fill]:
+    """Yield the fills of a `trades` or `trades-all` push; an element that is none is passed over."""
+    for item in push.data:
+        try:
+            trade_id, matches = int(item["tradeId"]), int(item.get("count") or 1)
+            source, ts = int(item.get("source") or 0), int(item["ts"])
+            price, size = canonical(item["px"]), canonical(item["sz"])
+            if not (0 < trade_id <= MAX_ID and MIN_TIMESTAMP <= ts < MAX_TIMESTAMP and Decimal(price) > 0):
+                raise ValueError("out of range")
+            yield Fill(trade_id, price, size, str(item["side"]), ts, source, trade_id, matches)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.debug("not a fill: %r", item)

@@ -1,0 +1,90 @@
+"""The local exchange that plays recordings instead of a simulated market."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from okxcli.errors import UsageError
+from okxcli.local.channels import Channels
+from okxcli.local.engine import Options
+from okxcli.local.faults import Faults, parse_fault
+from okxcli.local.feeds import Feed
+from okxcli.local.fills import KEEP
+from okxcli.local.hub import Hub
+from okxcli.local.instruments import Row, known_rows, made_up
+from okxcli.local.protocol import Key
+from okxcli.local.recording import Contents, ReplayFeed, survey
+from okxcli.local.server import LocalServer
+from okxcli.local.venue import MarketClock, Venue
+
+#: The clock is that of receipt: a bar is over for good when no trade in it can still be on its way.
+LATEST_MS = 10_000
+
+
+class LocalReplay(LocalServer):
+    """Serves what `okx stream` wrote, at `speed` times its own pace (0: as fast as clients take it).
+
+    Playing begins half a second after the last subscription of the first clients. The channels that were recorded can
+    be subscribed, and candles of symbols whose trades were. The market's clock is the recording's.
+
+    Raises:
+        UsageError: a file cannot be read or holds no push; a fault or a speed that cannot be.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        speed: float = 1.0,
+        loop: bool = False,
+        keep: int = KEEP,
+        faults: Iterable[str] = (),
+        options: Options | None = None,
+    ) -> None:
+        if speed < 0:
+            raise UsageError("speed must not be negative")
+        self.contents = survey(paths)
+        clock = MarketClock(self.contents.start_ms)
+        clock.set(self.contents.start_ms)
+        venue = Venue(_rows(self.contents), clock, keep)
+        channels = Channels(venue, Hub(Faults()), first_push=False)
+        channels.makes = self._derived
+        channels.confirm_lag_ms = LATEST_MS
+        super().__init__(venue, channels, options or Options(), [parse_fault(spec) for spec in faults])
+        self._engine.offers = self._offers
+        self._replay = ReplayFeed(paths, self.contents, venue, channels, self._backlog, speed, loop)
+
+    def _feed(self) -> Feed:
+        return self._replay
+
+    def _backlog(self) -> int:
+        return max((one.backlog for one in self._engine.connections), default=0)
+
+    def _derived(self, key: Key) -> bool:
+        channel, symbol = key
+        traded = {("trades", symbol), ("trades-all", symbol)} & self.contents.keys
+        return channel.startswith("candle") and key not in self.contents.keys and bool(traded)
+
+    def _offers(self, channel: str, symbol: str) -> bool:
+        return (channel, symbol) in self.contents.keys or self._derived((channel, symbol))
+
+    @property
+    def over(self) -> bool:
+        """Whether everything was played; never with `loop`."""
+        return self._replay.over
+
+    @property
+    def played(self) -> int:
+        """How many messages were played so far."""
+        return self._replay.played
+
+
+def _rows(contents: Contents) -> list[Row]:
+    """Return a row for every symbol: as recorded, else as known, else made up."""
+    symbols = sorted({subject for channel, subject in contents.keys if subject and channel != "instruments"})
+    template = known_rows()["BTC-USDT"]
+    return [
+        {**template, **contents.rows[symbol]}
+        if symbol in contents.rows
+        else dict(known_rows().get(symbol) or made_up(symbol))
+        for symbol in symbols
+    ]
