@@ -1,0 +1,231 @@
+"""The ledger of ids: which fills of a symbol we have, and which the exchange itself does not have.
+
+One row per symbol and UTC day of the trade's own time. It is what decides that a fill is new, and it changes in the
+transaction of the rows, while the symbol's row in `symbols` is locked. Ids near midnight may lie in either day, hence
+sets of ranges and not bounds.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.types.multirange import Int8Multirange
+
+from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.storage.database import Connection
+from okxcli.storage.partitions import DAY_MS, start_of
+from okxcli.storage.rows import stamp
+
+#: Ranges of ids, both ends included, lowest first, apart from each other.
+Ranges = list[tuple[int, int]]
+#: Exchange and symbol.
+Key = tuple[str, str]
+
+
+def ranges_of(ids: Sequence[int]) -> Ranges:
+    """Return strictly rising ids as ranges."""
+    if not ids:
+        return []
+    if ids[-1] - ids[0] + 1 == len(ids):
+        return [(ids[0], ids[-1])]
+    found: Ranges = []
+    first = last = ids[0]
+    for number in ids[1:]:
+        if number != last + 1:
+            found.append((first, last))
+            first = number
+        last = number
+    found.append((first, last))
+    return found
+
+
+def union(parts: Iterable[tuple[int, int]]) -> Ranges:
+    """Return ranges in any order, overlapping or touching, as ranges apart from each other."""
+    found: Ranges = []
+    for first, last in sorted(parts):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
+def subtract(ranges: Ranges, minus: Iterable[tuple[int, int]]) -> Ranges:
+    """Return what of `ranges` is not in `minus`."""
+    left = ranges
+    for low, high in minus:
+        cut: Ranges = []
+        for first, last in left:
+            if last < low or first > high:
+                cut.append((first, last))
+                continue
+            if first < low:
+                cut.append((first, low - 1))
+            if last > high:
+                cut.append((high + 1, last))
+        left = cut
+    return left
+
+
+def holds(ranges: Ranges, number: int) -> bool:
+    """Whether one of the ranges (apart, lowest first) holds `number`."""
+    at = bisect_right(ranges, (number, 2**63)) - 1
+    return at >= 0 and number <= ranges[at][1]
+
+
+def written(ranges: Ranges) -> str:
+    """Return ranges in Postgres' spelling of a multirange."""
+    return "{" + ",".join(f"[{first},{last}]" for first, last in ranges) + "}"
+
+
+def read(multirange: Int8Multirange) -> Ranges:
+    """Return a multirange of Postgres as ranges; its upper ends are exclusive."""
+    return [(part.lower, part.upper - 1) for part in multirange if part.lower is not None and part.upper is not None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Ids that the ledger already has, and the time between the first and the last fill of their days."""
+
+    ids: Ranges
+    first_time: datetime
+    last_time: datetime
+
+
+def lock(connection: Connection, keys: Sequence[Key]) -> int:
+    """Lock these symbols until the transaction ends, in an order that all writers share; return how many there are."""
+    exchanges, symbols = zip(*sorted(keys), strict=True)
+    rows = connection.execute(
+        "SELECT 1 FROM symbols WHERE epoch = 0 AND (exchange, symbol) IN"
+        " (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY exchange, symbol, epoch FOR UPDATE",
+        [list(exchanges), list(symbols)],
+    )
+    return len(rows.fetchall())
+
+
+def introduce(connection: Connection, keys: Sequence[Key]) -> None:
+    """Give symbols that may be new their row to lock."""
+    exchanges, symbols = zip(*sorted(keys), strict=True)
+    connection.execute(
+        "INSERT INTO symbols (exchange, symbol) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING",
+        [list(exchanges), list(symbols)],
+    )
+
+
+def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]:
+    """Return which of the wanted ids are covered, for the symbols that have any: one multirange test a symbol."""
+    keys = list(wanted)
+    rows = connection.execute(
+        """
+        WITH batch AS MATERIALIZED (
+            SELECT exchange, symbol, ids::int8multirange AS ids, n
+            FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS g (exchange, symbol, ids, n)
+        )
+        SELECT b.n, l.covered * b.ids, l.first_time, l.last_time
+        FROM batch b JOIN trade_ledger l ON l.exchange = b.exchange AND l.symbol = b.symbol AND l.epoch = 0
+        WHERE l.first_id < upper(b.ids) AND l.last_id >= lower(b.ids) AND l.covered && b.ids
+        """,
+        [[key[0] for key in keys], [key[1] for key in keys], [written(wanted[key]) for key in keys]],
+    ).fetchall()
+    found: dict[Key, Known] = {}
+    for number, ids, first, last in rows:
+        key = keys[number - 1]
+        before = found.get(key, Known([], first, last))
+        found[key] = Known(union(before.ids + read(ids)), min(before.first_time, first), max(before.last_time, last))
+    return found
+
+
+def cover(connection: Connection, new: dict[Key, list[StandardizedTrade]]) -> None:
+    """Add fills to the ledger. `new` has each symbol's by rising id; none may be covered yet."""
+    rows: list[tuple[str, str, str, str, int, int, str, str]] = []
+    for (exchange, symbol), trades in new.items():
+        for day, ids, first_ms, last_ms in _by_day(trades):
+            text = str(start_of("raw_trades", day * DAY_MS))
+            rows.append(
+                (exchange, symbol, text, written(ranges_of(ids)), ids[0], ids[-1], stamp(first_ms), stamp(last_ms))
+            )
+    if not rows:
+        return
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    connection.execute(
+        """
+        INSERT INTO trade_ledger AS l
+            (exchange, symbol, day, covered, first_id, last_id, first_time, last_time)
+        SELECT exchange, symbol, day::date, ids::int8multirange, first_id, last_id,
+            first_time::timestamptz, last_time::timestamptz
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::text[], %s::text[])
+            AS n (exchange, symbol, day, ids, first_id, last_id, first_time, last_time)
+        ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET
+            covered = l.covered + excluded.covered,
+            first_id = least(l.first_id, excluded.first_id),
+            last_id = greatest(l.last_id, excluded.last_id),
+            first_time = least(l.first_time, excluded.first_time),
+            last_time = greatest(l.last_time, excluded.last_time)
+        """,
+        columns,
+    )
+    # A fill that turns up after all is no longer absent, on whatever day it was noted.
+    connection.execute(
+        """
+        UPDATE trade_ledger l SET absent = l.absent - n.ids::int8multirange
+        FROM unnest(%s::text[], %s::text[], %s::text[]) AS n (exchange, symbol, ids)
+        WHERE l.exchange = n.exchange AND l.symbol = n.symbol AND l.epoch = 0
+            AND NOT isempty(l.absent) AND l.absent && n.ids::int8multirange
+        """,
+        [columns[0], columns[1], columns[3]],
+    )
+
+
+def _by_day(trades: list[StandardizedTrade]) -> list[tuple[int, list[int], int, int]]:
+    """Return (UTC day, rising ids, first and last time in ms) of trades by rising id."""
+    times = [trade.timestamp for trade in trades]
+    first, last = min(times), max(times)
+    if first // DAY_MS == last // DAY_MS:
+        return [(first // DAY_MS, [trade.trade_id for trade in trades], first, last)]
+    days: dict[int, list[StandardizedTrade]] = {}
+    for trade in trades:
+        days.setdefault(trade.timestamp // DAY_MS, []).append(trade)
+    return [
+        (day, [t.trade_id for t in part], min(t.timestamp for t in part), max(t.timestamp for t in part))
+        for day, part in days.items()
+    ]
+
+
+def note_absent(connection: Connection, absent: Absent, now_ms: int) -> int:
+    """Note ids that the exchange does not have, as far as they are not known; return how many were new.
+
+    They belong to the day of the fill before them (after them, if none is before); with no fill at all, to today.
+    """
+    rows = connection.execute(
+        "SELECT day, first_id, covered, absent FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0"
+        " ORDER BY first_id NULLS LAST, day",
+        [absent.exchange, absent.symbol],
+    ).fetchall()
+    new: Ranges = [(absent.first, absent.last)]
+    home = start_of("raw_trades", now_ms)
+    with_fills = [row for row in rows if row[1] is not None]
+    if with_fills:
+        before = [row for row in with_fills if row[1] <= absent.first]
+        home = (before[-1] if before else with_fills[0])[0]
+    for _, _, covered, noted in rows:
+        new = subtract(new, read(covered) + read(noted))
+    if new:
+        connection.execute(
+            "INSERT INTO trade_ledger AS l (exchange, symbol, day, absent) VALUES (%s, %s, %s, %s::int8multirange)"
+            " ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET absent = l.absent + excluded.absent",
+            [absent.exchange, absent.symbol, home, written(new)],
+        )
+    return sum(last - first + 1 for first, last in new)
+
+
+def newest(connection: Connection, exchange: str, symbol: str) -> tuple[int, int] | None:
+    """Return the highest covered id of a symbol and the newest time (ms) of its day; None without any fill."""
+    row = connection.execute(
+        "SELECT last_id, last_time FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0"
+        " AND last_id IS NOT NULL ORDER BY last_id DESC LIMIT 1",
+        [exchange, symbol],
+    ).fetchone()
+    if row is None:
+        return None
+    return int(row[0]), (row[1] - datetime.fromtimestamp(0, row[1].tzinfo)) // timedelta(milliseconds=1)

@@ -1,0 +1,107 @@
+"""Lines as rows of COPY's text format, and which columns they fill.
+
+The columns are the keys of the lines, so they come from the model types and are not written down a second time.
+"""
+
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from okxcli.core.decimals import plain
+from okxcli.core.model import (
+    BookSnapshot,
+    Instrument,
+    Levels,
+    OHLCVCandle,
+    StandardizedTrade,
+    Ticker,
+)
+
+#: How COPY spells null.
+NULL = "\\N"
+
+# The keys of a line in their documented order, which for some types is not the order of the fields.
+_ORDER: dict[type, tuple[str, ...]] = {
+    StandardizedTrade: (
+        "exchange", "symbol", "trade_id", "count", "side", "price", "size", "timestamp", "received", "source", "origin",
+    ),
+    BookSnapshot: ("exchange", "symbol", "timestamp", "received", "seq_id", "bids", "asks", "origin"),
+}  # fmt: skip
+
+
+def columns_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Return the columns of a line type's table, in the order of its keys."""
+    return _ORDER.get(kind, kind.__struct_fields__)
+
+
+@lru_cache(4096)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
+def stamp(ms: int) -> str:
+    """Return milliseconds since the epoch as Postgres reads them, exactly."""
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}+00"
+
+
+@lru_cache(4096)
+def escaped(text: str) -> str:
+    """Return text as COPY wants it. Names that were checked hold nothing to escape; a caller may have skipped that."""
+    for char, spelt in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(char, spelt)
+    return text
+
+
+def trade_rows(trades: list[StandardizedTrade]) -> str:
+    """Return trades of one exchange and symbol as rows."""
+    prefix = f"{escaped(trades[0].exchange)}\t{escaped(trades[0].symbol)}"
+    return "".join(
+        [
+            f"{prefix}\t{t.trade_id}\t{t.count}\t{t.side}\t{plain(t.price)}\t{plain(t.size)}\t{stamp(t.timestamp)}\t"
+            f"{NULL if t.received is None else stamp(t.received)}\t{NULL if t.source is None else t.source}\t"
+            f"{escaped(t.origin)}\n"
+            for t in trades
+        ]
+    )
+
+
+def _levels(levels: Levels) -> str:
+    return "{" + ",".join(f"{{{plain(price)},{plain(size)}}}" for price, size in levels) + "}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return NULL
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, tuple):
+        return _levels(value)
+    return escaped(value) if isinstance(value, str) else str(value)
+
+
+def _moment(value: int | None) -> str:
+    return NULL if value is None else stamp(value)
+
+
+_TIMES = frozenset(("start", "timestamp", "received", "listed", "expires"))
+
+
+def _writer_of(kind: type[msgspec.Struct]) -> Callable[[msgspec.Struct], str]:
+    fields = [(name, _moment if name in _TIMES else _value) for name in columns_of(kind)]
+
+    def row(line: msgspec.Struct) -> str:
+        return "\t".join([spell(getattr(line, name)) for name, spell in fields]) + "\n"
+
+    return row
+
+
+candle_row = _writer_of(OHLCVCandle)
+book_row = _writer_of(BookSnapshot)
+ticker_row = _writer_of(Ticker)
+instrument_row = _writer_of(Instrument)

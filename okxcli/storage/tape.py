@@ -1,0 +1,141 @@
+"""Trades into tables: the tape by the ledger, merged trades apart.
+
+A batch asks the ledger once which of its ids it has, and copies the rest straight into `raw_trades`: what is new is
+known before the first row is sent, so there is no detour through a temporary table and no test per row.
+"""
+
+from collections import defaultdict
+from decimal import Decimal
+from itertools import pairwise
+
+from okxcli.core.codec import encode
+from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.storage import ledger
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Key, Known
+from okxcli.storage.outcome import Outcome, Refused
+from okxcli.storage.rows import columns_of, stamp, trade_rows
+from okxcli.storage.staging import copy, copy_new
+
+_COLUMNS = columns_of(StandardizedTrade)
+#: What makes a known id the same fill: side, price, size, timestamp (ms).
+_Fill = tuple[str, Decimal, Decimal, int]
+
+
+def is_merged(trade: StandardizedTrade) -> bool:
+    """Whether a trade is of the exchange's merged kind, which is no part of the tape: by its channel, or its count."""
+    return trade.origin == "trades" or trade.count > 1
+
+
+def store_trades(connection: Connection, trades: list[StandardizedTrade], outcome: Outcome, thorough: bool) -> None:
+    """Store the fills that the ledger does not cover, and cover them. The symbols must be locked.
+
+    A known id with another side, price, size or time is refused as reused. With `thorough` the table is asked as well
+    as the ledger, for when the two may disagree: a fill that is there but not covered is then covered.
+    """
+    groups = _sorted_groups(trades, outcome)
+    found = ledger.known(
+        connection, {key: ledger.ranges_of([t.trade_id for t in group]) for key, group in groups.items()}
+    )
+    new: dict[Key, list[StandardizedTrade]] = {}
+    uncovered: dict[Key, list[StandardizedTrade]] = {}
+    for key, group in groups.items():
+        fresh = _without_known(connection, key, group, found.get(key), outcome)
+        if fresh:
+            uncovered[key] = fresh
+            new[key] = _without_rows(connection, key, fresh, outcome) if thorough else fresh
+    if any(new.values()):
+        copy(connection, "raw_trades", _COLUMNS, "".join(trade_rows(group) for group in new.values() if group))
+        outcome.counts["raw_trades"] += sum(map(len, new.values()))
+    ledger.cover(connection, uncovered)
+
+
+def store_merged(connection: Connection, trades: list[StandardizedTrade], outcome: Outcome) -> None:
+    """Store merged trades that are not there yet."""
+    groups: dict[Key, list[StandardizedTrade]] = defaultdict(list)
+    for trade in trades:
+        groups[trade.exchange, trade.symbol].append(trade)
+    added = copy_new(connection, "merged_trades", _COLUMNS, "".join(map(trade_rows, groups.values())))
+    outcome.counts["merged_trades"] += added
+    outcome.counts["duplicates"] += len(trades) - added
+
+
+def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome, now_ms: int) -> None:
+    """Note ids that the exchange does not have. The symbols must be locked, the trades of the batch be stored."""
+    for absent in ranges:
+        added = ledger.note_absent(connection, absent, now_ms)
+        outcome.counts["absent"] += added
+        outcome.counts["duplicates"] += not added
+
+
+def _sorted_groups(trades: list[StandardizedTrade], outcome: Outcome) -> dict[Key, list[StandardizedTrade]]:
+    """Return trades by symbol and rising id, an id that comes twice in the batch once."""
+    groups: dict[Key, list[StandardizedTrade]] = defaultdict(list)
+    for trade in trades:
+        groups[trade.exchange, trade.symbol].append(trade)
+    for key, group in groups.items():
+        ids = [trade.trade_id for trade in group]
+        if all(a < b for a, b in pairwise(ids)):
+            continue
+        group.sort(key=lambda trade: trade.trade_id)
+        once = [group[0]]
+        for trade in group[1:]:
+            if trade.trade_id == once[-1].trade_id:
+                _judge(trade, _fill(once[-1]), outcome)
+            else:
+                once.append(trade)
+        groups[key] = once
+    return groups
+
+
+def _fill(trade: StandardizedTrade) -> _Fill:
+    return trade.side, trade.price, trade.size, trade.timestamp
+
+
+def _judge(trade: StandardizedTrade, stored: _Fill, outcome: Outcome) -> None:
+    """Count a trade of a known id as the duplicate that it is, or refuse it."""
+    if _fill(trade) == stored:
+        outcome.counts["duplicates"] += 1
+        return
+    side, price, size, timestamp = stored
+    known = StandardizedTrade(trade.exchange, trade.symbol, trade.trade_id, side, price, size, timestamp)
+    outcome.refused.append(Refused(trade, "id reused", encode(known)))
+
+
+def _without_known(
+    connection: Connection, key: Key, group: list[StandardizedTrade], known: Known | None, outcome: Outcome
+) -> list[StandardizedTrade]:
+    """Return the trades that the ledger does not have; judge the others by their stored rows."""
+    if known is None:
+        return group
+    again = [trade for trade in group if ledger.holds(known.ids, trade.trade_id)]
+    first, last = known.first_time.isoformat(), known.last_time.isoformat()
+    stored = _stored(connection, key, [trade.trade_id for trade in again], first, last)
+    for trade in again:
+        # Without a row (its day was archived) the ledger's word is all there is.
+        _judge(trade, stored.get(trade.trade_id, _fill(trade)), outcome)
+    return [trade for trade in group if not ledger.holds(known.ids, trade.trade_id)]
+
+
+def _without_rows(
+    connection: Connection, key: Key, group: list[StandardizedTrade], outcome: Outcome
+) -> list[StandardizedTrade]:
+    """Return the trades that have no row either; judge the others."""
+    times = [trade.timestamp for trade in group]
+    stored = _stored(connection, key, [trade.trade_id for trade in group], stamp(min(times)), stamp(max(times)))
+    for trade in group:
+        if trade.trade_id in stored:
+            _judge(trade, stored[trade.trade_id], outcome)
+    return [trade for trade in group if trade.trade_id not in stored]
+
+
+def _stored(connection: Connection, key: Key, ids: list[int], first: str, last: str) -> dict[int, _Fill]:
+    """Return the stored fills of these ids between two moments, which keep the search to a few partitions."""
+    rows = connection.execute(
+        "SELECT trade_id, side, price, size, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
+        " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
+        " AND timestamp BETWEEN %s::timestamptz AND %s::timestamptz",
+        [*key, ids, first, last],
+        binary=True,
+    )
+    return {row[0]: row[1:] for row in rows}
