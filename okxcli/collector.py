@@ -1,0 +1,183 @@
+"""The whole pipe in one process: feed, normalise, make candles, store. Composes what the filters call, adds no rule.
+
+Lines flow from the feed's inbox through the normaliser and the candle maker into `_ready`, and from there into the
+writer. While Postgres is away nothing is taken from the feed: what has come waits in the inbox, which is bounded and
+stops reading the sockets when it is full.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
+from okxcli.errors import DatabaseUnavailable, InvalidLine
+from okxcli.exchange.feed import Feed
+from okxcli.exchange.normalize import Normalizer, PartlyInvalid
+from okxcli.runtime.clock import now_ms
+from okxcli.runtime.config import Config
+from okxcli.runtime.signals import Lifecycle
+from okxcli.storage.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+#: Tries to reach a database that went away.
+_RETRY_S = 1.0
+#: Time between two runs of the housekeeping: retention, and a line in the log file.
+_HOUSEKEEPING_S = 600.0
+_HEARTBEAT_S = 60.0
+#: Rejected messages told one by one; the closing counts have them all.
+_TOLD = 50
+
+
+class Collector:
+    """Collects what `config` names from `feed` into `writer`.
+
+    Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
+    and then, between two batches.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        writer: Writer,
+        housekeep: Callable[[], None] = lambda: None,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.rejected = 0
+        self.stored_books = 0
+        self.messages = 0
+        self._feed = feed
+        self._writer = writer
+        self._housekeep = housekeep
+        self._clock = clock
+        self._normalizer = Normalizer()
+        self._ready: deque[Line] = deque()
+        self._candles = RealTimeCandleProcessor(
+            config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
+        )
+        self._candle_origin = "trades-all" if "trades-all" in config.channels else "trades"
+        self._books_every_ms = config.books_every_ms
+        self._book_slots: dict[tuple[str, str], int] = {}
+        self._candles_due: int | None = None
+        self._away = False
+        self._next_housekeeping = time.monotonic()
+        self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+
+    def run(self, life: Lifecycle, seconds: float | None = None) -> None:
+        """Collect until a signal, or for so many seconds; then store everything that has come.
+
+        Raises:
+            DatabaseUnavailable: at the end, when Postgres is away and lines are left.
+            OkxError: what `Feed.poll` raises.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while not life.stop and (end is None or time.monotonic() < end):
+            readable = life.wait(None if self._away else self._feed.fileno(), self._wait_s(end))
+            if readable and not self._away:
+                self.take(self._feed.poll())
+            self.tick()
+        self._feed.stop()
+        self.take(self._feed.poll())
+        self.finish()
+
+    def take(self, lines: list[bytes]) -> None:
+        """Put raw lines through to the writer; those that are bad are told and counted."""
+        for line in lines:
+            self.messages += 1
+            try:
+                found = self._normalizer.feed(line)
+            except PartlyInvalid as reason:
+                self._reject(line, reason)
+                found = reason.lines
+            except InvalidLine as reason:
+                self._reject(line, reason)
+                continue
+            for item in found:
+                self._route(item)
+        self._store()
+
+    def _route(self, item: Line) -> None:
+        """Give one line to those whom it concerns, a bar before the trade that closed it."""
+        if isinstance(item, BookSnapshot):
+            if self._books_every_ms:
+                key, slot = (item.symbol, item.origin), item.timestamp // self._books_every_ms
+                if self._book_slots.get(key) == slot:
+                    return
+                self._book_slots[key] = slot
+            self.stored_books += 1
+        elif not isinstance(item, StandardizedTrade) or item.origin == self._candle_origin:
+            self._candles.feed(item)
+        self._ready.append(item)
+
+    def _reject(self, line: bytes, reason: InvalidLine) -> None:
+        self.rejected += 1
+        if self.rejected <= _TOLD:
+            _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
+
+    def tick(self) -> None:
+        """Do what time has made due: candles by the wall clock, a batch, housekeeping."""
+        now = self._clock()
+        self._candles_due = self._candles.advance(now)
+        self._store()
+        if self._writer.due_in(now) == 0 or self._away:
+            self._guarded(self._writer.flush)
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+            _log.debug("alive: %s", self.counts())
+        if not self._away and time.monotonic() >= self._next_housekeeping:
+            self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
+            self._guarded(self._housekeep)
+
+    def _wait_s(self, end: float | None) -> float:
+        now = self._clock()
+        waits = [_RETRY_S if self._away else 60.0, max(self._next_heartbeat - time.monotonic(), 0)]
+        due = self._writer.due_in(now)
+        if due is not None and not self._away:
+            waits.append(due)
+        if self._candles_due is not None:
+            waits.append(max(self._candles_due - now, 0) / 1000)
+        if end is not None:
+            waits.append(max(end - time.monotonic(), 0))
+        return min(waits)
+
+    def _store(self) -> None:
+        """Hand what is ready to the writer, as long as the database takes it. A line added is the writer's."""
+
+        def hand_over() -> None:
+            while self._ready:
+                self._writer.add(self._ready.popleft())
+
+        if not self._away:
+            self._guarded(hand_over)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do something with the database; remember whether it is away, and say when that changes."""
+        try:
+            work()
+        except DatabaseUnavailable as error:
+            if not self._away:
+                _log.warning("%s: nothing is lost while it is away; trying again every second", error)
+            self._away = True
+            return
+        if self._away:
+            self._away = False
+            _log.info("the database is back")
+
+    def finish(self) -> None:
+        """Write what late trades changed and commit everything.
+
+        Raises:
+            DatabaseUnavailable: Postgres is away.
+        """
+        self._candles.finish()
+        while self._ready:
+            self._writer.add(self._ready.popleft())
+        self._writer.flush()
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of every step, as the filters give them."""
+        made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in self._candles.counts().items()}
+        return {"messages": self.messages, "rejected": self.rejected} | made | self._writer.counts()

@@ -1,0 +1,89 @@
+"""`okx collect`: stream, normalize, candles and store in one supervised process."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from okxcli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("collect")(collect)
+
+
+def collect(
+    config: options.Config = None,
+    duration: options.Duration = None,
+    dsn: options.Dsn = None,
+    ws_url: options.WsUrl = None,
+    rest_url: options.RestUrl = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log-file", metavar="FILE", help="Log everything here, with times; stderr stays brief."),
+    ] = None,
+    stats: options.Stats = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Collect everything that the configuration names into Postgres, until Ctrl-C.
+
+    In: the symbols, channels and timeframes of the configuration, from OKX. Out: rows (trades, candles, books,
+    tickers, instruments), and on stderr one line for each change of state. At the end everything that has come is
+    committed. Running it again goes on where it stopped; rows that are there already are not written twice.
+    """
+    from okxcli.collector import Collector
+    from okxcli.exchange.feed import Feed
+    from okxcli.exchange.sites import origin_of
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import now_ms, parse_duration
+    from okxcli.runtime.config import load
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage import retention
+    from okxcli.storage.database import open_database
+    from okxcli.storage.writer import Writer
+
+    log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
+    settings = load(config, required=True)
+    if log_file is None and settings.log_file is not None:
+        log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file)
+    seconds = parse_duration(duration) if duration is not None else None
+    ws_base = ws_url or settings.ws_url or options.DEFAULT_WS_URL
+    feed = Feed(
+        settings.symbols,
+        settings.channels,
+        ws_url=ws_base,
+        rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
+        connect_timeout_s=settings.connect_timeout_s,
+        stamp=True,
+    )
+    with (
+        Lifecycle("source") as life,
+        open_database(
+            dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect"
+        ) as database,
+    ):
+        writer = Writer(database.connect, where=database.where, patience_s=2.0)
+
+        def housekeep() -> None:
+            with database.connect() as connection:
+                retention.apply(connection, settings.keep_days, now_ms())
+
+        collector = Collector(settings, feed, writer, housekeep)
+        try:
+            with feed:
+                collector.run(life, seconds)
+        finally:
+            writer.close()
+            _tell(collector.counts(), stats, quiet)
+
+
+def _tell(counts: dict[str, int], stats: Path | None, quiet: bool) -> None:
+    text = json.dumps(counts)
+    if stats is not None:
+        stats.write_text(text + "\n")
+    if not quiet:
+        print(f"okx collect: {text}", file=sys.stderr)

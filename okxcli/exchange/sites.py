@@ -1,0 +1,33 @@
+"""Which site of the exchange a URL belongs to: the origin that a database remembers."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+#: First label of OKX's hosts, by site: a key and a tape of one are nothing on another. Source: okx.com, "Production
+#: trading URL" and "Demo trading URL" of the API guide.
+_SITES = {
+    "ws": "okx.com",
+    "www": "okx.com",
+    "openapi": "okx.com",
+    "wspap": "demo.okx.com",
+    "wseea": "eea.okx.com",
+    "eea": "eea.okx.com",
+    "wseeapap": "demo.eea.okx.com",
+    "wsus": "us.okx.com",
+    "us": "us.okx.com",
+    "wsuspap": "demo.us.okx.com",
+}
+
+
+def origin_of(url: str) -> str:
+    """Return where data of `url` comes from: a site of OKX such as `okx.com`, `local` for this machine, else the host."""
+    host = (urlsplit(url).hostname or "").lower().rstrip(".")
+    if host.endswith(".okx.com"):
+        label = host.removesuffix(".okx.com")
+        return _SITES.get(label, host)
+    if host == "localhost" or host.endswith(".localhost"):
+        return "local"
+    try:
+        return "local" if ipaddress.ip_address(host).is_loopback else host
+    except ValueError:
+        return host
