@@ -53,7 +53,8 @@ def path_of(channel: str) -> str:
     """
     path = CHANNELS.get(channel)
     if path is None:
-        near = difflib.get_close_matches(channel, CHANNELS, 1)
+        near = [name for name in CHANNELS if name.lower() == channel.lower()]  # candle1h is candle1H
+        near = near or difflib.get_close_matches(channel, CHANNELS, 1)
         hint = f" Did you mean {near[0]}?" if near else " There are trades-all, trades, books5, tickers, candle1m ..."
         raise UsageError(f"OKX has no channel {channel}.{hint}")
     return path
