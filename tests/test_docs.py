@@ -1,0 +1,223 @@
+"""What is written for users holds: pages in step, examples that parse, a README whose commands run."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from okxcli.cli import build_app
+from okxcli.core import model
+from okxcli.errors import EXIT_MEANING
+from okxcli.runtime import config_schema
+
+ROOT = Path(__file__).parents[1]
+MAN = ROOT / "man"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+APP = typer.main.get_command(build_app())
+
+#: Switches that have no opposite: there is nothing to undo.
+ONE_WAY = {"--quiet", "--verbose", "--help", "--version", "--debug"}
+
+
+def generator():
+    """Return scripts/man_pages.py as a module."""
+    spec = importlib.util.spec_from_file_location("man_pages", ROOT / "scripts" / "man_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGES = generator().generate()
+
+
+def leaves(command=APP, path=("okx",)):
+    """Yield (path, command) of everything that can be run."""
+    children = getattr(command, "commands", None)
+    if not children:
+        yield path, command
+    for name, child in (children or {}).items():
+        yield from leaves(child, (*path, name))
+
+
+LEAVES = list(leaves())
+IDS = [" ".join(path) for path, _ in LEAVES]
+
+
+def test_the_pages_are_in_step_with_the_command_line():
+    """Every generated page is the one that is there, and there is none beside them; if not, run scripts/man."""
+    assert {path.name for path in MAN.glob("*.[1-9]")} == set(PAGES)
+    assert [name for name, text in PAGES.items() if (MAN / name).read_text() != text] == []
+
+
+def test_the_pages_do_not_depend_on_where_they_are_made():
+    """Another terminal width, time zone, locale or home gives the same bytes."""
+    odd = {"COLUMNS": "40", "TZ": "Asia/Tokyo", "LC_ALL": "C", "HOME": "/nowhere", "PATH": os.environ["PATH"]}
+    found = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "man_pages.py", "--check"],
+        env=odd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stderr) == (0, ""), found.stdout
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_mandoc_has_nothing_to_say(name):
+    """The pages are clean under mandoc's own checks."""
+    linter = shutil.which("mandoc")
+    if linter is None:
+        pytest.skip("mandoc is not installed")
+    found = subprocess.run([linter, "-Tlint", "-W", "warning", MAN / name], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(PAGES) if name.endswith(".1")])
+def test_every_page_has_its_sections_examples_before_options(name):
+    """A reader finds what to type before the list of options, and every exit code on every page."""
+    text = (MAN / name).read_text()
+    titles = re.findall(r"(?m)^\.SH (.+)$", text)
+    assert titles[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLES"]
+    assert titles[4] in ("ARGUMENTS", "OPTIONS", "COMMANDS")
+    assert titles[-2:] == ["EXIT STATUS", "SEE ALSO"]
+    assert all(rf"\fB{int(code)}\fR" in text for code in EXIT_MEANING)
+    example = text.partition(".SH EXAMPLES")[2].partition(".SH")[0]
+    assert example.count(".nf") >= 2
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=IDS)
+def test_every_command_is_explained(path, command):
+    """The help is a sentence, then a paragraph; every option and argument has a text, every switch its opposite."""
+    first, *rest = command.help.split("\n\n")
+    assert first.endswith(".") and len(first) < 120 and "\n" not in first
+    assert rest, "no paragraph on what goes in and out"
+    context = command.context_class(command, info_name=path[-1])
+    for parameter in command.get_params(context):
+        if getattr(parameter, "hidden", False):
+            continue
+        record = parameter.get_help_record(context)
+        assert record is not None and record[1].strip(), parameter.name
+        names = {*parameter.opts, *parameter.secondary_opts}
+        if getattr(parameter, "is_flag", False) and not names & ONE_WAY:
+            assert any(name.startswith("--no-") for name in names), parameter.opts
+
+
+def section_of(page, title):
+    """Return the roff of one section of a page."""
+    return re.split(r"(?m)^\.SH ", (MAN / page).read_text().partition(f".SH {title}\n")[2])[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("TRADE", model.StandardizedTrade),
+        ("CANDLE", model.OHLCVCandle),
+        ("BOOK", model.BookSnapshot),
+        ("TICKER", model.Ticker),
+        ("INSTRUMENT", model.Instrument),
+        ("ABSENT", model.Absent),
+    ],
+)
+def test_every_key_of_a_line_is_documented(title, kind):
+    """okx-lines(5) names exactly the keys that a line of the type has."""
+    terms = re.findall(r"(?m)^\.TP\n\\fB(.+)\\fR$", section_of("okx-lines.5", title))
+    assert sorted(key for term in terms for key in term.split(", ")) == sorted(kind.__struct_fields__)
+
+
+def test_every_key_of_the_configuration_is_documented():
+    """okx-config(5) names exactly the keys that the schema has."""
+    terms = re.findall(r"(?m)^\.TP\n\\fB(.+)\\fR$", section_of("okx-config.5", "KEYS"))
+    known = [key for key, _, _ in config_schema.settings(config_schema.Document())]
+    assert sorted(key for term in terms for key in term.split(", ")) == sorted([*known, "$schema"])
+
+
+def examples_in(path):
+    """Return the indented lines of a hand-written page that are shell commands."""
+    return [line.strip() for line in path.read_text().splitlines() if re.match(r"    [a-z]+ ", line)]
+
+
+def calls_in(line):
+    """Yield the argument lists of every okx in a line of shell: in pipes, $(...), sh -c and after `--`."""
+    for inner in re.findall(r"\$\(([^)]*)\)", line):
+        yield from calls_in(inner)
+    reader = shlex.shlex(line, posix=True, punctuation_chars=True)
+    reader.whitespace_split = True
+    stage = []
+    for token in [*reader, "|"]:
+        if set(token) <= set("|;&()"):
+            yield from _calls(stage)
+            stage = []
+        else:
+            stage.append(token)
+
+
+def _calls(words):
+    while words and words[0] in ("do", "then", "if", "while", "!", "time", "exec"):
+        words = words[1:]
+    if words[:2] in (["sh", "-c"], ["bash", "-c"]):
+        yield from calls_in(words[2])
+    elif words[:1] == ["okx"]:
+        own = words[: words.index("--")] if "--" in words else words
+        cut = next((i for i, word in enumerate(own) if set(word) <= set("<>")), len(own))
+        yield own[1:cut]
+        if "--" in words:
+            yield from _calls(words[words.index("--") + 1 :])
+
+
+def check_call(arguments):
+    """Parse a call as the command line would; nothing is run."""
+    command, path = APP, ["okx"]
+    while getattr(command, "commands", None):
+        assert arguments and arguments[0] in command.commands, f"{' '.join(path)}: no command {arguments[:1]}"
+        command, arguments, path = command.commands[arguments[0]], arguments[1:], [*path, arguments[0]]
+    command.make_context(" ".join(path), list(arguments))
+
+
+@pytest.mark.parametrize("path", sorted(MAN.glob("*/*.md")), ids=lambda path: path.name)
+def test_every_example_of_the_manual_parses(path):
+    """Each okx in an example is a command that exists, with options that it has."""
+    lines = examples_in(path)
+    calls = [call for line in lines for call in calls_in(line)]
+    assert len(calls) >= (1 if path.parent.name == "topics" else 2)
+    for call in calls:
+        check_call(call)
+
+
+def test_the_parser_of_examples_notices_a_wrong_one():
+    """An option that does not exist, in a pipe or inside sh -c, fails."""
+    (first, second) = calls_in("okx simulate X -- sh -c 'okx stream X | okx candles --timeframe 1m' > out")
+    assert first == ["simulate", "X"] or second
+    found = list(calls_in("okx simulate X -- sh -c 'okx stream X | okx candles --timeframe 1m' > out"))
+    assert found == [["simulate", "X"], ["stream", "X"], ["candles", "--timeframe", "1m"]]
+    check_call(["stream", "X"])
+    with pytest.raises(Exception, match="timeframe"):
+        check_call(["candles", "--timeframe", "1m"])
+    with pytest.raises(AssertionError, match="no command"):
+        check_call(["steam", "X"])
+
+
+def test_the_examples_of_the_configuration_are_right():
+    """Each JSON object shown in okx-config(5) is a configuration without a mistake."""
+    text = (MAN / "topics" / "okx-config.5.md").read_text()
+    shown = re.findall(r"(?m)^    \{\n(?:    .*\n)+", text)
+    assert len(shown) == 2
+    for document in shown:
+        assert config_schema.parse(document)[1] == []
+
+
+def test_the_readme_lists_every_command():
+    """The table of commands has each of them, and nothing that is not one."""
+    rows = re.findall(r"(?m)^\| `([a-z]+)`", README)
+    assert sorted(rows) == sorted(APP.commands)
+
+
+def test_the_readme_is_about_a_hundred_lines():
+    """Long enough to begin with, short enough to be read."""
+    assert 70 <= README.count("\n") <= 130
