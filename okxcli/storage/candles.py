@@ -77,7 +77,7 @@ def store_candles(connection: Connection, candles: list[OHLCVCandle], outcome: O
         changed[key] = msgspec.structs.replace(candle, revision=revision)
         outcome.counts["market_data"] += 1
     if changed:
-        copy_over(connection, "market_data", _COLUMNS, _KEY, "".join(map(candle_row, changed.values())))
+        copy_over(connection, "market_data", _COLUMNS, _KEY, map(candle_row, changed.values()))
 
 
 def _stored(connection: Connection, keys: Iterable[_Key]) -> dict[_Key, OHLCVCandle]:

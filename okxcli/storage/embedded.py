@@ -294,21 +294,15 @@ def _open_lock(path: Path) -> int:
 
 
 def _in_use(lock: int) -> bool:
-    """Whether another process holds `lock` shared. A watcher that holds it for an instant is no user."""
-    while True:
+    """Whether another process holds `lock` for longer than the instant for which a watcher does; leaves it locked."""
+    for _ in range(5):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass
+            time.sleep(0.002)
         else:
             return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.002)
-            continue
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        return True
+    return True
 
 
 def _ping(dsn: str) -> str:

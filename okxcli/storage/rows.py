@@ -4,7 +4,7 @@ The columns are the keys of the lines, so they come from the model types and are
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,9 @@ from okxcli.core.model import (
 #: How COPY spells null.
 NULL = "\\N"
 
+#: Rows sent to Postgres at a time: it parses them while we make the next. Measured, 250 to 1000 are alike.
+PIECE = 500
+
 # The keys of a line in their documented order, which for some types is not the order of the fields.
 _ORDER: dict[type, tuple[str, ...]] = {
     StandardizedTrade: (
@@ -38,6 +41,9 @@ def columns_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
     return _ORDER.get(kind, kind.__struct_fields__)
 
 
+_MILLIS = [f".{ms:03d}+00" for ms in range(1000)]
+
+
 @lru_cache(4096)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
@@ -45,7 +51,7 @@ def _second(seconds: int) -> str:
 
 def stamp(ms: int) -> str:
     """Return milliseconds since the epoch as Postgres reads them, exactly."""
-    return f"{_second(ms // 1000)}.{ms % 1000:03d}+00"
+    return _second(ms // 1000) + _MILLIS[ms % 1000]
 
 
 @lru_cache(4096)
@@ -56,17 +62,19 @@ def escaped(text: str) -> str:
     return text
 
 
-def trade_rows(trades: list[StandardizedTrade]) -> str:
-    """Return trades of one exchange and symbol as rows."""
+def trade_rows(trades: list[StandardizedTrade]) -> Iterator[str]:
+    """Yield trades of one exchange and symbol as rows, `PIECE` at a time."""
     prefix = f"{escaped(trades[0].exchange)}\t{escaped(trades[0].symbol)}"
-    return "".join(
-        [
-            f"{prefix}\t{t.trade_id}\t{t.count}\t{t.side}\t{plain(t.price)}\t{plain(t.size)}\t{stamp(t.timestamp)}\t"
-            f"{NULL if t.received is None else stamp(t.received)}\t{NULL if t.source is None else t.source}\t"
-            f"{escaped(t.origin)}\n"
-            for t in trades
-        ]
-    )
+    for at in range(0, len(trades), PIECE):
+        yield "".join(
+            [
+                f"{prefix}\t{t.trade_id}\t{t.count}\t{t.side}\t{plain(t.price)}\t{plain(t.size)}\t"
+                f"{_second(t.timestamp // 1000)}{_MILLIS[t.timestamp % 1000]}\t"
+                f"{NULL if t.received is None else stamp(t.received)}\t"
+                f"{NULL if t.source is None else t.source}\t{escaped(t.origin)}\n"
+                for t in trades[at : at + PIECE]
+            ]
+        )
 
 
 def _levels(levels: Levels) -> str:

@@ -17,14 +17,14 @@ _INSTRUMENT = columns_of(Instrument)
 
 def store_books(connection: Connection, books: list[BookSnapshot], outcome: Outcome) -> None:
     """Store snapshots that are not there yet, by symbol, origin, time and sequence number."""
-    added = copy_new(connection, "order_books", columns_of(BookSnapshot), "".join(map(book_row, books)))
+    added = copy_new(connection, "order_books", columns_of(BookSnapshot), map(book_row, books))
     outcome.counts["order_books"] += added
     outcome.counts["duplicates"] += len(books) - added
 
 
 def store_tickers(connection: Connection, tickers: list[Ticker], outcome: Outcome) -> None:
     """Store tickers that are not there yet, by symbol and time."""
-    added = copy_new(connection, "tickers", columns_of(Ticker), "".join(map(ticker_row, tickers)))
+    added = copy_new(connection, "tickers", columns_of(Ticker), map(ticker_row, tickers))
     outcome.counts["tickers"] += added
     outcome.counts["duplicates"] += len(tickers) - added
 
@@ -108,7 +108,7 @@ def _rewrite(connection: Connection, histories: dict[Key, list[_Period]]) -> Non
         "DELETE FROM instruments WHERE (exchange, symbol) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
         [list(exchanges), list(symbols)],
     )
-    rows = "".join(
+    rows = (
         f"{instrument_row(period.instrument)[:-1]}\t{stamp(period.since)}\t"
         f"{NULL if period.until is None else stamp(period.until)}\n"
         for periods in histories.values()

@@ -11,14 +11,18 @@ def _names(columns: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
-def copy(connection: Connection, table: str, columns: Iterable[str], rows: str) -> None:
-    """Copy rows in COPY's text format into a table."""
+def copy(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> None:
+    """Copy rows in COPY's text format into a table.
+
+    `rows` comes in pieces of any number of rows: Postgres works on one while the caller makes the next.
+    """
     command = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), _names(columns))
     with connection.cursor() as cursor, cursor.copy(command) as stream:
-        stream.write(rows)
+        for piece in rows:
+            stream.write(piece)
 
 
-def copy_new(connection: Connection, table: str, columns: Iterable[str], rows: str) -> int:
+def copy_new(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> int:
     """Copy rows into a table, those left out that are there already; return how many were new."""
     staged = stage(connection, table, columns, rows)
     names = _names(columns)
@@ -29,7 +33,9 @@ def copy_new(connection: Connection, table: str, columns: Iterable[str], rows: s
     ).rowcount
 
 
-def copy_over(connection: Connection, table: str, columns: Iterable[str], key: Iterable[str], rows: str) -> None:
+def copy_over(
+    connection: Connection, table: str, columns: Iterable[str], key: Iterable[str], rows: Iterable[str]
+) -> None:
     """Copy rows into a table, each in the place of the one with the same key; a key may come once."""
     staged = stage(connection, table, columns, rows)
     names, keys = _names(columns), list(key)
@@ -43,7 +49,7 @@ def copy_over(connection: Connection, table: str, columns: Iterable[str], key: I
     )
 
 
-def stage(connection: Connection, table: str, columns: Iterable[str], rows: str) -> sql.Identifier:
+def stage(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> sql.Identifier:
     """Copy rows into a temporary table that is empty again after the transaction, and return its name."""
     staged = sql.Identifier(f"incoming_{table}")
     names = _names(columns)

@@ -4,9 +4,8 @@ A batch asks the ledger once which of its ids it has, and copies the rest straig
 known before the first row is sent, so there is no detour through a temporary table and no test per row.
 """
 
-from collections import defaultdict
 from decimal import Decimal
-from itertools import pairwise
+from operator import lt
 
 from okxcli.core.codec import encode
 from okxcli.core.model import Absent, StandardizedTrade
@@ -18,6 +17,8 @@ from okxcli.storage.rows import columns_of, stamp, trade_rows
 from okxcli.storage.staging import copy, copy_new
 
 _COLUMNS = columns_of(StandardizedTrade)
+#: Trades by exchange and symbol, each in the order they came.
+Groups = dict[Key, list[StandardizedTrade]]
 #: What makes a known id the same fill: side, price, size, timestamp (ms).
 _Fill = tuple[str, Decimal, Decimal, int]
 
@@ -27,37 +28,40 @@ def is_merged(trade: StandardizedTrade) -> bool:
     return trade.origin == "trades" or trade.count > 1
 
 
-def store_trades(connection: Connection, trades: list[StandardizedTrade], outcome: Outcome, thorough: bool) -> None:
+def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thorough: bool) -> None:
     """Store the fills that the ledger does not cover, and cover them. The symbols must be locked.
 
     A known id with another side, price, size or time is refused as reused. With `thorough` the table is asked as well
     as the ledger, for when the two may disagree: a fill that is there but not covered is then covered.
     """
-    groups = _sorted_groups(trades, outcome)
+    groups = {key: _rising(group, outcome) for key, group in trades.items()}
     found = ledger.known(
         connection, {key: ledger.ranges_of([t.trade_id for t in group]) for key, group in groups.items()}
     )
-    new: dict[Key, list[StandardizedTrade]] = {}
-    uncovered: dict[Key, list[StandardizedTrade]] = {}
+    new: Groups = {}
+    uncovered: Groups = {}
     for key, group in groups.items():
         fresh = _without_known(connection, key, group, found.get(key), outcome)
         if fresh:
             uncovered[key] = fresh
             new[key] = _without_rows(connection, key, fresh, outcome) if thorough else fresh
     if any(new.values()):
-        copy(connection, "raw_trades", _COLUMNS, "".join(trade_rows(group) for group in new.values() if group))
+        copy(
+            connection,
+            "raw_trades",
+            _COLUMNS,
+            (piece for group in new.values() if group for piece in trade_rows(group)),
+        )
         outcome.counts["raw_trades"] += sum(map(len, new.values()))
     ledger.cover(connection, uncovered)
 
 
-def store_merged(connection: Connection, trades: list[StandardizedTrade], outcome: Outcome) -> None:
+def store_merged(connection: Connection, trades: Groups, outcome: Outcome) -> None:
     """Store merged trades that are not there yet."""
-    groups: dict[Key, list[StandardizedTrade]] = defaultdict(list)
-    for trade in trades:
-        groups[trade.exchange, trade.symbol].append(trade)
-    added = copy_new(connection, "merged_trades", _COLUMNS, "".join(map(trade_rows, groups.values())))
+    rows = (piece for group in trades.values() for piece in trade_rows(group))
+    added = copy_new(connection, "merged_trades", _COLUMNS, rows)
     outcome.counts["merged_trades"] += added
-    outcome.counts["duplicates"] += len(trades) - added
+    outcome.counts["duplicates"] += sum(map(len, trades.values())) - added
 
 
 def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome, now_ms: int) -> None:
@@ -68,24 +72,18 @@ def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome,
         outcome.counts["duplicates"] += not added
 
 
-def _sorted_groups(trades: list[StandardizedTrade], outcome: Outcome) -> dict[Key, list[StandardizedTrade]]:
-    """Return trades by symbol and rising id, an id that comes twice in the batch once."""
-    groups: dict[Key, list[StandardizedTrade]] = defaultdict(list)
-    for trade in trades:
-        groups[trade.exchange, trade.symbol].append(trade)
-    for key, group in groups.items():
-        ids = [trade.trade_id for trade in group]
-        if all(a < b for a, b in pairwise(ids)):
-            continue
-        group.sort(key=lambda trade: trade.trade_id)
-        once = [group[0]]
-        for trade in group[1:]:
-            if trade.trade_id == once[-1].trade_id:
-                _judge(trade, _fill(once[-1]), outcome)
-            else:
-                once.append(trade)
-        groups[key] = once
-    return groups
+def _rising(group: list[StandardizedTrade], outcome: Outcome) -> list[StandardizedTrade]:
+    """Return a symbol's trades by rising id, an id that comes twice in the batch once."""
+    ids = [trade.trade_id for trade in group]
+    if all(map(lt, ids, ids[1:])):
+        return group
+    once: list[StandardizedTrade] = []
+    for trade in sorted(group, key=lambda trade: trade.trade_id):
+        if once and trade.trade_id == once[-1].trade_id:
+            _judge(trade, _fill(once[-1]), outcome)
+        else:
+            once.append(trade)
+    return once
 
 
 def _fill(trade: StandardizedTrade) -> _Fill:

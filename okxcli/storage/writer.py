@@ -7,7 +7,7 @@ Postgres refuses is found by halving the batch, and goes to quarantine alone.
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import psycopg
@@ -232,11 +232,11 @@ class Writer:
 
 
 class _Parts:
-    """A batch by type of line, each in the order it came."""
+    """A batch by type of line, each in the order it came; trades by symbol as well."""
 
     def __init__(self, lines: list[Line]) -> None:
-        self.trades: list[StandardizedTrade] = []
-        self.merged: list[StandardizedTrade] = []
+        self.trades: tape.Groups = defaultdict(list)
+        self.merged: tape.Groups = defaultdict(list)
         self.candles: list[OHLCVCandle] = []
         self.books: list[BookSnapshot] = []
         self.tickers: list[Ticker] = []
@@ -244,7 +244,7 @@ class _Parts:
         self.absent: list[Absent] = []
         for line in lines:
             if isinstance(line, StandardizedTrade):
-                (self.merged if tape.is_merged(line) else self.trades).append(line)
+                (self.merged if tape.is_merged(line) else self.trades)[line.exchange, line.symbol].append(line)
             elif isinstance(line, OHLCVCandle):
                 self.candles.append(line)
             elif isinstance(line, BookSnapshot):
@@ -259,8 +259,8 @@ class _Parts:
     def days(self) -> dict[str, set[int]]:
         """Return the UTC days (numbers since 1970) that each partitioned table needs."""
         return {
-            "raw_trades": {line.timestamp // DAY_MS for line in self.trades},
-            "merged_trades": {line.timestamp // DAY_MS for line in self.merged},
+            "raw_trades": {line.timestamp // DAY_MS for group in self.trades.values() for line in group},
+            "merged_trades": {line.timestamp // DAY_MS for group in self.merged.values() for line in group},
             "market_data": {line.timestamp // DAY_MS for line in self.candles},
             "order_books": {line.timestamp // DAY_MS for line in self.books},
             "tickers": {line.timestamp // DAY_MS for line in self.tickers},
@@ -268,8 +268,10 @@ class _Parts:
 
     def keys(self) -> set[ledger.Key]:
         """Return the symbols to lock: of everything but instruments, which have a lock of their own."""
-        parts = (self.trades, self.merged, self.candles, self.books, self.tickers, self.absent)
-        return {(line.exchange, line.symbol) for part in parts for line in part}
+        parts = (self.candles, self.books, self.tickers, self.absent)
+        return (
+            {(line.exchange, line.symbol) for part in parts for line in part} | self.trades.keys() | self.merged.keys()
+        )
 
     def store(self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int) -> None:
         """Store every type, within the transaction that holds the locks."""
