@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 import recordings
@@ -482,7 +483,7 @@ def test_merged_trades_of_2024_miss_what_they_miss(name, messages, missed):
     raw = recordings.collected(SHARED / "ws" / f"moon-2024-01-25.{name}.trades.json.gz")
     trades = [line for message in raw for line in normalizer.feed(message)]
     assert len(trades) == messages
-    gaps = [after.first_id - before.trade_id - 1 for before, after in zip(trades, trades[1:], strict=False)]
+    gaps = [after.first_id - before.trade_id - 1 for before, after in pairwise(trades)]
     assert min(gaps) >= 0
     assert sum(gaps) == missed
 

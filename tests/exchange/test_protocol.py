@@ -106,7 +106,7 @@ def test_each_channel_has_its_endpoint(channel, path):
 
 def test_unknown_channel_is_told_with_the_nearest_name():
     """The case of a bar's name matters, and the mistake is told."""
-    with pytest.raises(UsageError, match="no channel candle1h. Did you mean candle1H"):
+    with pytest.raises(UsageError, match=r"no channel candle1h\. Did you mean candle1H"):
         path_of("candle1h")
     assert argument_of("instruments") == "instType"
 
