@@ -20,7 +20,7 @@ _SITES = {
 
 
 def origin_of(url: str) -> str:
-    """Return where data of `url` comes from: a site of OKX such as `okx.com`, `local` for this machine, else the host."""
+    """Return where data of `url` comes from: a site such as `okx.com`, `local` for this machine, else the host."""
     host = (urlsplit(url).hostname or "").lower().rstrip(".")
     if host.endswith(".okx.com"):
         label = host.removesuffix(".okx.com")

@@ -54,7 +54,8 @@ WITH ids AS (
     WHERE timestamp > %(now)s::timestamptz - make_interval(secs => %(window)s) GROUP BY exchange, symbol
 ), bars AS (
     SELECT exchange, symbol, max(timestamp) AS last_time FROM market_data
-    WHERE closed AND origin = 'trades' AND timestamp > %(now)s::timestamptz - interval '40 days' GROUP BY exchange, symbol
+    WHERE closed AND origin = 'trades' AND timestamp > %(now)s::timestamptz - interval '40 days'
+    GROUP BY exchange, symbol
 ), books AS (
     SELECT exchange, symbol, max(timestamp) AS last_time FROM order_books
     WHERE timestamp > %(now)s::timestamptz - interval '2 days' GROUP BY exchange, symbol
