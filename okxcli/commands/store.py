@@ -42,6 +42,7 @@ def store(
     from okxcli.runtime.clock import now_ms
     from okxcli.runtime.config import load
     from okxcli.runtime.filters import LineFilter
+    from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import open_database
     from okxcli.storage.writer import Writer
 
@@ -49,7 +50,9 @@ def store(
     settings = load(config)
     run = LineFilter("store", files, None, strict, rejects, stats, quiet)
     origin = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
-    database = open_database(dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store")
+    # A Ctrl-C while the database starts must not end us before what the pipe holds is stored.
+    with Lifecycle("filter"):
+        database = open_database(dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store")
 
     def pass_on(lines: list[bytes]) -> None:
         for line in lines:

@@ -119,6 +119,7 @@ class Account:
                 cwd="/",
                 env={k: v for k, v in os.environ.items() if not k.startswith("PG")},
                 check=False,
+                start_new_session=True,  # a Ctrl-C in the terminal is for us, not for a folder half made
                 user=self.uid,
                 group=self.gid,
                 extra_groups=None if self.uid is None else [],

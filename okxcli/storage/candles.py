@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import msgspec
+from psycopg import sql
 
 from okxcli.core.model import OHLCVCandle
 from okxcli.storage.database import Connection
 from okxcli.storage.outcome import Outcome
-from okxcli.storage.rows import candle_row, columns_of, stamp
+from okxcli.storage.rows import candle_row, columns_of, fields_of, stamp
 from okxcli.storage.staging import copy_over
 
 _COLUMNS = columns_of(OHLCVCandle)
@@ -84,16 +85,12 @@ def _stored(connection: Connection, keys: Iterable[_Key]) -> dict[_Key, OHLCVCan
     wanted = sorted(keys)
     times = [stamp(key[4]) for key in wanted]
     rows = connection.execute(
-        """
-        SELECT m.exchange, m.symbol, m.timeframe, (extract(epoch FROM m.start) * 1000)::bigint,
-            (extract(epoch FROM m.timestamp) * 1000)::bigint, m.open, m.high, m.low, m.close, m.volume, m.base_volume,
-            m.quote_volume, m.buy_volume, m.trade_count, m.first_trade_id, m.last_trade_id, m.closed, m.complete,
-            m.revision, m.origin
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[]::timestamptz[])
+        sql.SQL("""
+        SELECT {} FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[]::timestamptz[])
             AS k (exchange, symbol, origin, timeframe, timestamp)
         JOIN market_data m USING (exchange, symbol, origin, timeframe, timestamp)
         WHERE m.timestamp BETWEEN %s::timestamptz AND %s::timestamptz
-        """,
+        """).format(fields_of(OHLCVCandle, "m")),
         [*map(list, zip(*(key[:4] for key in wanted), strict=True)), times, min(times), max(times)],
         binary=True,
     )

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from psycopg import sql
 
 from okxcli.core.decimals import plain
 from okxcli.core.model import (
@@ -52,6 +53,16 @@ def _second(seconds: int) -> str:
 def stamp(ms: int) -> str:
     """Return milliseconds since the epoch as Postgres reads them, exactly."""
     return _second(ms // 1000) + _MILLIS[ms % 1000]
+
+
+def fields_of(kind: type[msgspec.Struct], *table: str) -> sql.Composed:
+    """Return the select list whose rows are the fields of `kind` in their order, times as milliseconds."""
+    names = [(name, sql.Identifier(*table, name)) for name in kind.__struct_fields__]
+    return sql.SQL(", ").join([_MS.format(column) if name in _TIMES else column for name, column in names])
+
+
+#: A time as a line has it. `extract` gives a numeric: exact.
+_MS = sql.SQL("(extract(epoch FROM {}) * 1000)::bigint")
 
 
 @lru_cache(4096)

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 
 import msgspec
+from psycopg import sql
 
 from okxcli.core.model import BookSnapshot, Instrument, Ticker
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key
 from okxcli.storage.outcome import Outcome
-from okxcli.storage.rows import NULL, book_row, columns_of, instrument_row, stamp, ticker_row
+from okxcli.storage.rows import NULL, book_row, columns_of, fields_of, instrument_row, stamp, ticker_row
 from okxcli.storage.schema import INSTRUMENT_LOCK
 from okxcli.storage.staging import copy, copy_new
 
@@ -84,14 +85,11 @@ def _place(periods: list[_Period], one: Instrument, at: int) -> bool:
 def _stored(connection: Connection, keys: Iterable[Key]) -> dict[Key, list[_Period]]:
     exchanges, symbols = zip(*sorted(keys), strict=True)
     rows = connection.execute(
-        """
-        SELECT exchange, symbol, kind, state, base, quote, settle, contract_type, contract_value, contract_multiplier,
-            contract_currency, tick_size, lot_size, min_size, (extract(epoch FROM listed) * 1000)::bigint,
-            (extract(epoch FROM expires) * 1000)::bigint, (extract(epoch FROM received) * 1000)::bigint,
-            (extract(epoch FROM valid_from) * 1000)::bigint, (extract(epoch FROM valid_to) * 1000)::bigint
+        sql.SQL("""
+        SELECT {}, (extract(epoch FROM valid_from) * 1000)::bigint, (extract(epoch FROM valid_to) * 1000)::bigint
         FROM instruments JOIN unnest(%s::text[], %s::text[]) AS k (exchange, symbol) USING (exchange, symbol)
         ORDER BY exchange, symbol, valid_from
-        """,
+        """).format(fields_of(Instrument)),
         [list(exchanges), list(symbols)],
         binary=True,
     )

@@ -7,13 +7,15 @@ known before the first row is sent, so there is no detour through a temporary ta
 from decimal import Decimal
 from operator import lt
 
+from psycopg import sql
+
 from okxcli.core.codec import encode
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.storage import ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key, Known
 from okxcli.storage.outcome import Outcome, Refused
-from okxcli.storage.rows import columns_of, stamp, trade_rows
+from okxcli.storage.rows import columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.staging import copy, copy_new
 
 _COLUMNS = columns_of(StandardizedTrade)
@@ -41,10 +43,10 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
     new: Groups = {}
     uncovered: Groups = {}
     for key, group in groups.items():
-        fresh = _without_known(connection, key, group, found.get(key), outcome)
+        fresh = _without_known(connection, group, found.get(key), outcome)
         if fresh:
             uncovered[key] = fresh
-            new[key] = _without_rows(connection, key, fresh, outcome) if thorough else fresh
+            new[key] = _without_rows(connection, fresh, outcome) if thorough else fresh
     if any(new.values()):
         copy(
             connection,
@@ -80,7 +82,7 @@ def _rising(group: list[StandardizedTrade], outcome: Outcome) -> list[Standardiz
     once: list[StandardizedTrade] = []
     for trade in sorted(group, key=lambda trade: trade.trade_id):
         if once and trade.trade_id == once[-1].trade_id:
-            _judge(trade, _fill(once[-1]), outcome)
+            _judge(trade, once[-1], outcome)
         else:
             once.append(trade)
     return once
@@ -90,50 +92,67 @@ def _fill(trade: StandardizedTrade) -> _Fill:
     return trade.side, trade.price, trade.size, trade.timestamp
 
 
-def _judge(trade: StandardizedTrade, stored: _Fill, outcome: Outcome) -> None:
+def _judge(trade: StandardizedTrade, known: StandardizedTrade, outcome: Outcome) -> None:
     """Count a trade of a known id as the duplicate that it is, or refuse it."""
-    if _fill(trade) == stored:
+    if _fill(trade) == _fill(known):
         outcome.counts["duplicates"] += 1
-        return
-    side, price, size, timestamp = stored
-    known = StandardizedTrade(trade.exchange, trade.symbol, trade.trade_id, side, price, size, timestamp)
-    outcome.refused.append(Refused(trade, "id reused", encode(known)))
+    else:
+        outcome.refused.append(Refused(trade, "id reused", encode(known)))
 
 
 def _without_known(
-    connection: Connection, key: Key, group: list[StandardizedTrade], known: Known | None, outcome: Outcome
+    connection: Connection, group: list[StandardizedTrade], known: Known | None, outcome: Outcome
 ) -> list[StandardizedTrade]:
     """Return the trades that the ledger does not have; judge the others by their stored rows."""
     if known is None:
         return group
     again = [trade for trade in group if ledger.holds(known.ids, trade.trade_id)]
-    first, last = known.first_time.isoformat(), known.last_time.isoformat()
-    stored = _stored(connection, key, [trade.trade_id for trade in again], first, last)
-    for trade in again:
-        # Without a row (its day was archived) the ledger's word is all there is.
-        _judge(trade, stored.get(trade.trade_id, _fill(trade)), outcome)
+    _judge_all(connection, again, known.first_time.isoformat(), known.last_time.isoformat(), outcome)
     return [trade for trade in group if not ledger.holds(known.ids, trade.trade_id)]
 
 
-def _without_rows(
-    connection: Connection, key: Key, group: list[StandardizedTrade], outcome: Outcome
-) -> list[StandardizedTrade]:
+def _without_rows(connection: Connection, group: list[StandardizedTrade], outcome: Outcome) -> list[StandardizedTrade]:
     """Return the trades that have no row either; judge the others."""
     times = [trade.timestamp for trade in group]
-    stored = _stored(connection, key, [trade.trade_id for trade in group], stamp(min(times)), stamp(max(times)))
-    for trade in group:
-        if trade.trade_id in stored:
-            _judge(trade, stored[trade.trade_id], outcome)
-    return [trade for trade in group if trade.trade_id not in stored]
+    first, last = stamp(min(times)), stamp(max(times))
+    there = _stored(connection, group, first, last)
+    _judge_all(connection, [trade for trade in group if trade.trade_id in there], first, last, outcome)
+    return [trade for trade in group if trade.trade_id not in there]
 
 
-def _stored(connection: Connection, key: Key, ids: list[int], first: str, last: str) -> dict[int, _Fill]:
-    """Return the stored fills of these ids between two moments, which keep the search to a few partitions."""
+def _judge_all(connection: Connection, again: list[StandardizedTrade], first: str, last: str, outcome: Outcome) -> None:
+    """Judge trades whose ids are known by their rows between two moments."""
+    stored = _stored(connection, again, first, last)
+    for trade in again:
+        # Without a row (its day was archived) the ledger's word is all there is.
+        if stored.get(trade.trade_id, _fill(trade)) == _fill(trade):
+            outcome.counts["duplicates"] += 1
+        else:
+            outcome.refused.append(Refused(trade, "id reused", _row(connection, trade, first, last)))
+
+
+#: Rows by id between two moments, which keep the search to a few partitions.
+_BY_ID = sql.SQL(
+    "SELECT {} FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
+    " AND timestamp BETWEEN %s::timestamptz AND %s::timestamptz"
+)
+_FILL = _BY_ID.format(sql.SQL("trade_id, side, price, size, (extract(epoch FROM timestamp) * 1000)::bigint"))
+_LINE = _BY_ID.format(fields_of(StandardizedTrade))
+
+
+def _stored(connection: Connection, trades: list[StandardizedTrade], first: str, last: str) -> dict[int, _Fill]:
+    """Return the stored fills with the ids of a symbol's trades; between two moments."""
     rows = connection.execute(
-        "SELECT trade_id, side, price, size, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
-        " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
-        " AND timestamp BETWEEN %s::timestamptz AND %s::timestamptz",
-        [*key, ids, first, last],
+        _FILL,
+        [trades[0].exchange, trades[0].symbol, [trade.trade_id for trade in trades], first, last],
         binary=True,
     )
     return {row[0]: row[1:] for row in rows}
+
+
+def _row(connection: Connection, trade: StandardizedTrade, first: str, last: str) -> bytes:
+    """Return the stored row with the id of `trade` as a line."""
+    row = connection.execute(
+        _LINE, [trade.exchange, trade.symbol, [trade.trade_id], first, last], binary=True
+    ).fetchone()
+    return encode(StandardizedTrade(*row)) if row else b""
