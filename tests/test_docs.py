@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_every_command_is_explained(path, command):
         assert record is not None and record[1].strip(), parameter.name
         names = {*parameter.opts, *parameter.secondary_opts}
         if getattr(parameter, "is_flag", False) and not names & ONE_WAY:
-            assert any(name.startswith("--no-") for name in names), parameter.opts
+            assert parameter.secondary_opts, parameter.opts
 
 
 def section_of(page, title):
@@ -221,3 +222,93 @@ def test_the_readme_lists_every_command():
 def test_the_readme_is_about_a_hundred_lines():
     """Long enough to begin with, short enough to be read."""
     assert 70 <= README.count("\n") <= 130
+
+
+#: What stands in for a tool of the recipes where it is not installed: it takes nothing but JSON lines.
+STAND_IN = """#!{python}
+import json, sys
+for line in open(sys.argv[-1]):
+    print(json.loads(line)["timestamp"])
+"""
+#: The engine of DuckDB's shell, from the library that the tests have anyway.
+DUCKDB = """#!{python}
+import duckdb, sys
+print(duckdb.sql(sys.argv[2]).fetchall())
+"""
+
+BLOCKS = re.findall(r"(?ms)^```sh\n(.*?)^```$", README)
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    """Give an empty home with a simulated exchange that runs 30 times as fast as the clock: its environment."""
+    home = tmp_path_factory.mktemp("user")
+    tools = home / "bin"
+    tools.mkdir()
+    for name in ("jq", "mlr", "duckdb"):
+        if name == "duckdb" or shutil.which(name) is None:
+            (tools / name).write_text((DUCKDB if name == "duckdb" else STAND_IN).format(python=sys.executable))
+            (tools / name).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not re.match("OKX_|PG|XDG_", name)}
+    environment |= {"HOME": str(home), "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    symbols = "BTC-USDT ETH-USDT SOL-USDT DOGE-USDT TON-USDT ETH-USDC BTC-USDC UNI-USDT PEPE-USDT"
+    with subprocess.Popen(
+        ["okx", "simulate", *symbols.split(), "--speed", "30", "--start", "20m"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as exchange:
+        try:
+            for _ in range(2):
+                name, _, address = exchange.stdout.readline().strip().removeprefix("export ").partition("=")
+                environment[name] = address
+            yield home, environment
+        finally:
+            exchange.terminate()
+
+
+def typed(block, user, patience_s=7):
+    """Run a block as if typed, with Ctrl-C if it goes on for too long; return status, output, errors."""
+    home, environment = user
+    with subprocess.Popen(
+        ["bash", "-e", "-c", block],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            output, errors = shell.communicate(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGINT)
+            output, errors = shell.communicate(timeout=30)
+    return shell.returncode, output, errors
+
+
+def test_every_command_of_the_readme_runs(user):
+    """The blocks of the README, typed one after the other in an empty home, do what it says."""
+    shown = {}
+    for block in BLOCKS:
+        patience_s = 20 if "simulate" in block else 7
+        status, output, errors = typed(block, user, patience_s)
+        assert status in ((0, 1) if "okx status" in block else (0, -2, 130)), (block, status, errors)
+        assert "a bug of okx" not in errors and "Traceback" not in errors, (block, errors)
+        shown[block] = output
+    offline = next(output for block, output in shown.items() if "simulate" in block)
+    assert offline.count('"type":"candle"') >= 3
+    data = next(output for block, output in shown.items() if "okx db path" in block)
+    assert str(user[0] / ".local/share/okx") in data
+    assert data.count('"type":"candle"') >= 3
+    recipes = next(output for block, output in shown.items() if "jq" in block)
+    assert "Decimal(" in recipes
+
+
+def test_the_output_shown_in_the_readme_is_real():
+    """Each line of output in the README is a line that okx could have written, byte for byte."""
+    from okxcli.core.codec import decode, encode
+
+    lines = [line.encode() for line in README.splitlines() if line.startswith('{"type"')]
+    assert len(lines) == 3
+    assert [encode(decode(line)) for line in lines] == lines
