@@ -41,11 +41,14 @@ def plan(symbols: Iterable[str], channels: Iterable[str]) -> dict[str, list[list
         UsageError: an unknown channel, or what cannot be a symbol.
     """
     by_path: dict[str, dict[Subscription, None]] = {}
+    wanted = list(dict.fromkeys(channels))
     names = list(dict.fromkeys(symbols))
+    if not wanted or not names:
+        raise UsageError(f"no {'symbol' if wanted else 'channel'} given: there is nothing to stream")
     for symbol in names:
         if _SYMBOL.fullmatch(symbol) is None:
             raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
-        for channel in dict.fromkeys(channels):
+        for channel in wanted:
             key = argument_of(channel)
             value = {"instId": symbol, "instType": likely_kind(symbol), "": ""}[key]
             by_path.setdefault(path_of(channel), {})[Subscription(channel, value, key)] = None
@@ -93,7 +96,7 @@ class Feed:
         self._total = 0
         self._lock = threading.Lock()
         self._clients: list[OKXWebSocketClient] = []
-        for path, connections in plan(self._symbols, list(channels)).items():
+        for path, connections in plan(self._symbols, channels).items():
             for subscriptions in connections:
                 self._total += len(subscriptions)
                 self._clients.append(

@@ -159,7 +159,7 @@ class Normalizer:
                     rows.refuse_odd_numbers(_ANY.decode(row))
                 lines.append(convert(row, head))
             except (*_UNDECODABLE, InvalidLine) as error:
-                reason = str(error) if isinstance(error, InvalidLine) else str(_why(row, error))
+                reason = str(error) if isinstance(error, InvalidLine) else str(_why(row, error, line=False))
                 reasons.append(f"{channel}: {reason}" if len(push.data) == 1 else f"{channel}, row {number}: {reason}")
         if reasons:
             text = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more rows" if len(reasons) > 5 else "")
@@ -223,8 +223,8 @@ def _absent(message: dict[str, Any]) -> Absent:
     return found
 
 
-def _why(data: bytes, error: Exception) -> InvalidLine:
-    """Say in a user's words why `data` could not be decoded."""
+def _why(data: bytes, error: Exception, line: bool = True) -> InvalidLine:
+    """Say in a user's words why `data`, a line or a row of it, could not be decoded."""
     if b"\0" in data:
         return InvalidLine("NUL bytes")
     try:
@@ -235,6 +235,6 @@ def _why(data: bytes, error: Exception) -> InvalidLine:
         value = _ANY.decode(data)
     except (msgspec.DecodeError, RecursionError) as reason:
         return InvalidLine(f"not JSON: {reason}")
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict) and (line or not isinstance(value, list)):
         return InvalidLine("not a JSON object")
     return InvalidLine(str(error).replace("`", "").replace("$.", "").replace(" - at", ", at"))
