@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +139,19 @@ class Database:
             raise
         return connection
 
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """Give one connection for a `with` block, in which Postgres' errors become ours.
+
+        Raises:
+            DatabaseUnavailable, LoginRefused: as `connect`, at any time in the block.
+        """
+        with self.connect() as connection:
+            try:
+                yield connection
+            except psycopg.Error as error:
+                raise explain(error, self.where) from None
+
     def close(self) -> None:
         """Let go of the embedded server, if it is the one; the last one out stops it."""
         server, self._server = self._server, None
@@ -219,10 +233,11 @@ def explain(error: psycopg.Error, where: str) -> OkxError:
     else:
         reason = text.splitlines()[0] if text else type(error).__name__
         reason = reason.removeprefix("connection failed: ")
-    reason = re.sub(r"^(?:FATAL|ERROR):\s*", "", reason).strip()
+    reason = re.sub(r"^(?:FATAL|ERROR):\s*|\[Errno -?\d+\] ", "", reason).strip()
     reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
     if re.search(r"authentication failed|no password supplied|pg_hba|role .* does not exist", reason):
-        return LoginRefused(f"Postgres at {where} refuses the login: {reason}. The password belongs in ~/.pgpass")
+        remedy = "" if "role" in reason else ". Put the password into ~/.pgpass or PGPASSWORD"
+        return LoginRefused(f"Postgres at {where} refuses the login: {reason}{remedy}")
     if re.search(r"database .* does not exist", reason):
         return DatabaseUnavailable(f"Postgres at {where}: {reason}. Make it first: createdb")
     if isinstance(error, psycopg.OperationalError):

@@ -1,0 +1,203 @@
+"""`okx read`: stored rows back as lines."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.core.model import Line
+    from okxcli.runtime.lines import Output
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage.follow import Kind
+
+_HELP = """Read stored rows back as the lines they were.
+
+In: Postgres. Out: trade, candle or book lines, oldest first, as okx normalize and okx candles wrote them.
+"""
+
+#: Seconds between two looks for new rows.
+_POLL_S = 0.5
+
+_Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="From here on: ISO 8601, epoch ms, 2h (ago), today.")
+]
+_Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to here, this moment excluded.")]
+_Count = Annotated[
+    int | None,
+    typer.Option("--count", "-n", min=0, metavar="N", help="At most N of a symbol (and timeframe): with --since the "
+                 "first, else the newest."),
+]  # fmt: skip
+_Follow = Annotated[
+    bool, typer.Option("--follow/--no-follow", "-f", help="Then go on with what is stored from now on, until Ctrl-C.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `okx read` and its subcommands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+    group.command("trades")(trades)
+    group.command("candles")(candles)
+    group.command("books")(books)
+    app.add_typer(group, name="read")
+
+
+def trades(
+    symbols: options.Symbols,
+    since: _Since = None,
+    until: _Until = None,
+    count: _Count = None,
+    follow: _Follow = False,
+    origin: Annotated[
+        str | None,
+        typer.Option("--origin", metavar="NAME", help="trades: the merged trades. Default: the tape, fill by fill."),
+    ] = None,
+    context: Annotated[
+        bool,
+        typer.Option("--context/--no-context", help="Write the instrument and absent lines too, as candles needs."),
+    ] = False,
+    output: options.Output = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Read trades back, by rising id.
+
+    In: Postgres. Out: trade lines; several symbols are merged by time. With --context, okx candles makes the same
+    bars of them as it made at first. With --follow, what is filled in later below the newest id is not shown.
+    """
+    from okxcli.errors import UsageError
+
+    if origin not in (None, "trades"):
+        raise UsageError(f"no such origin: {origin!r}. Only the merged trades stand apart: --origin trades")
+    where = _Where(since, until, count, follow, output, dsn, config)
+    _run(where, "trades", symbols, origin=origin, context=context)
+
+
+def candles(
+    symbols: options.Symbols,
+    tf: Annotated[str, typer.Option("--tf", metavar="LIST", help="Timeframes: 1m,5m.")] = "1m",
+    since: _Since = None,
+    until: _Until = None,
+    count: _Count = None,
+    follow: _Follow = False,
+    origin: Annotated[
+        str, typer.Option("--origin", metavar="NAME", help="trades: ours; exchange: the exchange's own.")
+    ] = "trades",
+    running: Annotated[
+        bool, typer.Option("--partial/--no-partial", help="Bars too that were still running when last stored.")
+    ] = False,
+    output: options.Output = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Read candles back, by time.
+
+    In: Postgres. Out: candle lines, the newest revision of each bar; several symbols and timeframes are merged by
+    time. Bars that lie whole between --since and --until. With --follow, revisions of the last 20 bars come too.
+    """
+    from okxcli.core.timeframes import parse_list
+    from okxcli.errors import InvalidLine, UsageError
+
+    try:
+        frames = [frame.name for frame in parse_list(tf)]
+    except InvalidLine as reason:
+        raise UsageError(str(reason)) from None
+    where = _Where(since, until, count, follow, output, dsn, config)
+    _run(where, "candles", symbols, frames, origin, running=running)
+
+
+def books(
+    symbols: options.Symbols,
+    since: _Since = None,
+    until: _Until = None,
+    count: _Count = None,
+    follow: _Follow = False,
+    origin: Annotated[
+        str | None, typer.Option("--origin", metavar="NAME", help="books5, bbo-tbt. Default: all of them.")
+    ] = None,
+    output: options.Output = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Read order book snapshots back, by time.
+
+    In: Postgres. Out: book lines; several symbols are merged by time.
+    """
+    where = _Where(since, until, count, follow, output, dsn, config)
+    _run(where, "books", symbols, origin=origin)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """The options that all three commands share."""
+
+    since: str | None
+    until: str | None
+    count: int | None
+    follow: bool
+    output: Path | None
+    dsn: str | None
+    config: Path | None
+
+
+def _run(
+    where: _Where,
+    kind: "Kind",
+    symbols: list[str],
+    timeframes: Sequence[str | None] = (None,),
+    origin: str | None = None,
+    context: bool = False,
+    running: bool = False,
+) -> None:
+    """Read, write, and follow if that is asked for."""
+    from okxcli.errors import UsageError
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.config import load
+    from okxcli.runtime.lines import Output
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage import follow, reader
+    from okxcli.storage.database import open_database
+
+    log.setup("read", quiet=True)
+    if where.follow and where.until is not None:
+        raise UsageError("--follow has no end: leave --until out")
+    now = now_ms()
+    span = reader.Span(
+        parse_time(where.since, now) if where.since is not None else reader.EVERYTHING.since,
+        parse_time(where.until, now) if where.until is not None else reader.EVERYTHING.until,
+    )
+    first = where.count if where.since is not None else None
+    newest = where.count if where.since is None else None
+    settings = load(where.config)
+    with (
+        Lifecycle("source") as life,
+        open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx read") as database,
+        database.session() as connection,
+    ):
+        out = Output(path=where.output)
+        plan = follow.query(connection, kind, symbols, database.where, timeframes, origin)
+        plan = replace(plan, span=span, first=first, newest=newest, context=context, running=running)
+        with reader.snapshot(connection):
+            positions = plan.positions(connection) if where.follow else {}
+            _write(plan.lines(connection), out, life)
+        out.flush()
+        while where.follow and not life.stop:
+            life.wait(None, _POLL_S)
+            with reader.snapshot(connection):
+                _write(reader.merged([position.poll(connection) for position in positions.values()]), out, life)
+            out.flush()
+        out.close()
+
+
+def _write(lines: "Iterator[Line]", out: "Output", life: "Lifecycle") -> None:
+    from okxcli.core.codec import encode
+
+    for line in lines:
+        if life.stop:
+            return
+        out.line(encode(line))
