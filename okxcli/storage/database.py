@@ -12,6 +12,7 @@ from typing import Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 from psycopg.rows import TupleRow
 
 from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, OkxError, UsageError
@@ -102,6 +103,11 @@ class Database:
             return _short(self.target.base)
         return _place(self.target.dsn)
 
+    @property
+    def dsn(self) -> str:
+        """How to connect; may hold a password, so it is for programs and not for eyes."""
+        return self._server.dsn if self._server is not None else self.target.dsn
+
     def start(self) -> None:
         """Use the embedded server, if it is the one."""
         if self.target.base is not None and self._server is None:
@@ -116,7 +122,7 @@ class Database:
             DatabaseUnavailable: no answer, no such database, or a Postgres that is too old.
             LoginRefused: it does not let us in.
         """
-        dsn = self._server.dsn if self._server is not None else self.target.dsn
+        dsn = self.dsn
         given = _parsed(dsn, "the DSN")
         defaults = {key: value for key, value in _DEFAULTS.items() if key not in given}
         try:
@@ -243,6 +249,22 @@ def explain(error: psycopg.Error, where: str) -> OkxError:
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(f"cannot reach Postgres at {where}: {reason}")
     return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}")
+
+
+def variables(dsn: str) -> dict[str, str]:
+    """Return a DSN as libpq's environment variables, for programs whose arguments everybody can see."""
+    names = {option.keyword.decode(): (option.envvar or b"").decode() for option in Conninfo.get_defaults()}
+    return {names[key]: value for key, value in _parsed(dsn, "the DSN").items() if names.get(key)}
+
+
+def without_secrets(dsn: str) -> str:
+    """Return a DSN in keyword form without passwords; of an empty one, what libpq's variables make of it."""
+    given = _parsed(dsn, "the DSN")
+    if not given:
+        options = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
+        wanted = ("host", "hostaddr", "port", "user", "dbname")
+        given = {key: value.decode() for key in wanted if (value := options.get(key)) is not None}
+    return make_conninfo("", **{key: value for key, value in given.items() if key not in _SECRETS})
 
 
 def _place(dsn: str) -> str:

