@@ -64,7 +64,7 @@ def body(text: str) -> list[str]:
     four blanks before it stays as it is.
     """
     lines: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text).strip()):
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         rows = paragraph.splitlines()
         if rows[0].startswith("## "):
             lines += [f".SS {escape(rows[0][3:])}"]
@@ -155,7 +155,9 @@ def options_of(command: Any, path: list[str]) -> list[str]:
     for name, child in children.items():
         arguments, options = parameters(child, [*path, name])
         options = [row for row in options if row[0] != "-h, --help"]
-        lines += section(" ".join([*path, name]), [synopsis(child, [*path, name]), ".PP", *body(child.help)], "SS")
+        lines += section(
+            " ".join([*path, name]), [synopsis(child, [*path, name]), ".PP", *body(inspect.cleandoc(child.help))], "SS"
+        )
         lines += definitions([*arguments, *options])
     return lines
 
