@@ -87,7 +87,10 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
 
 
 def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
-    """Print the folder of the embedded Postgres, whether it is there or not; exit 1 if another database is in use."""
+    """Print the folder of the embedded Postgres.
+
+    The folder need not be there yet. When another database is in use, that is told (exit 1).
+    """
     target = _target(dsn, config)
     if target.base is None:
         raise AnswerNo(f"the database is not the embedded one ({target.why})")
@@ -164,9 +167,9 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
 
 
 def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
-    """Tell which database is in use, its version and size, and the rows of each table; exit 69 without any data.
+    """Tell which database is in use, its version and size, and the rows of each table.
 
-    Rows are Postgres' own estimates, except for small tables.
+    Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
     """
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.summary import summary
