@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.simulate import Data, Database, Fault, Idle, Limits, Port, RunsCommand, command_of, serve
+from okxcli.commands.simulate import (
+    Cert,
+    Data,
+    Database,
+    Fault,
+    Idle,
+    Key,
+    Limits,
+    Port,
+    RunsCommand,
+    command_of,
+    serve,
+)
 from okxcli.options import Verbose
 
 
@@ -27,6 +39,8 @@ def replay(
     fault: Fault = None,
     limits: Limits = True,
     idle: Idle = "30s",
+    cert: Cert = None,
+    key: Key = None,
     database: Database = True,
     data: Data = None,
     verbose: Verbose = False,
@@ -45,6 +59,6 @@ def replay(
     from okxcli.runtime.clock import parse_duration
 
     log.setup("replay", verbose)
-    options = Options(port=port, idle_s=parse_duration(idle), limits=1.0 if limits else 0.0)
+    options = Options(port=port, idle_s=parse_duration(idle), limits=1.0 if limits else 0.0, cert=cert, key=key)
     exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
     return serve(exchange, command_of(ctx), database, data)

@@ -32,6 +32,12 @@ Limits = Annotated[bool, typer.Option("--limits/--no-limits", help="Enforce OKX'
 Idle = Annotated[
     str, typer.Option("--idle", metavar="TIME", help="Close a connection (4004) that is silent for this long.")
 ]
+Cert = Annotated[
+    Path | None, typer.Option("--cert", metavar="FILE", help="Speak TLS with this certificate (PEM): wss and https.")
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", metavar="FILE", help="The private key of --cert, if it is not in the same file.")
+]
 Database = Annotated[
     bool,
     typer.Option(
@@ -106,6 +112,8 @@ def simulate(
     books_snapshot: Annotated[
         bool, typer.Option("--books-snapshot/--no-books-snapshot", help="Begin a books subscription with a snapshot.")
     ] = True,
+    cert: Cert = None,
+    key: Key = None,
     database: Database = True,
     data: Data = None,
     verbose: Verbose = False,
@@ -124,6 +132,8 @@ def simulate(
     from okxcli.runtime.clock import now_ms, parse_duration, parse_time
 
     log.setup("simulate", verbose)
+    scale = 1.0 if limits else 0.0
+    options = Options(port=port, idle_s=parse_duration(idle), limits=scale, seed=seed, cert=cert, key=key)
     exchange = LocalExchange(
         symbols,
         rate=rate,
@@ -137,7 +147,7 @@ def simulate(
         faults=fault or (),
         first_push=first_push,
         books_snapshot=books_snapshot,
-        options=Options(port=port, idle_s=parse_duration(idle), limits=1.0 if limits else 0.0, seed=seed),
+        options=options,
     )
     return serve(exchange, command_of(ctx), database, data)
 

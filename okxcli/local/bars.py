@@ -62,7 +62,7 @@ def bar_end(name: str, start: int) -> int:
     period = PERIODS[name]
     if not period.months:
         return start + period.length
-    return bar_start(name, start + (28 * period.months + 4) * DAY)
+    return bar_start(name, start + (31 * period.months + 1) * DAY)
 
 
 class Bar:

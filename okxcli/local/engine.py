@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from okxcli.errors import UsageError
@@ -28,7 +30,11 @@ _HTML = b"<html><head><title>503 Service Temporarily Unavailable</title></head><
 
 @dataclass(frozen=True)
 class Options:
-    """How strict the exchange is. `limits` scales all rate limits (0: none)."""
+    """Where the exchange listens and how strict it is.
+
+    `limits` scales all rate limits (0: none). `keys` maps API keys to (secret, passphrase). With `cert` (and `key`,
+    where it is a file of its own; both PEM) the port speaks TLS.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -38,6 +44,23 @@ class Options:
     max_backlog: int = MAX_BACKLOG
     keys: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     seed: int = 1
+    cert: Path | None = None
+    key: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the server's side of TLS, None without a certificate.
+
+        Raises:
+            UsageError: the certificate or its key cannot be used.
+        """
+        if self.cert is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key)
+        except OSError as error:  # SSLError is one
+            raise UsageError(f"cannot use the certificate {self.cert}: {error.strerror or error}") from None
+        return context
 
 
 class Engine:
@@ -70,8 +93,9 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
+        tls = self.options.tls()
         try:
-            server = await loop.create_server(lambda: Wire(self), self.options.host, self.options.port)
+            server = await loop.create_server(lambda: Wire(self), self.options.host, self.options.port, ssl=tls)
         except OSError as error:
             why = error.strerror or str(error)
             raise UsageError(f"cannot listen on {self.options.host}:{self.options.port}: {why}. Try --port 0") from None

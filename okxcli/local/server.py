@@ -106,12 +106,14 @@ class LocalServer:
     @property
     def ws_url(self) -> str:
         """The WebSocket base, without a path (`OKX_WS_URL`)."""
-        return f"ws://{self._engine.options.host}:{self._engine.port}"
+        return (
+            f"{'ws' if self._engine.options.cert is None else 'wss'}://{self._engine.options.host}:{self._engine.port}"
+        )
 
     @property
     def rest_url(self) -> str:
         """The REST base, without a path (`OKX_REST_URL`)."""
-        return f"http://{self._engine.options.host}:{self._engine.port}"
+        return self.ws_url.replace("ws", "http", 1)
 
     def now_ms(self) -> int:
         """Return the market's time in ms."""
