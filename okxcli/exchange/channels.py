@@ -1,6 +1,5 @@
-"""The channels of OKX: which endpoint serves each, and what one subscription to it is."""
+"""The channels of OKX: which endpoint serves each, what one subscription to it is, how its pushes begin."""
 
-import difflib
 from typing import NamedTuple
 
 from okxcli.errors import UsageError
@@ -8,6 +7,9 @@ from okxcli.errors import UsageError
 PUBLIC = "/ws/v5/public"
 BUSINESS = "/ws/v5/business"
 PRIVATE = "/ws/v5/private"
+
+#: How every push begins that OKX has been seen to send; other orders of keys are understood too, more slowly.
+PUSH_HEAD = b'{"arg":{"channel":"'
 
 _words = str.split
 _BARS = _words(
@@ -53,6 +55,8 @@ def path_of(channel: str) -> str:
     """
     path = CHANNELS.get(channel)
     if path is None:
+        import difflib
+
         near = [name for name in CHANNELS if name.lower() == channel.lower()]  # candle1h is candle1H
         near = near or difflib.get_close_matches(channel, CHANNELS, 1)
         hint = f" Did you mean {near[0]}?" if near else " There are trades-all, trades, books5, tickers, candle1m ..."

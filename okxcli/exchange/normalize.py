@@ -14,9 +14,10 @@ from okxcli.core import codec
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import InvalidLine
 from okxcli.exchange import rows
+from okxcli.exchange.channels import PUSH_HEAD
 from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES, BookRow, Head, InstrumentRow, TickerRow, TradeRow
-from okxcli.exchange.protocol import PUSH_HEAD
 
+_NAME_AT = len(PUSH_HEAD)
 _SPOT_KINDS = ("spot", "margin")
 #: Names kept, of channels and of instruments: a flood of made-up ones shall not fill the memory.
 _MAX_CHANNELS = 200
@@ -83,11 +84,11 @@ class Normalizer:
         self.control = 0
         self.others: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
-        self._whole: dict[str, tuple[Any, Callable[[Any, Head], Line]]] = {
-            "trades-all": (_TRADES, rows.trade),
-            "trades": (_TRADES, rows.trade),
-            "books5": (_BOOKS, rows.book),
-            "bbo-tbt": (_BOOKS, rows.book),
+        self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
+            b"trades-all": (_TRADES, rows.trade),
+            b"trades": (_TRADES, rows.trade),
+            b"books5": (_BOOKS, rows.book),
+            b"bbo-tbt": (_BOOKS, rows.book),
         }
         self._by_row: dict[str, Callable[[bytes, Head], Line]] = {
             "trades-all": lambda row, head: rows.trade(_TRADE_ROW.decode(row), head),
@@ -107,8 +108,7 @@ class Normalizer:
             InvalidLine: it is not a raw line, or all of it is bad.
         """
         if line.startswith(PUSH_HEAD):
-            channel = line[19 : line.find(b'"', 19)].decode(errors="replace")
-            whole = self._whole.get(channel)
+            whole = self._whole.get(line[_NAME_AT : line.find(b'"', _NAME_AT)])
             if whole is not None and not rows.is_odd(line):
                 return self._typed(line, *whole)
             return self._push(line)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from okxcli.exchange.channels import Subscription
+from okxcli.exchange.channels import PUSH_HEAD, Subscription
 
 #: Text frames of the keep-alive: neither JSON nor protocol pings.
 PING = "ping"
@@ -176,9 +176,6 @@ class Garbage:
 
 
 Event = Pong | Push | Ack | Unack | LoginOk | LoginRefused | Refused | Notice | ConnCount | Unknown | Garbage
-
-#: How every push begins that OKX has been seen to send; other orders of keys are understood too, more slowly.
-PUSH_HEAD = b'{"arg":{"channel":"'
 
 _MESSAGE = msgspec.json.Decoder(dict[str, Any])
 # The sentence around it has changed at least three times; these two marks have not.

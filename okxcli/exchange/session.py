@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from okxcli.exchange.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
-from okxcli.exchange.channels import Subscription
+from okxcli.exchange.channels import PUSH_HEAD, Subscription
 from okxcli.exchange.protocol import (
     PING,
-    PUSH_HEAD,
     TOO_FREQUENT,
     UPGRADE_NOTICE,
     WRONG_REQUEST_CLOSES,
