@@ -1,0 +1,61 @@
+"""Times and durations as users write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okxcli.errors import UsageError
+from okxcli.runtime.clock import iso, parse_duration, parse_time
+
+NOW = 1_747_087_200_123
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("1.5", 1.5), ("250ms", 0.25)],
+)
+def test_durations(text, seconds):
+    """Units, several of them, or bare seconds."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1s", "0", "5x", "1h 30m", "1e3s", "∞"])
+def test_what_is_no_duration(text):
+    """One clear error, whatever it is."""
+    with pytest.raises(UsageError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("now", NOW),
+        ("2h", NOW - 7_200_000),
+        ("today", 1_747_008_000_000),
+        ("yesterday", 1_746_921_600_000),
+        ("1747087200123", NOW),
+        ("2025-05-12", 1_747_008_000_000),
+        ("2025-05-12T22:00Z", 1_747_087_200_000),
+        ("2025-05-13T06:00:00+08:00", 1_747_087_200_000),
+        ("2025-05-12 22:00:00.123", NOW),
+    ],
+)
+def test_times(text, expected):
+    """ISO 8601 (UTC unless it says otherwise), epoch milliseconds, a duration ago, words."""
+    assert parse_time(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "tomorrowish", "2025-13-01", "12"])
+def test_what_is_no_time(text):
+    """One clear error."""
+    if text == "12":
+        assert parse_time(text + "s", NOW) == NOW - 12_000
+        return
+    with pytest.raises(UsageError):
+        parse_time(text, NOW)
+
+
+@given(st.integers(0, 4_102_444_800_000))
+def test_iso_reads_back(ms):
+    """What is written reads back as the same millisecond."""
+    assert parse_time(iso(ms), NOW) == ms

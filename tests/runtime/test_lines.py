@@ -1,0 +1,179 @@
+"""Lines in and out, filters and signals, as real processes with pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from okxcli.runtime.lines import MAX_LINE, LineReader, Overlong
+from okxcli.runtime.signals import Lifecycle
+
+FILTER = """
+import sys
+from okxcli.errors import InvalidLine
+from okxcli.runtime.filters import LineFilter
+run = LineFilter("test", strict="--strict" in sys.argv, quiet="-q" in sys.argv)
+def handle(line):
+    if line.startswith(b"bad"):
+        raise InvalidLine("it is bad")
+    run.out.line(line)
+ticks = []
+def tick():
+    ticks.append(1)
+    return 0.05 if "--tick" in sys.argv else None
+from okxcli.cli import _say
+from okxcli.errors import OkxError
+try:
+    code = run.run(handle, tick, counts=lambda: {"ticks": len(ticks)})
+except OkxError as error:
+    _say(f"okx test: {error}")
+    code = error.exit_code
+sys.exit(code)
+"""
+
+
+def start(*args, stdin=subprocess.PIPE, **kwargs):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(FILTER), *args],
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **kwargs
+    )  # fmt: skip
+
+
+def closing(err):
+    return json.loads(err.decode().splitlines()[-1].split(": ", 1)[1])
+
+
+def test_bad_lines_are_told_and_passed_over():
+    """Each with its number and reason; the good ones around it come out; exit 65 at the end."""
+    out, err = (process := start()).communicate(b"one\nbad 1\n\ntwo\r\nbad 2\nthree")
+    assert out == b"one\ntwo\r\nthree\n"
+    assert process.returncode == 65
+    told = err.decode().splitlines()
+    assert told[:2] == ["okx test: line 2: it is bad", "okx test: line 5: it is bad"]
+    assert closing(err) | {"ticks": 0} == {"lines_in": 5, "lines_out": 3, "rejected": 2, "ticks": 0}
+
+
+def test_strict_stops_at_the_first():
+    """One line on stderr, exit 65, what came before is written."""
+    out, err = (process := start("--strict", "-q")).communicate(b"one\nbad\ntwo\n")
+    assert process.returncode == 65
+    assert out in (b"one\n", b"")
+    assert err.decode().splitlines() == ["okx test: line 2: it is bad"]
+
+
+def test_a_line_without_end_is_thrown_away():
+    """A line of 40 MiB is one reject, not 40 MiB of memory; its neighbours come out."""
+    process = start()
+    out, err = process.communicate(b"one\n" + b"x" * (40 << 20) + b"\ntwo\n" + b"y" * (2 << 20))
+    assert out == b"one\ntwo\n"
+    assert process.returncode == 65
+    assert [line.split(": ", 1)[1] for line in err.decode().splitlines()[:2]] == [
+        "line 2: longer than 1 MiB", "line 4: longer than 1 MiB"]  # fmt: skip
+
+
+def test_a_trickle_leaves_at_once():
+    """Output does not wait for a block to fill when input runs dry."""
+    process = start()
+    for line in (b"one\n", b"two\n"):
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert process.stdout.readline() == line
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_ticks_come_without_input():
+    """A timer runs while nothing comes in."""
+    process = start("--tick")
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    time.sleep(0.6)
+    _, err = process.communicate()
+    assert closing(err)["ticks"] >= 5
+
+
+def test_nobody_reads():
+    """A reader that leaves ends the filter quietly, as killed by SIGPIPE."""
+    process = start()
+    process.stdout.close()
+    try:
+        for _ in range(200):
+            process.stdin.write(b"x" * 1000 + b"\n")
+            process.stdin.flush()
+    except BrokenPipeError:
+        pass
+    process.stdin = None
+    assert process.wait(10) == -signal.SIGPIPE
+    assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("signals", "status"),
+    [([signal.SIGINT], 0), ([signal.SIGINT, signal.SIGINT], -signal.SIGINT), ([signal.SIGTERM], -signal.SIGTERM)],
+)
+def test_signals_to_a_filter(signals, status):
+    """The first INT leaves it reading to end of input; a second, or TERM, stops it, with what it has written out."""
+    process = start()
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"one\n"
+    for signum in signals:
+        process.send_signal(signum)
+        time.sleep(0.3)
+    if status == 0:
+        process.stdin.write(b"two\n")
+    out, err = process.communicate()
+    assert process.returncode == status
+    assert out == (b"two\n" if status == 0 else b"")
+    assert closing(err)["lines_in"] == (2 if status == 0 else 1)
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """What nohup or a script's & ignores is not caught again."""
+    process = start(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    for _ in range(4):
+        process.send_signal(signal.SIGINT)
+    process.communicate(b"two\n")
+    assert process.returncode == 0
+
+
+class _Fixed(Lifecycle):
+    def __init__(self):
+        self.stop = False
+
+
+@given(st.binary(max_size=300).map(lambda b: b.replace(b"\r", b"")), st.lists(st.integers(1, 40), max_size=60))
+def test_cutting_the_input_anywhere_changes_nothing(data, sizes):
+    """Lines and their numbers are the same however the bytes arrive."""
+    reader = LineReader(_Fixed())
+    got, rest = [], data
+    for size in sizes:
+        got += reader._split(rest[:size])
+        rest = rest[size:]
+    got += reader._split(rest) + reader._last()
+    assert got == [(n, line) for n, line in enumerate(data.split(b"\n"), 1) if line]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from([1, MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, 2 * MAX_LINE]), max_size=3),
+    st.integers(50_000, 1 << 21),
+)
+def test_long_lines_at_every_cut(lengths, size):
+    """A line of up to 1 MiB comes out whole, a longer one as its head, wherever it is cut."""
+    data = b"".join(b"x" * length + b"\n" for length in lengths)
+    reader = LineReader(_Fixed())
+    got = [line for at in range(0, len(data), size) for _, line in reader._split(data[at : at + size])]
+    assert [len(line) if type(line) is bytes else -1 for line in got] == [n if n <= MAX_LINE else -1 for n in lengths]
+    assert all(len(line) <= 200 for line in got if type(line) is Overlong)
