@@ -95,12 +95,12 @@ class Session:
     @property
     def acked(self) -> list[Subscription]:
         """The subscriptions that stand."""
-        return [w.subscription for w in self._wanted.values() if w.state == "acked"]
+        return [w.subscription for w in list(self._wanted.values()) if w.state == "acked"]
 
     @property
     def pushes(self) -> dict[Subscription, tuple[int, int | None]]:
         """Each subscription's number of pushes, and when the last one came."""
-        return {w.subscription: (w.pushes, w.last_push_ms) for w in self._wanted.values()}
+        return {w.subscription: (w.pushes, w.last_push_ms) for w in list(self._wanted.values())}
 
     # What happens
 

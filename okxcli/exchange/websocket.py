@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 _BATCH = 512
 #: A subscription that stood before and is refused now (a delisting, or maintenance) is tried again this often.
 _RETRY_REFUSED_MS = 600_000
+#: How long a connection about to end is read on beside its successor: what was pushed before the successor's
+#: subscriptions stood may still be under way on the old one.
+_OVERLAP_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class _Link:
         self.wire = wire
         self.session = session
         self.leaving = False
+        self.until_ms: int | None = None  # leaving, and its successor is ready
         self.pushes = 0
 
 
@@ -139,7 +143,7 @@ class OKXWebSocketClient:
 
     def state(self) -> ConnectionState:
         """Tell how the connection does."""
-        link = self._links[-1] if self._links else None
+        link = next(reversed(list(self._links)), None)
         last = self._last_push_ms
         return ConnectionState(
             url=self.url,
@@ -190,7 +194,11 @@ class OKXWebSocketClient:
                 if not paused:
                     self._read(link, now)
                 if link in self._links:
-                    self._obey(link, link.session.tick(now, reading=not paused), now)
+                    behind = paused or link.wire.pending
+                    self._obey(link, link.session.tick(now, reading=not behind), now)
+                    if link.until_ms is not None and now >= link.until_ms and not behind:
+                        self._links.remove(link)
+                        link.wire.close()
             if not self._ever_ready and self._wanted and now >= give_up_ms:
                 reason = self._trouble or "it answers no subscription"
                 raise ExchangeUnavailable(
@@ -204,11 +212,13 @@ class OKXWebSocketClient:
             return
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
-        if not self._full():
+        reading = not self._full()
+        if reading:
             for link in self._links:
                 poll.register(link.wire.fileno(), select.POLLIN)
         dues = [due for link in self._links if (due := link.session.due()) is not None]
         dues += [due for due, _ in self._again]
+        dues += [link.until_ms for link in self._links if link.until_ms is not None and reading]
         if give_up_ms is not None:
             dues.append(give_up_ms)
         if self._dialler.busy:
@@ -308,7 +318,7 @@ class OKXWebSocketClient:
                 case Log(level, text):
                     _log.log(level, "%s: %s", self.url, text)
                 case Ready():
-                    self._became_ready(link)
+                    self._became_ready(link, now)
                 case Refuse():
                     self._was_refused(action, now)
                 case Replace(reason):
@@ -319,16 +329,16 @@ class OKXWebSocketClient:
                 case Reconnect(reason, slow):
                     self._lost(link, reason, slow, now)
 
-    def _became_ready(self, link: _Link) -> None:
+    def _became_ready(self, link: _Link, now: int) -> None:
         again = " again" if self._ever_ready else ""
         _log.info("connected to %s%s, %d subscriptions", self.url, again, len(link.session.acked))
         self._ever_ready = True
         self._trouble = ""
         self._stood.update(s[:2] for s in link.session.acked)
         self.settled.set()
-        for other in [other for other in self._links if other.leaving and other is not link]:
-            self._links.remove(other)
-            other.wire.close()
+        for other in self._links:
+            if other.leaving and other is not link:
+                other.until_ms = now + _OVERLAP_MS
 
     def _was_refused(self, refusal: Refuse, now: int) -> None:
         key = refusal.subscription[:2]

@@ -194,6 +194,27 @@ def test_planned_end_is_bridged_by_a_second_connection():
         assert run.client.state().connects == 2
 
 
+def test_what_is_under_way_on_the_old_connection_still_arrives():
+    """Pushes that the old connection carries late, after the new one is ready, are not lost."""
+    ready = threading.Event()
+
+    def behave(connection, n):
+        acks(connection)
+        if n == 1:
+            connection.send('{"event":"notice","msg":"Please reconnect.","code":"64008","connId":"8517149b"}')
+            assert ready.wait(5)
+            time.sleep(0.3)
+            connection.send(push(1))
+        else:
+            connection.send(push(2))
+            ready.set()
+        stay(connection)
+
+    with Server(behave) as server, Run(server.url) as run:
+        run.until(lambda: len(run.frames) == 2)
+    assert run.frames == [push(2).encode(), push(1).encode()]
+
+
 def test_refused_symbols_are_told_and_dropped():
     """60018 reaches the caller; after a reconnect the refused one is not asked for again."""
     asked = []
@@ -376,8 +397,8 @@ def test_names_and_schemes_that_cannot_be():
             Wire.dial(url, 2)
 
 
-def test_certificates_are_verified(tmp_path):
-    """A TLS server with a certificate that nobody vouches for is refused."""
+def test_certificates_are_verified(tmp_path, monkeypatch):
+    """A TLS server with a certificate that nobody vouches for is refused; one that is trusted is read."""
     import ssl
     import subprocess
 
@@ -389,11 +410,14 @@ def test_certificates_are_verified(tmp_path):
         pytest.skip("openssl cannot make a certificate here")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with (
-        Server(lambda connection, n: stay(connection), ssl=context) as server,
-        pytest.raises(DialError, match="certificate is not valid"),
-    ):
-        Wire.dial(server.url.replace("ws:", "wss:"), 2)
+    with Server(lambda connection, n: connection.send("hello" * 20_000), ssl=context) as server:
+        url = server.url.replace("ws:", "wss:")
+        with pytest.raises(DialError, match="certificate is not valid"):
+            Wire.dial(url, 2)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        connection = Wire.dial(url, 2)
+        assert frames_of(connection, 1) == [b"hello" * 20_000]
+        connection.close()
 
 
 def frames_of(wire_, count):
