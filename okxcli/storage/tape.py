@@ -122,6 +122,8 @@ def _without_rows(connection: Connection, group: list[StandardizedTrade], outcom
 
 def _judge_all(connection: Connection, again: list[StandardizedTrade], first: str, last: str, outcome: Outcome) -> None:
     """Judge trades whose ids are known by their rows between two moments."""
+    if not again:
+        return
     stored = _stored(connection, again, first, last)
     for trade in again:
         # Without a row (its day was archived) the ledger's word is all there is.

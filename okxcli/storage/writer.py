@@ -220,6 +220,8 @@ class Writer:
                 ledger.lock(connection, list(keys))
             parts.store(connection, outcome, thorough, self._proven, now)
             quarantine(connection, outcome.refused, raw)
+        if connection.closed:  # psycopg leaves the block quietly when there is nobody to send the COMMIT to
+            raise psycopg.OperationalError("the connection was lost before the commit")
         return outcome
 
     def _tell(self, one: Refused) -> None:
