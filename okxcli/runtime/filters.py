@@ -69,6 +69,9 @@ class LineFilter:
                 if finish is not None:
                     finish()
                 self.out.close()
+            except InputError:
+                self.out.close()  # what came before the bad line is good
+                raise
             finally:
                 if self._rejects is not None:
                     self._rejects.close()
