@@ -11,6 +11,9 @@ from okxcli.storage.database import Connection
 
 _log = logging.getLogger(__name__)
 
+#: How long a partition that somebody reads is waited for.
+_LOCK_TIMEOUT = "5s"
+
 #: The tables behind each kind of row that a configuration names.
 TABLES: Mapping[str, tuple[str, ...]] = {
     "trades": ("raw_trades", "merged_trades"),
@@ -42,7 +45,7 @@ def apply(connection: Connection, keep_days: Mapping[str, int | None], now_ms: i
 
 
 def _drop(connection: Connection, table: str, start: date) -> bool:
-    connection.execute("SET lock_timeout = '5s'")
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
     try:
         if table == "raw_trades":
             # First the mark, then the rows: killed between the two, the next run drops what is left.
