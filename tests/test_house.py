@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,20 @@ def test_the_wheel_takes_every_page():
     }
     assert len(pages) > 10
     assert shared == {"config/okx.json": "share/okx/okx.json", **pages}
+
+
+def test_the_wheel_holds_what_it_needs(tmp_path):
+    """A built wheel has every module, the migrations, the data files and the pages, and nothing of the tests."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "okxcli").rglob("*") if path.is_file()}
+    assert {name for name in package if "__pycache__" not in name} <= names
+    assert {"okxcli/py.typed", "okxcli/local/instruments.json", "okxcli/storage/migrations/0001_tables.sql"} <= names
+    share = {name.partition(".data/data/")[2] for name in names if ".data/data/" in name}
+    assert {"share/okx/okx.json", "share/man/man1/okx-stream.1", "share/man/man7/okx-candles.7"} <= share
+    assert not any(name.startswith("tests") or name.endswith(".md") for name in names)
 
 
 def test_every_module_says_what_it_owns():

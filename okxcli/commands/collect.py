@@ -49,7 +49,7 @@ def collect(
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
     settings = load(config, required=True)
     if log_file is None and settings.log_file is not None:
-        log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file)
+        log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file, file_level=settings.log_level)
     seconds = parse_duration(duration) if duration is not None else None
     ws_base = ws_url or settings.ws_url or options.DEFAULT_WS_URL
     feed = Feed(

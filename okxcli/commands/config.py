@@ -101,6 +101,7 @@ def show(path: options.Config = None) -> None:
     """
     from okxcli.runtime import config as configuration
     from okxcli.runtime import config_schema
+    from okxcli.runtime.config_values import masked
     from okxcli.runtime.tables import write_rows
 
     loaded = configuration.load(path)
@@ -113,7 +114,7 @@ def show(path: options.Config = None) -> None:
         variable = _VARIABLES.get(key, "")
         effective = os.environ.get(variable) or value
         if key == "storage.dsn" and effective:
-            effective = config_schema.masked(effective)
+            effective = masked(effective)
         rows.append({"key": key, "value": effective, "from": variable if os.environ.get(variable) else source})
     write_rows(rows)
 

@@ -123,7 +123,7 @@ def warnings(path: Path, config: Config) -> list[str]:
     """Return what is not wrong but unwise: a password in a file that others can read."""
     if config.dsn is None:
         return []
-    from okxcli.runtime.config_schema import holds_password
+    from okxcli.runtime.config_values import holds_password
 
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077 and holds_password(config.dsn):

@@ -9,108 +9,20 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
 
-from okxcli.core.timeframes import Timeframe
-from okxcli.errors import InvalidLine, UsageError
-from okxcli.runtime.clock import parse_duration
+from okxcli.runtime import config_values as values
 from okxcli.runtime.config import Config
 
 Channel = Literal["trades-all", "trades", "books5", "bbo-tbt", "tickers"]
 Level = Literal["debug", "info", "warning", "error"]
 
-_SYMBOL = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9_]+){1,4}", re.ASCII)
 _KEY = re.compile(r"[\w$-]{1,40}")
 _DAY_MS = 86_400_000
 
 
-def _mistake(reason: str) -> PydanticCustomError:
-    return PydanticCustomError("okx", "{reason}", {"reason": reason})
-
-
-def milliseconds(text: str) -> int:
-    """Return the milliseconds of a duration such as `500ms`, `10s`, `1h30m`.
-
-    Raises:
-        UsageError: not a duration.
-    """
-    return round(parse_duration(text) * 1000)
-
-
-def _duration(low_ms: int, high_ms: int, allowed: str) -> AfterValidator:
-    def checked(text: str) -> str:
-        try:
-            found = milliseconds(text)
-        except UsageError:
-            raise _mistake(f"{json.dumps(text)} is no duration; write {allowed}") from None
-        if not low_ms <= found <= high_ms:
-            raise _mistake(f"{json.dumps(text)} is out of range; write {allowed}")
-        return text
-
-    return AfterValidator(checked)
-
-
-def _symbol(text: str) -> str:
-    if _SYMBOL.fullmatch(text):
-        return text
-    tidy = re.sub(r"[/_ ]+", "-", text.strip().upper())
-    hint = f"; did you mean {tidy}?" if _SYMBOL.fullmatch(tidy) else "; write it as OKX does, such as BTC-USDT"
-    raise _mistake(f"{_shown(text)} is no symbol{hint}")
-
-
-def _timeframe(text: str) -> str:
-    try:
-        Timeframe.parse(text)
-    except InvalidLine as reason:
-        raise _mistake(str(reason)) from None
-    return text
-
-
-def _days(text: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,3}d", text, re.ASCII):
-        raise _mistake(f"{_shown(text)} is no number of days; write 7d, or null to keep for ever")
-    return text
-
-
-def _dsn(text: str) -> str:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        conninfo_to_dict(text)
-    except ProgrammingError:
-        # Neither libpq's words nor the value are shown: both may hold the password.
-        raise _mistake("no connection string; write postgresql://host/database or host=... dbname=...") from None
-    return text
-
-
-def _base_url(*schemes: str) -> AfterValidator:
-    def checked(text: str) -> str:
-        try:
-            parts = urlsplit(text)
-            port_is_number = parts.port is None or parts.port > 0
-        except ValueError:
-            port_is_number = False
-        if not port_is_number or parts.scheme not in schemes or not parts.hostname:
-            raise _mistake(f"{_shown(text)} is no address; write {schemes[-1]}://host or {schemes[0]}://host:port")
-        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
-            raise _mistake(f"{_shown(text)}: only scheme, host and port; the path is added by okx")
-        return text.rstrip("/")
-
-    return AfterValidator(checked)
-
-
-def _once(names: list[str]) -> list[str]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise _mistake(f"{', '.join(twice)} given more than once")
-    return names
-
-
-Days = Annotated[str, AfterValidator(_days)] | None
+Days = Annotated[str, AfterValidator(values.days)] | None
 
 
 class _Section(BaseModel):
@@ -122,11 +34,11 @@ class _Section(BaseModel):
 class Candles(_Section):
     """How bars are closed."""
 
-    lateness: Annotated[str, _duration(1, 3_600_000, "10s (at most 1h)")] = Field(
+    lateness: Annotated[str, values.duration(1, 3_600_000, "10s (at most 1h)")] = Field(
         default="10s",
         description="How far behind its symbol's newest trade a trade may be and still change a finished bar.",
     )
-    grace: Annotated[str, _duration(1, 60_000, "2s (at most 1m)")] = Field(
+    grace: Annotated[str, values.duration(1, 60_000, "2s (at most 1m)")] = Field(
         default="2s", description="How long after its end a bar of a quiet symbol is written provisionally."
     )
     fill: bool = Field(default=False, description="Write flat bars where the ids prove that nothing was traded.")
@@ -144,10 +56,10 @@ class Keep(_Section):
 class Storage(_Section):
     """Where rows go, and for how long."""
 
-    dsn: Annotated[str, AfterValidator(_dsn)] | None = Field(
+    dsn: Annotated[str, AfterValidator(values.dsn)] | None = Field(
         default=None, description="Postgres, as URL or keywords; null: PGHOST and its like, else the embedded server."
     )
-    books_every: Annotated[str, _duration(100, _DAY_MS, "1s (100ms to 1d), or null")] | None = Field(
+    books_every: Annotated[str, values.duration(100, _DAY_MS, "1s (100ms to 1d), or null")] | None = Field(
         default="1s", description="Store a book of each symbol this often; null stores every one."
     )
     keep: Keep = Keep()
@@ -156,13 +68,13 @@ class Storage(_Section):
 class Exchange(_Section):
     """Where the exchange is."""
 
-    ws_url: Annotated[str, _base_url("ws", "wss")] | None = Field(
+    ws_url: Annotated[str, values.base_url("ws", "wss")] | None = Field(
         default=None, description="WebSocket base, without the path; null: the exchange's own."
     )
-    rest_url: Annotated[str, _base_url("http", "https")] | None = Field(
+    rest_url: Annotated[str, values.base_url("http", "https")] | None = Field(
         default=None, description="REST base, without the path; null: the exchange's own."
     )
-    connect_timeout: Annotated[str, _duration(100, 3_600_000, "30s (100ms to 1h)")] = Field(
+    connect_timeout: Annotated[str, values.duration(100, 3_600_000, "30s (100ms to 1h)")] = Field(
         default="30s", description="Give up when never connected for this long after the start."
     )
 
@@ -180,13 +92,13 @@ class Document(_Section):
     """The whole file."""
 
     schema_: str | None = Field(default=None, alias="$schema", description="For editors; okx does not read it.")
-    symbols: Annotated[list[Annotated[str, AfterValidator(_symbol)]], AfterValidator(_once)] = Field(
+    symbols: Annotated[list[Annotated[str, AfterValidator(values.symbol)]], AfterValidator(values.once)] = Field(
         default=[], description="Instruments to collect, as OKX names them."
     )
-    channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(_once)] = Field(
+    channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(values.once)] = Field(
         default=["trades-all"], description="What to collect of each symbol."
     )
-    timeframes: Annotated[list[Annotated[str, AfterValidator(_timeframe)]], AfterValidator(_once)] = Field(
+    timeframes: Annotated[list[Annotated[str, AfterValidator(values.timeframe)]], AfterValidator(values.once)] = Field(
         default=["1m", "5m", "15m", "1h", "4h", "1d"], description="Bars to make from the trades; [] makes none."
     )
     candles: Candles = Candles()
@@ -234,15 +146,15 @@ def to_config(document: Document, path: Path | None) -> Config:
         symbols=tuple(document.symbols),
         channels=tuple(document.channels),
         timeframes=tuple(document.timeframes),
-        lateness_ms=milliseconds(document.candles.lateness),
-        grace_ms=milliseconds(document.candles.grace),
+        lateness_ms=values.milliseconds(document.candles.lateness),
+        grace_ms=values.milliseconds(document.candles.grace),
         fill=document.candles.fill,
         dsn=document.storage.dsn,
-        books_every_ms=milliseconds(every) if every else 0,
+        books_every_ms=values.milliseconds(every) if every else 0,
         keep_days={kind: int(days[:-1]) if days else None for kind, days in keep.model_dump().items()},
         ws_url=document.exchange.ws_url,
         rest_url=document.exchange.rest_url,
-        connect_timeout_s=milliseconds(document.exchange.connect_timeout) / 1000,
+        connect_timeout_s=values.milliseconds(document.exchange.connect_timeout) / 1000,
         log_file=Path(file).expanduser() if file else None,
         log_level=document.log.level,
         path=path,
@@ -257,25 +169,6 @@ def settings(document: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, 
             yield from settings(value, f"{prefix}{name}.")
         elif field.alias is None:
             yield f"{prefix}{name}", value, name in document.model_fields_set
-
-
-def masked(dsn: str) -> str:
-    """Return a connection string in keyword form with `***` for its password; an unreadable one hides whole."""
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-    try:
-        parts = conninfo_to_dict(dsn)
-    except ProgrammingError:
-        return "***"
-    return make_conninfo("", **{k: "***" if k in ("password", "sslpassword") else v for k, v in parts.items()})
-
-
-def holds_password(dsn: str) -> bool:
-    """Tell whether a connection string, URL or keywords, carries a password."""
-    from psycopg.conninfo import conninfo_to_dict
-
-    return bool(conninfo_to_dict(dsn).get("password"))
 
 
 def _no_constant(name: str) -> None:
@@ -303,7 +196,7 @@ def _explained(error: Any) -> str:
         return f"{place}: {error['msg']}"
     if kind == "literal_error":
         names = get_args(Level) if where[0] == "log" else get_args(Channel)
-        return f"{place}: {_shown(value)} is none of {', '.join(names)}{_nearest(str(value), names)}"
+        return f"{place}: {values.shown(value)} is none of {', '.join(names)}{_nearest(str(value), names)}"
     if kind == "too_short":
         return f"{place}: empty; name at least one of {', '.join(get_args(Channel))}"
     if kind == "string_too_short":
@@ -314,7 +207,7 @@ def _explained(error: Any) -> str:
         "bool_type": "true or false",
         "model_type": "an object, {...}",
     }.get(kind, error["msg"])
-    return f"{place}: {'a value' if place == 'storage.dsn' else _shown(value)} is not {wanted}"
+    return f"{place}: {'a value' if place == 'storage.dsn' else values.shown(value)} is not {wanted}"
 
 
 def _place(where: tuple[Any, ...]) -> str:
@@ -323,7 +216,7 @@ def _place(where: tuple[Any, ...]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += "." + (part if _KEY.fullmatch(part) else _shown(part))
+            text += "." + (part if _KEY.fullmatch(part) else values.shown(part))
     return text.lstrip(".")
 
 
@@ -338,8 +231,3 @@ def _keys_beside(where: tuple[Any, ...]) -> list[str]:
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), list(known), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -29,10 +29,13 @@ class _Full(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def setup(command: str, verbose: bool = False, quiet: bool = False, log_file: Path | None = None) -> None:
+def setup(
+    command: str, verbose: bool = False, quiet: bool = False, log_file: Path | None = None, file_level: str = "debug"
+) -> None:
     """Send the log to standard error, brief, and to `log_file`, in full.
 
-    Standard error gets changes of state (`quiet`: warnings only; `verbose`: all there is); the file gets everything.
+    Standard error gets changes of state (`quiet`: warnings only; `verbose`: all there is); the file gets everything
+    from `file_level` on.
 
     Raises:
         UsageError: the file cannot be written.
@@ -52,5 +55,6 @@ def setup(command: str, verbose: bool = False, quiet: bool = False, log_file: Pa
             full = logging.FileHandler(log_file, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from None
+        full.setLevel(file_level.upper())
         full.setFormatter(_Full())
         root.addHandler(full)

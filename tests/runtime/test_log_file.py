@@ -1,0 +1,34 @@
+"""The log: brief on standard error, full in a file, from the level that is asked for."""
+
+import logging
+
+import pytest
+
+from okxcli.errors import UsageError
+from okxcli.runtime import log
+
+
+@pytest.mark.parametrize(("level", "kept"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_file_holds_what_its_level_asks_for(tmp_path, capsys, level, kept):
+    """Standard error is brief whatever the file takes; the file names time, level and logger."""
+    path = tmp_path / "okx.log"
+    log.setup("collect", log_file=path, file_level=level)
+    try:
+        for name in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger("okxcli.test"), name)("a %s line", name)
+    finally:
+        log.setup("test")
+    lines = path.read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["DEBUG", "INFO", "WARNING", "ERROR"][4 - kept :]
+    assert lines[-1].endswith("ERROR okxcli.test: a error line") and lines[-1][10] == "T"
+    assert capsys.readouterr().err.splitlines() == [
+        "okx collect: a info line",
+        "okx collect: warning: a warning line",
+        "okx collect: error: a error line",
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    """One line with the path and the reason."""
+    with pytest.raises(UsageError, match="cannot write the log file"):
+        log.setup("collect", log_file=tmp_path / "none" / "okx.log")
