@@ -65,7 +65,8 @@ okx_env() {
     [ "$1" = run ] || okx_lock=$okx_root/requirements-dev.lock
     okx_stamp=$okx_venv/.okx-$1
     # The descriptor holds the lock, not the process that asked for it: the end of this script ends it, however it ends.
-    exec 9>"$okx_venv.lock" || okx_fail "cannot write beside $okx_venv; name another folder: OKX_VENV=/path $0"
+    (: >>"$okx_venv.lock") 2>/dev/null || okx_fail "cannot write beside $okx_venv; name another folder: OKX_VENV=/path $0"
+    exec 9>>"$okx_venv.lock"
     "$okx_base" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
     if [ "$(cat "$okx_stamp" 2>/dev/null)" != "$(okx_sum "$okx_lock")" ] || ! "$okx_venv/bin/python" -c '' 2>/dev/null; then
         echo "okx: setting up $okx_venv (only the first time)" >&2
