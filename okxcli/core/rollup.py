@@ -127,6 +127,7 @@ class _Rollup:
         self._wholes: dict[int, _Whole] = {}
         self._newest: _Whole | None = None
         self._hold = max(WATCH_MS, 3 * owner.lateness_ms) + 2 * owner.source.length
+        self._next_fold = 0
 
     def take(self, part: OHLCVCandle, clock: int, mended: bool) -> Iterator[OHLCVCandle]:
         """Fold one part in; yield what it changes or makes final at `clock`."""
@@ -155,10 +156,17 @@ class _Rollup:
                 yield from self._write(other, closed=True)
             elif other is whole and self._owner.partial:
                 yield from self._write(other, closed=False)
-            if other.end + self._hold < clock:
-                del self._wholes[other.start]
+        if clock >= self._next_fold:
+            self._next_fold = clock + self._hold // 4
+            self._let_go(clock - self._hold)
+
+    def _let_go(self, before: int) -> None:
+        """Forget the bars that ended before a moment, and fold the parts of others that began before it."""
+        for whole in list(self._wholes.values()):
+            if whole.end < before:
+                del self._wholes[whole.start]
             else:
-                other.fold(clock - self._hold, self._seen)
+                whole.fold(before, self._seen)
 
     def _proves_itself(self, whole: _Whole, part: OHLCVCandle) -> bool:
         """Whether the last part makes a bar final: complete bars are final, and so is what is made of nothing else."""
