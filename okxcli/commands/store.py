@@ -36,7 +36,7 @@ def store(
     database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine.
     """
     from okxcli.core.codec import UnknownType, decode
-    from okxcli.errors import ExitCode
+    from okxcli.errors import ExitCode, InputError, InvalidLine
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms
@@ -66,6 +66,10 @@ def store(
             found = decode(line)
         except UnknownType:
             return
+        except InvalidLine:
+            if strict:  # the end: what came before must be stored, and counted
+                writer.flush()
+            raise
         writer.add(found, line)
 
     def tick() -> float | None:
@@ -83,6 +87,9 @@ def store(
 
     try:
         code = run.run(handle, tick, finish, writer.counts)
+    except InputError:
+        writer.flush()
+        raise
     finally:
         writer.close()
         database.close()
