@@ -7,13 +7,16 @@ recorded on `trades` alone, each merged trade stands for its fills.
 
 import gzip
 import heapq
+import io
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import orjson
+import zstandard
 
 from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
@@ -45,12 +48,13 @@ class Push(NamedTuple):
 def read_pushes(path: Path, report: Callable[[int, str], None] | None = None) -> Iterator[Push]:
     """Yield the pushes of a recording (`.gz` and `.zst` by name); times never step back.
 
-    `report` is told the number of each bad line, and why it is passed over.
+    `report` is told the number of each bad line, and why it is passed over. A packed file that is torn ends at the
+    tear, which is reported as well.
 
     Raises:
         UsageError: the file cannot be read.
     """
-    newest = 0
+    newest = number = 0
     try:
         with _open(path) as lines:
             for number, line in enumerate(lines, 1):
@@ -60,8 +64,13 @@ def read_pushes(path: Path, report: Callable[[int, str], None] | None = None) ->
                     yield found
                 elif found and report is not None:
                     report(number, found)
-    except (OSError, EOFError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except FileNotFoundError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # gzip's complaints about its data have none
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        if report is not None:
+            report(number + 1, f"the file is damaged from here on: {error}")
 
 
 def _push(line: bytes, newest: int) -> Push | str:
@@ -98,10 +107,6 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        import io
-
-        import zstandard
-
         reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(path.open("rb"), closefd=True)
         return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, reader)))
     return path.open("rb")

@@ -1,0 +1,93 @@
+"""Other people's OKX clients run against the local exchange unchanged but for the address.
+
+They are no dependencies: each test is skipped where its client is not installed (`pip install ccxt python-okx`).
+python-okx speaks TLS only, so its test makes a certificate with openssl.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
+
+SYMBOLS = ("BTC-USDT", "ETH-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP")
+
+
+def test_ccxt_pro_watches_and_fetches():
+    """ccxt.pro loads markets, watches trades, books, tickers and candles, and fetches the same from REST."""
+    pro = pytest.importorskip("ccxt.pro", reason="ccxt is not installed")
+
+    async def run(exchange):
+        okx = pro.okx()
+        okx.urls["api"] = {"rest": exchange.rest_url, "ws": f"{exchange.ws_url}/ws/v5"}
+        try:
+            markets = await okx.load_markets()
+            assert set(markets) == {"BTC/USDT", "ETH/USDT", "BTC/USDT:USDT", "BTC/USD:BTC"}
+            watched = []
+            while len(watched) < 50:
+                watched += await okx.watch_trades("BTC/USDT")
+            fills = {str(fill.trade_id): fill for fill in exchange.fills("BTC-USDT")}
+            assert all(fills[trade["id"]].price == okx.number_to_string(trade["price"]) for trade in watched)
+            for _ in range(5):
+                book = await okx.watch_order_book("BTC/USDT")
+            assert len(book["bids"]) == 400
+            assert book["bids"][0][0] < book["asks"][0][0]
+            assert (await okx.watch_ticker("ETH/USDT"))["last"] > 0
+            candles = await okx.fetch_ohlcv("BTC/USDT", "1m", limit=5)
+            mine = {int(row[0]): row for row in exchange.candles("BTC-USDT")}
+            assert len(candles) == 5
+            for start, *_, volume in candles[:-1]:
+                assert okx.number_to_string(volume) == mine[start][5]
+            assert (await okx.watch_ohlcv("BTC/USDT", "1m"))[-1][0] % 60_000 == 0
+            pages = await okx.fetch_trades("BTC/USDT:USDT", limit=50)
+            assert len(pages) == 50
+            assert abs(await okx.fetch_time() - time.time() * 1000) < 5_000
+        finally:
+            await okx.close()
+
+    with LocalExchange(SYMBOLS, rate=200) as exchange:
+        asyncio.run(run(exchange))
+
+
+def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
+    """OKX's own Python client subscribes over TLS, unsubscribes, and reads the REST pages."""
+    pytest.importorskip("okx.websocket.WsPublicAsync", reason="python-okx is not installed")
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    command = [openssl, *request.split(), "-keyout", key, "-out", cert]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    from okx import MarketData, PublicData
+    from okx.websocket.WsPublicAsync import WsPublicAsync
+
+    async def run(exchange):
+        heard = []
+        client = WsPublicAsync(f"{exchange.ws_url}/ws/v5/public")
+        await client.start()
+        arguments = [{"channel": channel, "instId": "BTC-USDT"} for channel in ("trades", "books5")]
+        await client.subscribe(arguments, heard.append)
+        await asyncio.sleep(1.5)
+        await client.unsubscribe(arguments, heard.append)
+        await asyncio.sleep(0.5)
+        assert sum('"event":"subscribe"' in text for text in heard) == 2
+        assert sum('"event":"unsubscribe"' in text for text in heard) == 2
+        assert sum('"channel":"books5"' in text and '"data"' in text for text in heard) > 5
+        # The client's own stop() ends the loop it runs in; closing its socket is enough.
+        await client.factory.close()
+
+    with LocalExchange(SYMBOLS, rate=100, options=Options(cert=cert, key=key)) as exchange:
+        asyncio.run(run(exchange))
+        market = MarketData.MarketAPI(domain=exchange.rest_url, flag="0", debug=False)
+        assert len(market.get_tickers("SPOT")["data"]) == 2
+        assert len(market.get_history_trades("BTC-USDT", limit=50)["data"]) == 50
+        assert len(market.get_candlesticks("BTC-USDT", bar="1m", limit=5)["data"]) == 5
+        assert len(market.get_orderbook("BTC-USDT", sz="20")["data"][0]["asks"]) == 20
+        public = PublicData.PublicAPI(domain=exchange.rest_url, flag="0", debug=False)
+        assert [row["instId"] for row in public.get_instruments("SWAP")["data"]] == ["BTC-USDT-SWAP", "BTC-USD-SWAP"]
