@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal came while no command was running. Not an Exception: nothing but clean-up shall catch it."""
+    """A signal ends us before the command has begun. Not an Exception: nothing but clean-up shall catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -25,12 +25,15 @@ class Interrupted(BaseException):
 class Child:
     """A context in which signals are for the command: it gets them, and we wait for its end.
 
-    Ctrl-C reaches the command from the terminal without us. Before and after the command a signal raises
-    `Interrupted`, so that everything is cleaned up, and the process then ends with 128 plus its number.
+    Ctrl-C reaches the command from the terminal without us. A signal that comes while things are set up for the
+    command is remembered, since an exception could leave them half made: `run` then raises `Interrupted`, and the
+    process ends with 128 plus its number once all is cleaned up. A second one does not wait.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._pending = 0
+        self._done = False
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -48,11 +51,14 @@ class Child:
             sys.exit(128 + error.signum)
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        process = self._process
-        if process is None:
+        if self._done:
+            return  # what is left is clean-up, and it is short
+        if self._process is not None:
+            self._forward(self._process, signum)
+        elif self._pending:
             raise Interrupted(signum)
-        if process.poll() is None and not (signum == signal.SIGINT and _in_foreground()):
-            process.send_signal(signum)
+        else:
+            self._pending = signum
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Run `command` with `environment` on top of ours; return its exit status (128 and more: died by a signal).
@@ -60,15 +66,22 @@ class Child:
         Raises:
             UsageError: there is no such command.
         """
+        if self._pending:
+            raise Interrupted(self._pending)
         try:
-            self._process = subprocess.Popen(list(command), env={**os.environ, **environment})
+            process = self._process = subprocess.Popen(list(command), env={**os.environ, **environment})
         except OSError as error:
             raise UsageError(f"cannot run {shlex.quote(command[0])}: {error.strerror}") from None
-        try:
-            status = self._process.wait()
-        finally:
-            self._process = None
+        if self._pending:  # it came while the command was being started
+            self._forward(process, self._pending)
+        status = process.wait()
+        self._done = True
         return status if status >= 0 else 128 - status
+
+    @staticmethod
+    def _forward(process: "subprocess.Popen[bytes]", signum: int) -> None:
+        if process.poll() is None and not (signum == signal.SIGINT and _in_foreground()):
+            process.send_signal(signum)
 
 
 def _in_foreground() -> bool:
