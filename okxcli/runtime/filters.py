@@ -75,7 +75,8 @@ class LineFilter:
             finally:
                 if self._rejects is not None:
                     self._rejects.close()
-                self._close(counts)
+                if self.lines_in or sys.exc_info()[0] is None:  # an input that cannot even be opened has no counts
+                    self._close(counts)
         return ExitCode.DATA if self.rejected else ExitCode.OK
 
     def _read(
