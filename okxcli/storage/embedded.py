@@ -285,8 +285,12 @@ class EmbeddedServer:
                 connection.execute("CREATE DATABASE okx")
 
     def _spawn_watcher(self) -> None:
-        script = Path(postmaster.__file__)
-        subprocess.run([sys.executable, "-I", "-S", script, self.base, self.data], cwd="/", check=True)
+        """Start the watcher. It is a safety net: without it, a server whose users were all killed waits for the next."""
+        command = [sys.executable, "-I", "-S", postmaster.__file__, str(self.base), str(self.data)]
+        try:
+            subprocess.run(command, cwd="/", check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            _log.debug("no watcher beside the embedded Postgres: %s", error)
 
 
 def _open_lock(path: Path) -> int:

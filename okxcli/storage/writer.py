@@ -23,6 +23,7 @@ from okxcli.storage.partitions import DAY_MS, Partitions
 
 _log = logging.getLogger(__name__)
 
+#: A deep book weighs as much as one row for every ten levels, so that a batch of any lines is some megabytes.
 BATCH_ROWS = 5_000
 BATCH_MS = 250
 #: Longest wait between two tries to reach a database that went away.
@@ -79,6 +80,7 @@ class Writer:
         self._proven = proven
         self._batch: _Batch = []
         self._began_ms = 0
+        self._weight = 0
         self._connection: Connection | None = None
         self._partitions = Partitions()
         self._introduced: set[ledger.Key] = set()
@@ -98,8 +100,10 @@ class Writer:
         """
         if not self._batch:
             self._began_ms = self._clock()
+            self._weight = 0
         self._batch.append((line, raw))
-        if len(self._batch) >= self._batch_rows:
+        self._weight += 1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10
+        if self._weight >= self._batch_rows:
             self.flush()
 
     def due_in(self, now: int) -> float | None:

@@ -28,6 +28,7 @@ from storage_samples import (
 )
 
 from okxcli.core.codec import encode
+from okxcli.core.model import BookSnapshot
 from okxcli.errors import DatabaseUnavailable
 from okxcli.storage import ledger
 from okxcli.storage.database import open_database
@@ -236,8 +237,6 @@ def test_books_and_tickers_are_stored_once(database):
 
 def test_empty_book_side_is_stored(database):
     """An illiquid market may have no bids at all."""
-    from okxcli.core.model import BookSnapshot
-
     assert store(database, [BookSnapshot("okx", "X-USDT", T0, (), ((Decimal(1), Decimal(2)),), 5)]) == {
         "order_books": 1
     }
@@ -301,6 +300,16 @@ def test_full_batch_is_committed_at_once(database):
         assert writer.pending == 1
         writer.flush()
     assert durable[-1] == b"line 4"
+
+
+def test_deep_books_fill_a_batch_sooner(database):
+    """Memory is bounded by levels, not by lines."""
+    deep = tuple((Decimal(i), Decimal(1)) for i in range(1, 401))
+    with open_database(database, create=True) as opened, closing(Writer(opened.connect, batch_rows=100)) as writer:
+        for i in range(3):
+            writer.add(BookSnapshot("okx", "BTC-USDT", T0 + i, deep, deep, i))
+        assert writer.counts()["order_books"] == 2
+        assert writer.pending == 1
 
 
 def test_lost_connection_is_made_anew(database):
