@@ -285,7 +285,7 @@ class EmbeddedServer:
                 connection.execute("CREATE DATABASE okx")
 
     def _spawn_watcher(self) -> None:
-        """Start the watcher. It is a safety net: without it, a server whose users were all killed waits for the next."""
+        """Start the watcher. A safety net: without it, a server whose users were all killed waits for the next."""
         command = [sys.executable, "-I", "-S", postmaster.__file__, str(self.base), str(self.data)]
         try:
             subprocess.run(command, cwd="/", check=True)
