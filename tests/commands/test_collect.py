@@ -1,0 +1,170 @@
+"""`okx collect` and `okx status` as processes: what they refuse, and what they outlive."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+
+from okxcli.local.exchange import LocalExchange
+
+CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all", "books5"], "timeframes": ["1s", "1m"]}
+
+
+@pytest.fixture
+def run(tmp_path, database):
+    """Start `okx ...` with the fresh database, an empty home and a configuration of two symbols."""
+    (tmp_path / "okx.json").write_text(json.dumps(CONFIG))
+    processes = []
+
+    def start(*arguments, **variables):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("OKX_", "PG", "XDG_"))}
+        env |= {"OKX_DSN": database, "HOME": str(tmp_path), "OKX_CONFIG": str(tmp_path / "okx.json")} | variables
+        process = subprocess.Popen(
+            [sys.executable, "-m", "okxcli", *arguments],
+            env={k: v for k, v in env.items() if v}, cwd=tmp_path, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def end(process, timeout=30):
+    out, err = process.communicate(timeout=timeout)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+def wait_for(condition, seconds=20.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def stored(database):
+    """Return the stored fills of each symbol: (how many, first id, last id)."""
+    with psycopg.connect(database) as connection:
+        try:
+            rows = connection.execute(
+                "SELECT symbol, count(*), min(trade_id), max(trade_id) FROM raw_trades GROUP BY 1"
+            )
+            return {symbol: rest for symbol, *rest in rows}
+        except psycopg.errors.UndefinedTable:
+            return {}
+
+
+def test_without_a_configuration(run, tmp_path):
+    """Exit 78, and the command that makes one."""
+    status, _, err = end(run("collect", OKX_CONFIG="", XDG_CONFIG_HOME=str(tmp_path)))
+    assert status == 78
+    assert "okx config init" in err
+
+
+def test_an_unreachable_exchange(run, tmp_path):
+    """Never connected in time: exit 69 and one line that says where."""
+    (tmp_path / "okx.json").write_text(json.dumps(CONFIG | {"exchange": {"connect_timeout": "1s"}}))
+    status, _, err = end(run("collect", "--ws-url", "ws://127.0.0.1:9", "--rest-url", "http://127.0.0.1:9"))
+    assert status == 69
+    assert "127.0.0.1:9" in err.splitlines()[-1]
+
+
+def test_an_unreachable_database(run):
+    """Exit 69 and one line that says where; no password in it."""
+    status, _, err = end(run("collect", OKX_DSN="postgresql://me:secret@127.0.0.1:9/okx"))
+    assert status == 69
+    assert "127.0.0.1:9" in err
+    assert "secret" not in err
+
+
+def test_a_password_on_the_command_line(run):
+    """It would show in ps: refused, with the remedy, and not repeated."""
+    status, _, err = end(run("collect", "--dsn", "host=127.0.0.1 password=secret"))
+    assert status == 2
+    assert "pgpass" in err
+    assert "secret" not in err
+
+
+def test_a_database_belongs_to_one_exchange(run, database):
+    """A simulation never lands in a real tape, nor the other way round: exit 78."""
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=20, history_s=0) as exchange:
+        local = {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
+        assert end(run("collect", "--duration", "2s", **local))[0] == 0
+    before = stored(database)
+    status, _, err = end(run("collect", "--duration", "2s"))
+    assert status == 78
+    assert "local" in err
+    assert stored(database) == before
+
+
+def test_status(run, database):
+    """Fresh while it collects, stale (exit 1) some time after; a symbol that was never stored is told."""
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=20, history_s=0) as exchange:
+        local = {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
+        assert end(run("status"))[0] == 69
+        assert end(run("collect", "--duration", "4s", **local))[0] == 0
+    status, out, _ = end(run("status"))
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["symbol"] for row in rows] == ["BTC-USDT", "ETH-USDT"]
+    assert {row["symbol"]: row["trades"] for row in rows} == {s: n for s, (n, _, _) in stored(database).items()}
+    assert all(row["missing"] == 0 and row["state"] == "fresh" and row["age_s"] < 60 for row in rows)
+    status, out, _ = end(run("status", "DOGE-USDT", "BTC-USDT"))
+    assert (status, [json.loads(line)["state"] for line in out.splitlines()]) == (1, ["never stored", "fresh"])
+    time.sleep(1)
+    status, out, _ = end(run("status", "--max-age", "500ms", "--table"))
+    assert status == 1
+    assert "stale" in out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_commits_everything(run, database, signum):
+    """The process dies by the signal after committing all that came: the tape has no hole."""
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=500, history_s=0) as exchange:
+        process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
+        wait_for(lambda: sum(n for n, _, _ in stored(database).values()) > 800)
+        process.send_signal(signum)
+        status, _, err = end(process)
+        assert status == -signum
+        counts = json.loads(err.splitlines()[-1].removeprefix("okx collect: "))
+        assert counts["missing_fills"] == 0
+        assert counts["raw_trades"] == sum(n for n, _, _ in stored(database).values())
+        for symbol, (count, first, last) in stored(database).items():
+            assert count == last - first + 1
+            assert {f.trade_id for f in exchange.fills(symbol)} >= {first, last}
+
+
+def test_a_database_that_goes_away_and_comes_back(run, database, embedded_dsn):
+    """What comes meanwhile waits; when the database is back it is stored, every fill once."""
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=200, history_s=0) as exchange:
+        process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
+        wait_for(lambda: sum(n for n, _, _ in stored(database).values()) > 100)
+        with psycopg.connect(embedded_dsn, autocommit=True) as admin:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            time.sleep(6)
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        resumed = exchange.fills("BTC-USDT")[-1].trade_id
+        wait_for(lambda: stored(database)["BTC-USDT"][2] > resumed)
+        process.send_signal(signal.SIGTERM)
+        status, _, err = end(process)
+        assert status == -signal.SIGTERM
+        for count, first, last in stored(database).values():
+            assert count == last - first + 1
+        with psycopg.connect(database) as connection:
+            rows = connection.execute(
+                "SELECT trade_id, price, size FROM raw_trades WHERE symbol = 'BTC-USDT' ORDER BY 1"
+            )
+            fills = {f.trade_id: (f.price, f.size) for f in exchange.fills("BTC-USDT")}
+            assert all(fills[i] == (str(price), str(size)) for i, price, size in rows)
+    assert "back" in err
