@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -171,7 +172,7 @@ class EmbeddedServer:
             fcntl.flock(door, fcntl.LOCK_EX)
             fcntl.flock(use, fcntl.LOCK_UN)
             if not self.kept and not _in_use(use):
-                postmaster.stop(self.data)
+                self._stop()
         finally:
             os.close(use)
             os.close(door)
@@ -194,10 +195,18 @@ class EmbeddedServer:
             if not force and _in_use(use):
                 self._spawn_watcher()
                 return False
-            return postmaster.stop(self.data)
+            return self._stop()
         finally:
             os.close(use)
             os.close(door)
+
+    def _stop(self) -> bool:
+        """Stop the server and remove the socket's folder if it is outside of ours. The door is ours meanwhile."""
+        stopped = postmaster.stop(self.data)
+        if stopped and self.socket.parent != self.home:
+            with suppress(OSError):
+                self.socket.rmdir()
+        return stopped
 
     def _ensure(self) -> bool:
         """Start the server unless it runs; return whether it was started. The door is ours meanwhile."""
