@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -12,8 +12,6 @@ from okxcli.errors import UsageError
 from okxcli.options import Verbose
 
 if TYPE_CHECKING:
-    from typer import _click as click
-
     from okxcli.local.server import LocalServer
 
 _COMMAND = "okx command after --"
@@ -24,8 +22,9 @@ Fault = Annotated[
     typer.Option(
         "--fault",
         metavar="SPEC",
-        help="Let something break: NAME[=VALUE][:SYMBOL][@WHEN], WHEN being 10s or every:30s. Names: cut, notice, "
-        "mute, unmute, drop, lose, duplicate, delay, refuse, no-pong, busy, html, stale-rest, slow-rest. Repeatable.",
+        help="Let something break: NAME[=VALUE][:SYMBOL][@WHEN], WHEN being 10s or every:30s. Repeatable. Names: cut, "
+        "notice, mute, unmute, drop, lose, duplicate, delay, refuse, freeze, no-pong, no-ack, busy, html, stale-rest, "
+        "slow-rest.",
     ),
 ]
 Limits = Annotated[bool, typer.Option("--limits/--no-limits", help="Enforce OKX's rate limits.")]
@@ -50,10 +49,43 @@ Data = Annotated[
 ]
 
 
+_Traded = Annotated[
+    list[str], typer.Argument(metavar="SYMBOL...", help="Instruments to trade: BTC-USDT, BTC-USDT-SWAP, any pair.")
+]
+_Rate = Annotated[
+    float, typer.Option("--rate", min=0, help="Fills per second of the market's clock, on average, over all symbols.")
+]
+_Seed = Annotated[int, typer.Option("--seed", help="The same seed, --start and --history give the same fills.")]
+_Start = Annotated[
+    str | None, typer.Option("--start", metavar="TIME", help="When the market's clock begins; default: now.")
+]
+_Speed = Annotated[float, typer.Option("--speed", help="How many times as fast as ours the market's clock runs.")]
+_History = Annotated[
+    str, typer.Option("--history", metavar="TIME", help="How much trading precedes the start, for REST; 0s: none.")
+]
+_Quiet = Annotated[
+    float,
+    typer.Option("--quiet-minutes", min=0, max=0.99, help="Share of a symbol's minutes in which nobody trades."),
+]
+_Fills = Annotated[
+    Path | None,
+    typer.Option("--fills", metavar="FILE", help="Write every fill here as it happens, one JSON object a line."),
+]
+_Keep = Annotated[
+    int, typer.Option("--keep", min=1000, metavar="N", help="Fills of a symbol that the exchange remembers.")
+]
+_FirstPush = Annotated[
+    bool, typer.Option("--first-push/--no-first-push", help="Push the newest old trade after a subscription.")
+]
+_BooksSnapshot = Annotated[
+    bool, typer.Option("--books-snapshot/--no-books-snapshot", help="Begin a books subscription with a snapshot.")
+]
+
+
 class RunsCommand(TyperCommand):
     """A command line whose part after `--` is another command, put aside before the options are parsed."""
 
-    def parse_args(self, ctx: "click.Context", args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put what follows `--` into `ctx.meta` and parse the rest."""
         if "--" in args:
             place = args.index("--")
@@ -63,7 +95,7 @@ class RunsCommand(TyperCommand):
                 raise UsageError("there is no command after --")
         return super().parse_args(ctx, args)
 
-    def collect_usage_pieces(self, ctx: "click.Context") -> list[str]:
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Show the command in the usage line."""
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
 
@@ -80,38 +112,21 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     ctx: typer.Context,
-    symbols: Annotated[
-        list[str], typer.Argument(metavar="SYMBOL...", help="Instruments to trade: BTC-USDT, BTC-USDT-SWAP, any pair.")
-    ],
-    rate: Annotated[float, typer.Option("--rate", min=0, help="Fills per second, on average over all symbols.")] = 10.0,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed and --start give the same fills.")] = 1,
-    start: Annotated[
-        str | None, typer.Option("--start", metavar="TIME", help="When the market's clock begins; default: now.")
-    ] = None,
-    speed: Annotated[float, typer.Option("--speed", help="How many times as fast as ours its clock runs.")] = 1.0,
-    history: Annotated[
-        str, typer.Option("--history", metavar="TIME", help="How much trading precedes the start, for REST; 0s: none.")
-    ] = "10m",
-    quiet_minutes: Annotated[
-        float, typer.Option("--quiet-minutes", min=0, max=0.99, help="Share of a symbol's minutes without any trade.")
-    ] = 0.05,
+    symbols: _Traded,
+    rate: _Rate = 10.0,
+    seed: _Seed = 1,
+    start: _Start = None,
+    speed: _Speed = 1.0,
+    history: _History = "10m",
+    quiet_minutes: _Quiet = 0.05,
     port: Port = 0,
-    fills: Annotated[
-        Path | None,
-        typer.Option("--fills", metavar="FILE", help="Write every fill here as it happens, one JSON object a line."),
-    ] = None,
-    keep: Annotated[
-        int, typer.Option("--keep", min=1000, metavar="N", help="Fills of a symbol that the exchange remembers.")
-    ] = 200_000,
+    fills: _Fills = None,
+    keep: _Keep = 100_000,
     fault: Fault = None,
     limits: Limits = True,
     idle: Idle = "30s",
-    first_push: Annotated[
-        bool, typer.Option("--first-push/--no-first-push", help="Push the newest old trade after a subscription.")
-    ] = True,
-    books_snapshot: Annotated[
-        bool, typer.Option("--books-snapshot/--no-books-snapshot", help="Begin a books subscription with a snapshot.")
-    ] = True,
+    first_push: _FirstPush = True,
+    books_snapshot: _BooksSnapshot = True,
     cert: Cert = None,
     key: Key = None,
     database: Database = True,

@@ -155,10 +155,13 @@ class _Base:
         self.length = length
         self._bars: dict[int, Bar] = {}
         self._starts: list[int] = []
+        self.revisions = 0  # fills that landed in another bar than the newest
 
     def add(self, fill: Fill, contract: Contract) -> None:
         start = fill.ts - fill.ts % self.length
         bar = self._bars.get(start)
+        if self._starts and start < self._starts[-1]:
+            self.revisions += 1
         if bar is not None:
             bar.add(fill, contract)
             return
@@ -176,6 +179,9 @@ class _Base:
             return [] if bar is None else [bar]
         low, high = bisect_left(self._starts, start), bisect_left(self._starts, end)
         return [self._bars[at] for at in self._starts[low:high]]
+
+    def last_start(self) -> int:
+        return self._starts[-1]
 
     def before(self, start: int) -> Bar | None:
         place = bisect_left(self._starts, start)

@@ -36,6 +36,7 @@ class Connection:
     ) -> None:
         self.session = session
         self.requests = 0
+        self.frozen = False
         self._engine = engine
         self._transport = transport
         self._on_gone = on_gone
@@ -72,6 +73,8 @@ class Connection:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client and act on every message in them."""
+        if self.frozen:
+            return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
@@ -99,6 +102,8 @@ class Connection:
                 self._transport.write(_PONG)  # past whatever waits in the outbox
             return
         self.requests += 1
+        if self._engine.ignores_requests():
+            return
         actions = self.session.receive(text, time.monotonic(), time.time())
         for action in actions:
             if isinstance(action, Reply):
@@ -112,7 +117,7 @@ class Connection:
 
     def push(self, message: Message) -> None:
         """Put a message in line; `flush` sends it."""
-        if not self.is_open:
+        if not self.is_open or self.frozen:
             return
         self._active_s = time.monotonic()
         if self._compressed:
@@ -137,7 +142,7 @@ class Connection:
 
     def close(self, code: int, reason: str) -> None:
         """Close with a close frame; what the client does not answer in a second is cut."""
-        if self.is_open:
+        if self.is_open and not self.frozen:
             if self._outbox:
                 self._transport.write(b"".join(self._outbox))
                 self._outbox.clear()

@@ -17,7 +17,7 @@ from okxcli.local.faults import ANY, Faults, Planned
 from okxcli.local.feeds import Feed
 from okxcli.local.hub import Hub, Message
 from okxcli.local.limits import Limits
-from okxcli.local.protocol import PATHS, REQUESTS_PER_HOUR, SILENT, Key, Session
+from okxcli.local.protocol import PATHS, REQUESTS_PER_HOUR, Key, Session
 from okxcli.local.rest import PREFIX, answer, refusal, too_many
 from okxcli.local.venue import Venue
 from okxcli.local.wire import Response, Wire
@@ -180,8 +180,8 @@ class Engine:
         return Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
 
     def _listed(self, channel: str, symbol: str) -> bool:
-        if channel in SILENT and channel == "index-tickers":
-            return self.venue.find(symbol) is not None or self.venue.find(f"{symbol}-SWAP") is not None
+        if channel == "index-tickers" and self.venue.find(f"{symbol}-SWAP") is not None:
+            return True  # indices are named as spot pairs are, and a swap has one too
         return self.venue.find(symbol) is not None and self.offers(channel, symbol)
 
     def subscribe(self, key: Key, connection: Connection) -> None:
@@ -206,6 +206,10 @@ class Engine:
         """Tell whether pings get no answer now."""
         self.counts["pings"] += 1
         return time.monotonic() < self.faults.no_pong_until
+
+    def ignores_requests(self) -> bool:
+        """Tell whether requests get no ack now."""
+        return time.monotonic() < self.faults.no_ack_until
 
     # REST
 
@@ -245,6 +249,8 @@ class Engine:
         log.debug("fault: %s", planned.name)
         if planned.name == "cut":
             self.cut()
+        elif planned.name == "freeze":
+            self.freeze()
         elif planned.name == "notice":
             self.notice(planned.seconds)
         else:
@@ -255,6 +261,13 @@ class Engine:
         chosen = self.on(path)
         for one in chosen:
             one.cut()
+        return len(chosen)
+
+    def freeze(self, path: str = ANY) -> int:
+        """Leave the connections of `path` half open: nothing is read from them or sent on them; return how many."""
+        chosen = self.on(path)
+        for one in chosen:
+            one.frozen = True
         return len(chosen)
 
     def on(self, path: str) -> list[Connection]:

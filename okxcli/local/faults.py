@@ -23,6 +23,8 @@ FAULTS: dict[str, tuple[str, str]] = {
     "duplicate": ("count", "push so many fills twice"),
     "delay": ("duration", "push everything so much later"),
     "refuse": ("duration", "refuse new connections for this long"),
+    "freeze": ("none", "leave every connection half open: no byte comes or goes, and no end"),
+    "no-ack": ("duration", "ignore every request for this long"),
     "no-pong": ("duration", "leave every ping without an answer for this long"),
     "busy": ("duration", "answer REST with 429 for this long"),
     "html": ("duration", "answer REST with an HTML page and 503 for this long"),
@@ -100,6 +102,7 @@ class Faults:
     delay_s: float = 0.0
     refuse_until: float = 0.0
     no_pong_until: float = 0.0
+    no_ack_until: float = 0.0
     busy_until: float = 0.0
     html_until: float = 0.0
     stale_rest_ms: int = 0
@@ -117,7 +120,7 @@ class Faults:
         return any(key in muted for key in ((channel, symbol), (channel, ANY), (ANY, symbol), (ANY, ANY)))
 
     def apply(self, planned: Planned, symbols: list[str], now_s: float) -> None:
-        """Switch on a planned fault that is state; `cut` and `notice` are acts, and the server's."""
+        """Switch on a planned fault that is state; `cut`, `freeze` and `notice` are acts, and the server's."""
         chosen = symbols if planned.symbol == ANY else [planned.symbol]
         counts = {"drop": self.drop, "lose": self.lose, "duplicate": self.duplicate}
         until = now_s + planned.seconds
@@ -134,7 +137,7 @@ class Faults:
             self.stale_rest_ms = int(planned.seconds * 1000)
         elif planned.name == "slow-rest":
             self.slow_rest_s = planned.seconds
-        elif planned.name in ("refuse", "no-pong", "busy", "html"):
+        elif planned.name in ("refuse", "no-pong", "no-ack", "busy", "html"):
             setattr(self, f"{planned.name.replace('-', '_')}_until", until)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from okxcli.core.decimals import EXACT, plain
 
 #: Fills kept for each symbol unless told otherwise; about 350 bytes each.
-KEEP = 200_000
+KEEP = 100_000
 
 
 class Fill(NamedTuple):

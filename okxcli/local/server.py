@@ -161,6 +161,10 @@ class LocalServer:
         """Drop the connections of `path` (`public`, `business`; all by default) without a close frame; count them."""
         return self._call(lambda: self._engine.cut(path))
 
+    def freeze(self, path: str = ANY) -> int:
+        """Leave connections half open: no byte is read or sent any more, and they never end; count them."""
+        return self._call(lambda: self._engine.freeze(path))
+
     def close_connections(self, code: int = 1001, reason: str = "", path: str = ANY) -> None:
         """Close connections with a close frame, with any of OKX's codes."""
 
@@ -210,6 +214,10 @@ class LocalServer:
     def no_pong(self, seconds: float) -> None:
         """Leave pings without an answer for so long; 0 ends it."""
         self._until("no_pong_until", seconds)
+
+    def no_ack(self, seconds: float) -> None:
+        """Ignore every request for so long; 0 ends it."""
+        self._until("no_ack_until", seconds)
 
     def busy(self, seconds: float) -> None:
         """Answer REST with 429 and 50011 for so long; 0 ends it."""

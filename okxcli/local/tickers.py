@@ -1,6 +1,7 @@
 """The `tickers` channel and `market/ticker`: last price, best levels and the rolling day, from the fills."""
 
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from okxcli.core.decimals import EXACT, ZERO, plain
 from okxcli.local.bars import DAY, HOUR, MINUTE, Bar, Bars
@@ -21,6 +22,7 @@ class Ticker:
         self._tape = tape
         self._bars = bars
         self._book = book
+        self._closed: tuple[tuple[int, int, int], _Sum] | None = None
 
     def data(self, now: int) -> dict[str, Any]:
         """Return the ticker at the time `now` (ms); empty strings where a market without fills has nothing to say."""
@@ -50,24 +52,51 @@ class Ticker:
 
     def _day(self, now: int) -> dict[str, str]:
         first = -(-(now - DAY) // MINUTE) * MINUTE
-        parts = self._bars.minutes.between(first, now + 1)
-        if not parts:
+        minutes = self._bars.minutes
+        if not minutes.between(first, now + 1):
             return {"open24h": "", "high24h": "", "low24h": "", "volCcy24h": "0", "vol24h": "0"}
-        vol = ccy = ZERO
-        for part in parts:
-            vol, ccy = EXACT.add(vol, part.vol), EXACT.add(ccy, part.ccy)
+        newest = minutes.last_start()
+        key = (first, newest, minutes.revisions)
+        if self._closed is None or self._closed[0] != key:  # the minutes before the newest, summed once
+            self._closed = key, _sum(minutes.between(first, newest), _Sum())
+        day = _sum(minutes.between(newest, now + 1), self._closed[1])
         return {
-            "open24h": plain(_first(parts).open),
-            "high24h": plain(max(part.high for part in parts)),
-            "low24h": plain(min(part.low for part in parts)),
-            "volCcy24h": plain(ccy),
-            "vol24h": plain(vol),
+            "open24h": plain(day.open),
+            "high24h": plain(day.high),
+            "low24h": plain(day.low),
+            "volCcy24h": plain(day.ccy),
+            "vol24h": plain(day.vol),
         }
 
     def _opening(self, now: int, phase: int) -> str:
         midnight = (now - phase) // DAY * DAY + phase
         parts = self._bars.minutes.between(midnight, now + 1)
         return plain(_first(parts).open) if parts else ""
+
+
+class _Sum(NamedTuple):
+    """Minutes taken together; `first` is the lowest id in them, None for no minutes."""
+
+    first: int | None = None
+    open: Decimal = ZERO
+    high: Decimal = ZERO
+    low: Decimal = ZERO
+    vol: Decimal = ZERO
+    ccy: Decimal = ZERO
+
+
+def _sum(parts: list[Bar], total: _Sum) -> _Sum:
+    for part in parts:
+        opens = total.first is None or part.first < total.first
+        total = _Sum(
+            part.first if opens else total.first,
+            part.open if opens else total.open,
+            max(total.high, part.high),
+            part.low if total.first is None else min(total.low, part.low),
+            EXACT.add(total.vol, part.vol),
+            EXACT.add(total.ccy, part.ccy),
+        )
+    return total
 
 
 def _first(parts: list[Bar]) -> Bar:

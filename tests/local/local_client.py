@@ -14,7 +14,7 @@ class Client:
 
     def __init__(self, exchange, path="public", **more):
         self._stack = ExitStack()
-        self.socket = self._stack.enter_context(connect(f"{exchange.ws_url}/ws/v5/{path}", **more))
+        self.socket = self._stack.enter_context(connect(f"{exchange.ws_url}/ws/v5/{path}", close_timeout=0.5, **more))
 
     def close(self):
         """Close the connection."""

@@ -165,6 +165,32 @@ def test_pongs_can_be_withheld(hand, client):
     assert one.next() == "pong"
 
 
+def test_connections_can_be_half_open(hand, listener, client):
+    """A frozen connection neither ends nor says anything; new ones work."""
+    assert hand.freeze() == 1
+    number = hand.trade(BTC, "10", "1")
+    listener.socket.send("ping")
+    assert listener.during(0.3) == []
+    assert listener.socket.state.name == "OPEN"
+    fresh = client(hand, "business")
+    fresh.ask("subscribe", f"trades-all:{BTC}")
+    assert fresh.next()["event"] == "subscribe"
+    assert hand.trade(BTC, "10", "1") == number + 1
+    assert ids(fresh.during(0.2)) == [number + 1]
+
+
+def test_acks_can_be_withheld(hand, client):
+    """Requests are ignored for a while, pings are not."""
+    one = client(hand)
+    hand.no_ack(30)
+    one.ask("subscribe", f"trades:{BTC}")
+    one.socket.send("ping")
+    assert one.during(0.2) == ["pong"]
+    hand.no_ack(0)
+    one.ask("subscribe", f"trades:{BTC}")
+    assert one.next()["event"] == "subscribe"
+
+
 def test_rest_can_be_busy_slow_and_html(hand):
     """429 with 50011, 503 with HTML, and answers that take their time."""
     hand.busy(30)
