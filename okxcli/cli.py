@@ -7,9 +7,10 @@ pages and a mistyped command load them all.
 import importlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from okxcli import __version__
 from okxcli.errors import ExitCode, OkxError
@@ -34,6 +35,23 @@ COMMANDS: dict[str, str] = {
     "man": "man",
 }
 
+#: A few words for the list on the help page; a command that is not here shows the first sentence of its help.
+_SUMMARIES: dict[str, str] = {
+    "stream": "What OKX pushes, verbatim, one message a line.",
+    "normalize": "Validate OKX's messages, turn them into lines.",
+    "candles": "Make right-aligned candles of trades.",
+    "store": "Store lines in Postgres, each once, durably.",
+    "collect": "All of it in one process, from a configuration.",
+    "read": "Stored rows back as the lines they were.",
+    "status": "How fresh and how whole the stored data is.",
+    "instruments": "What can be streamed.",
+    "simulate": "A simulated OKX on this machine.",
+    "replay": "A recording served as if it were OKX.",
+    "config": "Write, check and show the configuration.",
+    "db": "Start, stop and open the database.",
+    "man": "The manual.",
+}
+
 _DESCRIPTION = """OKX market data as commands that each do one step and speak JSON lines.
 
     okx stream BTC-USDT | okx normalize | okx candles --tf 1m,5m | okx store
@@ -48,10 +66,18 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+class _InOrder(typer.core.TyperGroup):
+    """Lists the commands in the order of `COMMANDS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if name in self.commands]
+
+
 def build_app(only: str | None = None) -> typer.Typer:
     """Return the app with every command, or with the command `only` alone."""
     app = typer.Typer(
         name="okx",
+        cls=_InOrder,
         help=_DESCRIPTION,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -70,6 +96,10 @@ def build_app(only: str | None = None) -> typer.Typer:
 
     for name in [only] if only else COMMANDS:
         importlib.import_module(f"okxcli.commands.{COMMANDS[name]}").register(app)
+    for command in app.registered_commands:
+        command.short_help = _SUMMARIES.get(str(command.name))
+    for group in app.registered_groups:
+        group.short_help = _SUMMARIES.get(str(group.name))
     app.info.help = _DESCRIPTION
     return app
 
@@ -116,7 +146,8 @@ def _usage(command: str, error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         _say(message)
         return ExitCode.USAGE
-    _say(f"{path}: {message.rstrip('.').replace(chr(10), ' ')}. Try: {path} --help")
+    text = " ".join(message.split()).removesuffix(".")
+    _say(f"{path}: {text}{'' if text.endswith('?') else '.'} Try: {path} --help")
     return ExitCode.USAGE
 
 
