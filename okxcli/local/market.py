@@ -45,7 +45,7 @@ _BASE_PRICES |= {"ADA": "0.7811", "LINK": "15.942", "AVAX": "23.418", "TRX": "0.
 
 # The shape of the market. Chosen to look like an hour of the real tape: about half of the fills share their
 # millisecond with the one before, most orders fill at one price, one in thirty starts a burst.
-_MOODS = (0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 2.0)  # their mean is 1
+_MOODS = (0.6, 0.8, 0.9, 0.9, 1.0, 1.0, 1.1, 1.7)  # their mean is 1
 _FILLS = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8)
 _BURST_SHARE = 0.033
 _BURST_ORDERS = (5, 25)
