@@ -119,15 +119,26 @@ def show(path: options.Config = None) -> None:
     write_rows(rows)
 
 
-def schema() -> None:
-    """Print the JSON Schema of the configuration file.
+def schema(
+    of: Annotated[
+        str,
+        typer.Argument(
+            metavar="[WHAT]", help="config, or a type of line: trade, candle, book, ticker, instrument, absent."
+        ),
+    ] = "config",
+) -> None:
+    """Print the JSON Schema of the configuration file, or of a type of line.
 
-    For editors that complete and check as you type: save it and name it under the key "$schema" of your file.
+    For editors that complete and check as you type: save it and name it under the key "$schema" of your file. The
+    schemas of lines say what okx writes, for programs that read it.
     """
+    from okxcli.core.schema import LINE_TYPES, line_schema
     from okxcli.runtime.config_schema import json_schema
     from okxcli.runtime.tables import write_text
 
-    write_text(json.dumps(json_schema(), indent=2) + "\n")
+    if of != "config" and of not in LINE_TYPES:
+        raise UsageError(f"no schema of {of!r}. There are: config, {', '.join(LINE_TYPES)}")
+    write_text(json.dumps(json_schema() if of == "config" else line_schema(of), indent=2) + "\n")
 
 
 def _row(share: "Share") -> dict[str, object]:
