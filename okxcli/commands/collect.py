@@ -69,7 +69,7 @@ def collect(
         writer = Writer(database.connect, where=database.where, patience_s=2.0)
 
         def housekeep() -> None:
-            with database.connect() as connection:
+            with database.session() as connection:
                 retention.apply(connection, settings.keep_days, now_ms())
 
         collector = Collector(settings, feed, writer, housekeep)

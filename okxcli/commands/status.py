@@ -75,7 +75,7 @@ def _show(
     from okxcli.storage.freshness import database_size, freshness
 
     now = now_ms()
-    with database.connect() as connection:
+    with database.session() as connection:
         found = {one.symbol: one for one in freshness(connection, now)}
         size = database_size(connection)
     names = wanted if only else sorted({*wanted, *found})
