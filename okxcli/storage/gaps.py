@@ -1,0 +1,209 @@
+"""Do we have every id: the ranges of a symbol's tape between two moments, each covered, missing, absent or unknown.
+
+Before the first covered fill and after the newest the tape is unknown: nobody can tell from the ledger whether there
+was a trade.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, LiteralString
+
+from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP
+from okxcli.core.timeframes import parse_list
+from okxcli.storage import ledger
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Ranges
+from okxcli.storage.proof import Proof
+from okxcli.storage.rows import stamp
+
+Kind = Literal["covered", "missing", "absent", "unknown"]
+
+
+@dataclass(frozen=True)
+class IdRange:
+    """The ids `first .. last`, both included; None where nobody knows how far they go.
+
+    Times are milliseconds: of a covered range those of its first and last fill, of any other those of the covered
+    fills before and after it, or of the end of what was asked.
+    """
+
+    kind: Kind
+    first: int | None
+    last: int | None
+    first_time: int | None
+    last_time: int | None
+
+    @property
+    def count(self) -> int | None:
+        """How many ids there are; None where the range is open."""
+        return None if self.first is None or self.last is None else self.last - self.first + 1
+
+
+def ranges(
+    connection: Connection, exchange: str, symbol: str, since_ms: int | None = None, until_ms: int | None = None
+) -> list[IdRange]:
+    """Return the ranges of a symbol by rising id, as far as they touch `[since_ms, until_ms)`.
+
+    None stands for the time of the first and of the newest covered fill. A hole belongs to the time between the fills
+    beside it. A symbol without a tape, but with candles of ours, has the ranges that their ids prove; one with neither
+    is unknown as a whole.
+    """
+    proof = Proof.load(connection, exchange, symbol)
+    if proof.first_time is None:
+        found = _of_candles(connection, exchange, symbol)
+        return _with_ends([one for one in found if _touches(one, since_ms, until_ms)], found, since_ms, until_ms)
+    edges = {edge for part in proof.covered for edge in part}
+    times = proof.times(connection, edges)
+    whole = list(_segments(proof, times))
+    found = [_clipped(connection, proof, one, since_ms, until_ms) for one in whole if _touches(one, since_ms, until_ms)]
+    return _with_ends(found, whole, since_ms, until_ms)
+
+
+def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
+    """Yield everything from the lowest to the highest known id, in order."""
+    parts: list[tuple[int, int, Kind]] = [(first, last, "covered") for first, last in proof.covered]
+    parts += [(first, last, "absent") for first, last in ledger.subtract(proof.absent, proof.covered)]
+    parts += [(first, last, "missing") for first, last in proof.holes()]
+    for first, last, kind in sorted(parts):
+        if kind == "covered":
+            yield IdRange(kind, first, last, times[first], times[last])
+        else:
+            before, after = proof.below(first), proof.above(last)
+            yield IdRange(
+                kind,
+                first,
+                last,
+                None if before is None else times[before],
+                None if after is None else times[after],
+            )
+
+
+def _touches(one: IdRange, since_ms: int | None, until_ms: int | None) -> bool:
+    late_enough = since_ms is None or one.last_time is None or one.last_time >= since_ms
+    return late_enough and (until_ms is None or one.first_time is None or one.first_time < until_ms)
+
+
+def _clipped(connection: Connection, proof: Proof, one: IdRange, since_ms: int | None, until_ms: int | None) -> IdRange:
+    """Return a covered range cut to the fills within two moments; any other as it is."""
+    if one.kind != "covered" or one.first_time is None or one.last_time is None:
+        return one
+    first, last, low, high = one.first, one.last, one.first_time, one.last_time
+    if since_ms is not None and low < since_ms:
+        row = _edge(connection, proof, one, since_ms, high, _LOWEST)
+        first, low = row or (first, low)
+    if until_ms is not None and high >= until_ms:
+        row = _edge(connection, proof, one, low, until_ms - 1, _HIGHEST)
+        last, high = row or (last, high)
+    return IdRange(one.kind, first, last, low, high)
+
+
+def _edge(
+    connection: Connection, proof: Proof, one: IdRange, low: int, high: int, query: LiteralString
+) -> tuple[int, int] | None:
+    """Return (id, time) of the lowest or highest id of a range between two moments; None if retention took the rows."""
+    values = [proof.exchange, proof.symbol, one.first, one.last, stamp(low), stamp(high)]
+    row = connection.execute(query, values).fetchone()
+    return None if row is None else (int(row[0]), int(row[1]))
+
+
+_EDGE: LiteralString = (
+    "SELECT trade_id, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
+    " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id BETWEEN %s AND %s"
+    " AND timestamp BETWEEN %s::timestamptz AND %s::timestamptz ORDER BY trade_id"
+)
+_LOWEST: LiteralString = _EDGE + " LIMIT 1"
+_HIGHEST: LiteralString = _EDGE + " DESC LIMIT 1"
+
+
+def _with_ends(found: list[IdRange], whole: list[IdRange], since_ms: int | None, until_ms: int | None) -> list[IdRange]:
+    """Return what was found, with the unknown before the first and after the newest fill where that was asked for."""
+    covered = [one for one in whole if one.kind == "covered"]
+    if not covered:
+        return [IdRange("unknown", None, None, since_ms, until_ms)]
+    first_time, last_time = covered[0].first_time, covered[-1].last_time
+    before: list[IdRange] = []
+    after: list[IdRange] = []
+    if since_ms is not None and first_time is not None and since_ms < first_time:
+        low = whole[0].first
+        end = first_time if until_ms is None else min(first_time, until_ms)
+        before = [IdRange("unknown", None, None if low is None else low - 1, since_ms, end)]
+    if until_ms is not None and last_time is not None and last_time < until_ms - 1:
+        high = whole[-1].last
+        start = last_time if since_ms is None else max(last_time, since_ms)
+        after = [IdRange("unknown", None if high is None else high + 1, None, start, until_ms)]
+    return [*before, *found, *after]
+
+
+def _of_candles(connection: Connection, exchange: str, symbol: str) -> list[IdRange]:
+    """Return the ranges that the ids of our candles of the smallest timeframe prove; none without such candles.
+
+    A complete bar proves all its ids; of any other, its fills prove those that they can fill without a hole.
+    """
+    names = connection.execute(
+        "SELECT DISTINCT timeframe FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
+        " AND closed AND first_trade_id IS NOT NULL",
+        [exchange, symbol],
+    ).fetchall()
+    if not names:
+        return []
+    smallest = parse_list([row[0] for row in names])[0].name
+    bars = connection.execute(
+        "SELECT first_trade_id, last_trade_id, complete OR trade_count = last_trade_id - first_trade_id + 1,"
+        " (extract(epoch FROM start) * 1000)::bigint, (extract(epoch FROM timestamp) * 1000)::bigint - 1"
+        " FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s AND closed"
+        " AND first_trade_id IS NOT NULL AND timestamp BETWEEN %s AND %s ORDER BY first_trade_id",
+        [exchange, symbol, smallest, stamp(MIN_TIMESTAMP), stamp(MAX_TIMESTAMP)],
+    )
+    book = RangeBook()
+    for first, last, whole, start, end in bars:
+        if whole:
+            book.add(first, last, start, end)
+        else:
+            book.add(first, first, start, end)
+            book.add(last, last, start, end)
+    return list(book.ranges())
+
+
+class RangeBook:
+    """Ids as they come, with the times of the edges: the ranges of a tape that is not in the database."""
+
+    def __init__(self) -> None:
+        self.absent: Ranges = []
+        self._parts: list[tuple[int, int, int, int]] = []
+        self._fresh: list[tuple[int, int, int, int]] = []
+
+    def add(self, first: int, last: int, first_time: int, last_time: int) -> None:
+        """Add the ids `first .. last`, whose fills were between two moments (ms)."""
+        if self._fresh and first == self._fresh[-1][1] + 1:
+            begin, _, low, high = self._fresh[-1]
+            self._fresh[-1] = (begin, last, min(low, first_time), max(high, last_time))
+            return
+        self._fresh.append((first, last, first_time, last_time))
+        if len(self._fresh) > max(10_000, len(self._parts)):
+            self._merge()
+
+    def _merge(self) -> None:
+        joined: list[tuple[int, int, int, int]] = []
+        for first, last, low, high in sorted(self._parts + self._fresh):
+            if joined and first <= joined[-1][1] + 1:
+                begin, end, lowest, highest = joined[-1]
+                joined[-1] = (begin, max(end, last), min(lowest, low), max(highest, high))
+            else:
+                joined.append((first, last, low, high))
+        self._parts, self._fresh = joined, []
+
+    def ranges(self) -> Iterator[IdRange]:
+        """Yield covered ranges and what lies between them, by rising id."""
+        self._merge()
+        noted = ledger.union(self.absent)
+        before: tuple[int, int] | None = None  # the last id and its time
+        for first, last, low, high in self._parts:
+            if before is not None:
+                hole = [(before[0] + 1, first - 1)]
+                gone = ledger.subtract(hole, ledger.subtract(hole, noted))
+                parts: list[tuple[int, int, Kind]] = [(a, b, "absent") for a, b in gone]
+                parts += [(a, b, "missing") for a, b in ledger.subtract(hole, noted)]
+                for a, b, kind in sorted(parts):
+                    yield IdRange(kind, a, b, before[1], low)
+            yield IdRange("covered", first, last, low, high)
+            before = (last, high)

@@ -1,0 +1,134 @@
+"""What the ledger proves of one symbol: which ids are stored, which the exchange has not, and when their fills were.
+
+Read once into memory, as ranges: a day of a healthy tape is one of them. Where only candles are stored there is no
+ledger, and the chain of their first and last ids is the proof.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from okxcli.storage import ledger
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Ranges
+from okxcli.storage.partitions import DAY_MS
+from okxcli.storage.rows import stamp
+
+
+@dataclass(frozen=True)
+class Day:
+    """A UTC day of the ledger; times in milliseconds, None without a covered fill."""
+
+    start: int
+    covered: Ranges
+    absent: Ranges
+    first_time: int | None
+    last_time: int | None
+    archived: bool
+
+
+class Proof:
+    """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange."""
+
+    def __init__(self, exchange: str, symbol: str, days: Sequence[Day]) -> None:
+        self.exchange = exchange
+        self.symbol = symbol
+        self.days = days
+        self.covered = ledger.union(part for day in days for part in day.covered)
+        self.absent = ledger.union(part for day in days for part in day.absent)
+        self.known = ledger.union([*self.covered, *self.absent])
+        self._pieces = sorted((first, last, at) for at, day in enumerate(days) for first, last in day.covered)
+
+    @classmethod
+    def load(cls, connection: Connection, exchange: str, symbol: str) -> Self:
+        """Read the ledger of a symbol; one that was never stored has no days."""
+        rows = connection.execute(
+            "SELECT (day - date '1970-01-01')::bigint, covered, absent,"
+            " (extract(epoch FROM first_time) * 1000)::bigint, (extract(epoch FROM last_time) * 1000)::bigint,"
+            " archived FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0 ORDER BY day",
+            [exchange, symbol],
+        )
+        return cls(
+            exchange,
+            symbol,
+            [
+                Day(day * DAY_MS, ledger.read(covered), ledger.read(absent), first, last, archived)
+                for day, covered, absent, first, last, archived in rows
+            ],
+        )
+
+    @property
+    def first_time(self) -> int | None:
+        """The time of the oldest covered fill; None without any."""
+        return min((day.first_time for day in self.days if day.first_time is not None), default=None)
+
+    @property
+    def last_time(self) -> int | None:
+        """The time of the newest covered fill; None without any."""
+        return max((day.last_time for day in self.days if day.last_time is not None), default=None)
+
+    @property
+    def last_id(self) -> int | None:
+        """The highest id known; None without any."""
+        return self.known[-1][1] if self.known else None
+
+    def holes(self) -> Ranges:
+        """Return the ids between the lowest and the highest known one that are not known."""
+        ends = [last for _, last in self.known]
+        return [(last + 1, first - 1) for last, (first, _) in zip(ends, self.known[1:], strict=False)]
+
+    def proves(self, first: int, last: int) -> bool:
+        """Whether every id of `first .. last` is known; ids below 1 do not exist."""
+        at = bisect_right(self.known, (max(first, 1), 1 << 63)) - 1
+        return at >= 0 and last <= self.known[at][1]
+
+    def below(self, number: int) -> int | None:
+        """Return the highest covered id below `number`."""
+        at = bisect_left(self.covered, (number, 0)) - 1
+        return None if at < 0 else min(self.covered[at][1], number - 1)
+
+    def above(self, number: int) -> int | None:
+        """Return the lowest covered id above `number`."""
+        at = bisect_right(self.covered, (number, 1 << 63)) - 1
+        if at >= 0 and number < self.covered[at][1]:
+            return number + 1
+        return self.covered[at + 1][0] if at + 1 < len(self.covered) else None
+
+    def archived(self, since: int, until: int) -> bool:
+        """Whether rows between two moments (ms) were dropped by retention."""
+        return any(day.archived and day.start < until and since < day.start + DAY_MS for day in self.days)
+
+    def times(self, connection: Connection, numbers: Iterable[int]) -> dict[int, int]:
+        """Return the times (ms) of covered ids. Of one whose row is gone, the nearest that the ledger can tell."""
+        by_day: dict[int, list[int]] = {}
+        for number in numbers:
+            at = self._day_of(number)
+            if at is not None:
+                by_day.setdefault(at, []).append(number)
+        found: dict[int, int] = {}
+        for at, wanted in by_day.items():
+            day = self.days[at]
+            if not day.archived:
+                rows = connection.execute(
+                    "SELECT trade_id, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
+                    " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
+                    " AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz",
+                    [self.exchange, self.symbol, wanted, stamp(day.start), stamp(day.start + DAY_MS)],
+                )
+                found.update(rows.fetchall())
+            middle = (day.covered[0][0] + day.covered[-1][1]) // 2
+            for number in wanted:
+                nearest = day.first_time if number <= middle else day.last_time
+                found.setdefault(number, day.start if nearest is None else nearest)
+        return found
+
+    def _day_of(self, number: int) -> int | None:
+        at = bisect_right(self._pieces, (number, 1 << 63, 0)) - 1
+        # Days whose ids interleave: a piece before may be the one.
+        while at >= 0:
+            first, last, day = self._pieces[at]
+            if first <= number <= last:
+                return day
+            at -= 1
+        return None
