@@ -1,0 +1,136 @@
+"""`okx verify`: does OKX agree with our candles."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.core.model import OHLCVCandle
+    from okxcli.runtime.lines import Output
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.verify import Verifier
+
+#: Without --since, and no more than what is stored.
+_DEFAULT_SPAN_MS = 86_400_000
+#: Without --until: a bar is final when its symbol trades after it, and OKX's is, some seconds after its end.
+_SETTLED_MS = 60_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("verify")(verify)
+
+
+def verify(
+    symbols: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured, else the stored."),
+    ] = None,
+    tf: Annotated[str, typer.Option("--tf", metavar="LIST", help="Timeframes that OKX has too: 1m,1h,1d.")] = "1m",
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, or the first bar.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago by OKX's clock.")
+    ] = None,
+    allow_revised: Annotated[
+        bool,
+        typer.Option(
+            "--allow-revised/--no-allow-revised", help="Bars that OKX revised are shown, but the exit status stays 0."
+        ),
+    ] = False,
+    output: options.Output = None,
+    config: options.Config = None,
+    dsn: options.Dsn = None,
+    rest_url: options.RestUrl = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Compare stored candles with OKX's own; exit 1 if one differs.
+
+    In: the candles in Postgres, and OKX's REST. Out: one line for each bar that differs in open, high, low, close,
+    volume, base or quote volume, with both values and the likely cause: absent, incomplete, missing fills, day
+    boundary, bar boundary, open and close swapped, not what its fills say, revised by OKX, not at OKX, quiet not
+    proven, unknown. A bar in which OKX has no trade may be absent here, if the ids prove the quiet. A summary for each
+    symbol and timeframe goes to stderr.
+    """  # fmt: skip
+    from okxcli.core.timeframes import parse_list
+    from okxcli.errors import InvalidLine, UsageError
+    from okxcli.exchange.bars import ExchangeBars, bar_of
+    from okxcli.exchange.rest import RestClient
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import parse_time
+    from okxcli.runtime.config import load
+    from okxcli.runtime.lines import Output
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage import reader
+    from okxcli.storage.database import open_database
+    from okxcli.storage.evidence import Evidence
+    from okxcli.verify import Verifier
+
+    log.setup("verify", quiet=True)
+    try:
+        frames = parse_list(tf)
+    except InvalidLine as reason:
+        raise UsageError(str(reason)) from None
+    for frame in frames:
+        bar_of(frame.name)
+    settings = load(config)
+    same = True
+    with (
+        Lifecycle("source") as life,
+        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
+        database.session() as connection,
+    ):
+        bars = ExchangeBars(RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL))
+        end = bars.now_ms - _SETTLED_MS if until is None else min(parse_time(until, bars.now_ms), bars.now_ms)
+        begin = None if since is None else parse_time(since, bars.now_ms)
+        out = Output(path=output)
+        for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
+            for frame in frames:
+                evidence = Evidence(connection, "okx", symbol, frame)
+                first = begin
+                if first is None:
+                    first = _first(evidence.after(end - _DEFAULT_SPAN_MS), end)
+                verifier = Verifier(evidence, bars)
+                same &= _compare(verifier, first, end, out, life, allow_revised)
+                if not quiet:
+                    print(f"okx verify: {symbol} {frame.name}: {_summary(verifier)}", file=sys.stderr)
+        out.close()
+    return 0 if same else 1
+
+
+def _first(bar: "OHLCVCandle | None", end: int) -> int:
+    return end if bar is None else min(bar.start, end)
+
+
+def _compare(verifier: "Verifier", begin: int, end: int, out: "Output", life: "Lifecycle", allow_revised: bool) -> bool:
+    """Write what differs and return whether nothing does."""
+    from okxcli.verify import REVISED
+
+    for difference in verifier.differences(begin, end):
+        out.line(difference.line())
+        if life.stop:
+            break
+    out.flush()
+    wrong = verifier.causes.total() - (verifier.causes[REVISED] if allow_revised else 0)
+    return verifier.compared > 0 and not wrong
+
+
+def _summary(verifier: "Verifier") -> str:
+    if not verifier.compared:
+        return "no bar to compare: none is stored in that time"
+    parts = [f"{verifier.compared} bars compared", f"{verifier.equal} equal"]
+    if verifier.quiet:
+        parts.append(f"{verifier.quiet} quiet")
+    if verifier.unproven:
+        parts.append(f"{verifier.unproven} quiet at OKX outside of what is stored")
+    causes = ", ".join(f"{count} {cause}" for cause, count in sorted(verifier.causes.items()))
+    return ", ".join([*parts, f"{verifier.causes.total()} differ{f' ({causes})' if causes else ''}"])
