@@ -1,9 +1,13 @@
-"""How often OKX may be asked: a budget for each REST endpoint, in this process."""
+"""How often OKX may be asked: a budget for each REST endpoint, of this process or of all on this machine."""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from okxcli.runtime import budget
 
 #: Requests, and in how many seconds, for one address. Source: the documentation of each endpoint.
 RATES: dict[str, tuple[int, float]] = {
@@ -58,8 +62,18 @@ class Window:
             self._turns = deque(turns, maxlen=self._count)
 
 
+class Turns(Protocol):
+    """Who gives turns, by the path of an endpoint."""
+
+    def turn(self, path: str) -> float:
+        """Take a turn at `path` and return how many seconds to wait for it."""
+
+    def pause(self, path: str, seconds: float) -> None:
+        """Give no turn at `path` for so long."""
+
+
 class Budget:
-    """A window for each endpoint. Another way to share a budget has the same two methods."""
+    """A window for each endpoint, for this process alone."""
 
     def __init__(self) -> None:
         self._windows: dict[str, Window] = {}
@@ -80,5 +94,33 @@ class Budget:
             return self._windows[path]
 
 
-#: Shared by all clients of this process.
-PROCESS_BUDGET = Budget()
+class MachineBudget:
+    """A window for each endpoint of one host, shared by all `okx` processes of this user.
+
+    OKX counts by address, so they all draw on one account. Who takes a `share` below 1 (`backfill`: a half) leaves the
+    rest to those who follow the present.
+    """
+
+    def __init__(self, base_url: str, share: float = 1.0) -> None:
+        parts = urlsplit(base_url)
+        self._host = f"{parts.hostname}-{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        self._share = share
+        self._windows: dict[str, budget.Budget] = {}
+        self._lock = threading.Lock()
+
+    def turn(self, path: str) -> float:
+        """Take a turn at `path` and return how many seconds to wait for it."""
+        return self._window(path).turn()
+
+    def pause(self, path: str, seconds: float) -> None:
+        """Give no turn at `path` for so long, to nobody."""
+        self._window(path).pause(seconds)
+
+    def _window(self, path: str) -> budget.Budget:
+        with self._lock:
+            if path not in self._windows:
+                count, period_s = RATES.get(path, _DEFAULT_RATE)
+                name = f"{self._host}{path.removeprefix('/api/v5')}"
+                per_window = max(1, int(count * _SHARE))
+                self._windows[path] = budget.Budget(budget.file_for(name), per_window, period_s * _STRETCH, self._share)
+            return self._windows[path]

@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from okxcli.errors import ExchangeUnavailable, UsageError
-from okxcli.exchange.limits import PROCESS_BUDGET, Budget
+from okxcli.exchange.limits import MachineBudget, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class _Passing(Exception):
 class RestClient:
     """A client of the REST endpoints below `base_url` (scheme and host, no path).
 
-    Each request is tried up to `attempts` times within `patience_s`. Safe to use from several threads.
+    Each request is tried up to `attempts` times within `patience_s`. `share` is the part of OKX's limits that it may
+    take, all `okx` processes of this user together; `budget` replaces that account. Safe to use from several threads.
     """
 
     def __init__(
@@ -69,14 +70,15 @@ class RestClient:
         timeout_s: float = 10.0,
         attempts: int = 6,
         patience_s: float = 60.0,
-        budget: Budget = PROCESS_BUDGET,
+        share: float = 1.0,
+        budget: Turns | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"not a REST base: {base_url!r}. Write it as https://www.okx.com")
         self.base_url = base_url.rstrip("/")
-        self._budget = budget
+        self._budget = budget or MachineBudget(self.base_url, share)
         self._sleep = sleep
         timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
         # Certificates are verified by default; retries are ours, since they must see OKX's codes in the body.
