@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "collect": "collect",
     "read": "read",
     "status": "status",
+    "verify": "verify",
     "instruments": "instruments",
     "simulate": "simulate",
     "replay": "replay",
