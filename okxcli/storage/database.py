@@ -115,6 +115,15 @@ class Database:
             server.start()
             self._server = server
 
+    def revive(self) -> None:
+        """Start the embedded server again if it is the one and has died.
+
+        Raises:
+            DatabaseUnavailable: it does not start.
+        """
+        if self._server is not None:
+            self._server.revive()
+
     def connect(self) -> Connection:
         """Return a new connection in autocommit mode, in UTC, with durable commits.
 

@@ -162,6 +162,24 @@ class EmbeddedServer:
             os.close(door)
         self._use = use
 
+    def revive(self) -> None:
+        """Start the server again if it has died while it was used; nothing happens if it lives.
+
+        Raises:
+            DatabaseUnavailable: it does not start.
+        """
+        if self._use is None:
+            return
+        door = _open_lock(self.base / postmaster.DOOR)
+        try:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            if self._ensure():
+                self._spawn_watcher()
+        except OSError as error:
+            raise DatabaseUnavailable(f"cannot start Postgres in {self.base}: {error.strerror or error}") from None
+        finally:
+            os.close(door)
+
     def close(self) -> None:
         """Stop using the server; stop it if nobody else does and it is not to be kept. Returns when that is done."""
         use, self._use = self._use, None

@@ -52,20 +52,23 @@ def union(parts: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def subtract(ranges: Ranges, minus: Iterable[tuple[int, int]]) -> Ranges:
-    """Return what of `ranges` is not in `minus`."""
-    left = ranges
-    for low, high in minus:
-        cut: Ranges = []
-        for first, last in left:
-            if last < low or first > high:
-                cut.append((first, last))
-                continue
-            if first < low:
-                cut.append((first, low - 1))
-            if last > high:
-                cut.append((high + 1, last))
-        left = cut
-    return left
+    """Return what of `ranges` (apart, lowest first) is not in `minus`; both are gone through once."""
+    cuts = union(minus)
+    found: Ranges = []
+    at = 0
+    for first, last in ranges:
+        start = first
+        while at < len(cuts) and cuts[at][1] < start:
+            at += 1
+        here = at
+        while here < len(cuts) and cuts[here][0] <= last:
+            if cuts[here][0] > start:
+                found.append((start, cuts[here][0] - 1))
+            start = cuts[here][1] + 1
+            here += 1
+        if start <= last:
+            found.append((start, last))
+    return found
 
 
 def holds(ranges: Ranges, number: int) -> bool:

@@ -32,6 +32,11 @@ def start_of(table: str, timestamp: int) -> date:
     return day if STEP[table] == "day" else day.replace(day=1)
 
 
+def ms_of(start: date) -> int:
+    """Return the midnight (ms, UTC) at which a day begins."""
+    return (start - _EPOCH).days * DAY_MS
+
+
 def end_of(table: str, start: date) -> date:
     """Return the first day after the partition of `table` that begins at `start`."""
     if STEP[table] == "day":

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from okxcli.storage import ledger
+from okxcli.storage import doubts, ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.partitions import DAY_MS
@@ -29,12 +29,16 @@ class Day:
 
 
 class Proof:
-    """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange."""
+    """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange.
 
-    def __init__(self, exchange: str, symbol: str, days: Sequence[Day]) -> None:
+    `wanted` are ids that exist and may lie outside of what is known, when rows were lost.
+    """
+
+    def __init__(self, exchange: str, symbol: str, days: Sequence[Day], wanted: Ranges | None = None) -> None:
         self.exchange = exchange
         self.symbol = symbol
         self.days = days
+        self.wanted = wanted or []
         self.covered = ledger.union(part for day in days for part in day.covered)
         self.absent = ledger.union(part for day in days for part in day.absent)
         self.known = ledger.union([*self.covered, *self.absent])
@@ -56,6 +60,7 @@ class Proof:
                 Day(day * DAY_MS, ledger.read(covered), ledger.read(absent), first, last, archived)
                 for day, covered, absent, first, last, archived in rows
             ],
+            [(one.first, one.last) for one in doubts.load(connection, exchange, symbol) if not one.noted],
         )
 
     @property
@@ -74,9 +79,10 @@ class Proof:
         return self.known[-1][1] if self.known else None
 
     def holes(self) -> Ranges:
-        """Return the ids between the lowest and the highest known one that are not known."""
+        """Return the ids that are not known: between the lowest and the highest known one, and the wanted ones."""
         ends = [last for _, last in self.known]
-        return [(last + 1, first - 1) for last, (first, _) in zip(ends, self.known[1:], strict=False)]
+        between = [(last + 1, first - 1) for last, (first, _) in zip(ends, self.known[1:], strict=False)]
+        return ledger.union([*between, *ledger.subtract(self.wanted, self.known)])
 
     def proves(self, first: int, last: int) -> bool:
         """Whether every id of `first .. last` is known; ids below 1 do not exist."""

@@ -10,8 +10,8 @@ from operator import lt
 from psycopg import sql
 
 from okxcli.core.codec import encode
-from okxcli.core.model import Absent, StandardizedTrade
-from okxcli.storage import ledger
+from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
+from okxcli.storage import doubts, ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key, Known
 from okxcli.storage.outcome import Outcome, Refused
@@ -19,6 +19,7 @@ from okxcli.storage.rows import columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.staging import copy, copy_new
 
 _COLUMNS = columns_of(StandardizedTrade)
+_MERGED = frozenset(("trades", FILE_MERGED))
 #: Trades by exchange and symbol, each in the order they came.
 Groups = dict[Key, list[StandardizedTrade]]
 #: What makes a known id the same fill: side, price, size, timestamp (ms).
@@ -27,7 +28,7 @@ _Fill = tuple[str, Decimal, Decimal, int]
 
 def is_merged(trade: StandardizedTrade) -> bool:
     """Whether a trade is of the exchange's merged kind, which is no part of the tape: by its channel, or its count."""
-    return trade.origin == "trades" or trade.count > 1
+    return trade.origin in _MERGED or trade.count > 1
 
 
 def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thorough: bool) -> None:
@@ -70,6 +71,8 @@ def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome,
     """Note ids that the exchange does not have. The symbols must be locked, the trades of the batch be stored."""
     for absent in ranges:
         added = ledger.note_absent(connection, absent, now_ms)
+        if added:
+            doubts.noted(connection, absent, now_ms)
         outcome.counts["absent"] += added
         outcome.counts["duplicates"] += not added
 

@@ -128,6 +128,11 @@ class Writer:
             gone = {id(one.line) for one in refused}
             self._on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
 
+    def take_pending(self) -> _Batch:
+        """Return the lines that are not committed, with what they came in as, and forget them."""
+        batch, self._batch = self._batch, []
+        return batch
+
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
         return {name: self._counts[name] for name in COUNTS}

@@ -1,0 +1,190 @@
+"""The ledger against the rows: whether what it says is there is there, once; and mending it.
+
+Rows are counted in the database, a day at a time. Days whose rows retention dropped are left alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from okxcli.core.codec import encode
+from okxcli.core.model import StandardizedTrade
+from okxcli.storage import doubts, ledger, partitions
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Ranges
+from okxcli.storage.outcome import Refused, quarantine
+from okxcli.storage.partitions import DAY_MS
+from okxcli.storage.proof import Proof
+from okxcli.storage.rows import fields_of, stamp
+
+#: lost: in the ledger, and no row. uncounted: a row that the ledger does not have. misplaced: under another day than
+#: that of the row. twice: more than one row.
+Kind = Literal["lost", "uncounted", "misplaced", "twice"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Ids of which ledger and rows do not say the same."""
+
+    kind: Kind
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """How many ids they are."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a UTC day: their ids, those of them that have several rows, the first and the last time (ms)."""
+
+    day: int
+    ids: Ranges
+    twice: list[int]
+    first_time: int
+    last_time: int
+
+
+def recount(connection: Connection, exchange: str, symbol: str) -> list[Difference]:
+    """Return where the ledger of a symbol and its rows differ, by kind and rising id; nothing is changed."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return _compare(Proof.load(connection, exchange, symbol), list(_counted(connection, exchange, symbol)))
+
+
+def repair(connection: Connection, exchange: str, symbol: str) -> list[Difference]:
+    """Make the ledger of a symbol say what the rows say; return what differed.
+
+    Ids that are lost are remembered as missing, so that `okx backfill` fetches them, wherever they lie. Of an id with
+    several rows the one received first stays, as it would have if the ledger had been right; the others go to the
+    quarantine.
+    """
+    with connection.transaction():
+        ledger.introduce(connection, [(exchange, symbol)])
+        ledger.lock(connection, [(exchange, symbol)])
+        proof = Proof.load(connection, exchange, symbol)
+        found = _compare(proof, list(_counted(connection, exchange, symbol)))
+        if not found:
+            return []
+        twice = [number for one in found if one.kind == "twice" for number in range(one.first, one.last + 1)]
+        if twice:
+            _keep_first(connection, exchange, symbol, twice)
+        counted = list(_counted(connection, exchange, symbol))
+        _rewrite(connection, proof, counted)
+        doubts.want(connection, exchange, symbol, [(one.first, one.last) for one in found if one.kind == "lost"])
+    return found
+
+
+def _counted(connection: Connection, exchange: str, symbol: str) -> Iterator[_Rows]:
+    """Yield the days that have rows. Those of a partition that is being dropped do not count."""
+    for start in partitions.existing(connection, "raw_trades"):
+        day = partitions.ms_of(start)
+        values = [exchange, symbol, stamp(day), stamp(day + DAY_MS)]
+        row = connection.execute(
+            _COUNT,
+            values,
+        ).fetchone()
+        if row is None or row[0] is None:
+            continue
+        ids = ledger.read(row[0])
+        twice: list[int] = []
+        if row[1] > sum(last - first + 1 for first, last in ids):
+            again = connection.execute(_AGAIN, values)
+            twice = [number for (number,) in again]
+        yield _Rows(day, ids, twice, row[2], row[3])
+
+
+_OF_DAY = sql.SQL(
+    "FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0"
+    " AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz"
+)
+_COUNT = sql.SQL(
+    "SELECT range_agg(int8range(trade_id - count + 1, trade_id, '[]')), sum(count)::bigint,"
+    " (extract(epoch FROM min(timestamp)) * 1000)::bigint, (extract(epoch FROM max(timestamp)) * 1000)::bigint {}"
+).format(_OF_DAY)
+_AGAIN = sql.SQL("SELECT trade_id {} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1").format(_OF_DAY)
+
+
+def _compare(proof: Proof, counted: list[_Rows]) -> list[Difference]:
+    live = {day.start: day.covered for day in proof.days if not day.archived}
+    gone = ledger.union(part for day in proof.days if day.archived for part in day.covered)
+    covered = ledger.union(part for day in live.values() for part in day)
+    there = ledger.union(part for one in counted for part in one.ids)
+    uncounted = ledger.subtract(ledger.subtract(there, covered), gone)
+    moved = ledger.union(
+        part
+        for one in counted
+        for part in ledger.subtract(ledger.subtract(one.ids, live.get(one.day, [])), [*uncounted, *gone])
+    )
+    twice = ledger.ranges_of(_twice(counted))
+    kinds: list[tuple[Kind, Ranges]] = [
+        ("lost", ledger.subtract(covered, there)),
+        ("uncounted", uncounted),
+        ("misplaced", ledger.subtract(moved, twice)),
+        ("twice", twice),
+    ]
+    return [Difference(kind, first, last) for kind, ranges in kinds for first, last in ranges]
+
+
+def _twice(counted: list[_Rows]) -> list[int]:
+    """Return the ids with several rows, of one day or of several, rising."""
+    found = {number for one in counted for number in one.twice}
+    seen: Ranges = []
+    for one in counted:
+        for first, last in ledger.subtract(seen, ledger.subtract(seen, one.ids)):
+            found.update(range(first, last + 1))
+        seen = ledger.union([*seen, *one.ids])
+    return sorted(found)
+
+
+def _keep_first(connection: Connection, exchange: str, symbol: str, numbers: list[int]) -> None:
+    """Put all rows of each of these ids but the one received first into the quarantine."""
+    query = sql.SQL(
+        "SELECT {} FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
+        " ORDER BY trade_id, received NULLS LAST, timestamp"
+    ).format(fields_of(StandardizedTrade))
+    kept: StandardizedTrade | None = None
+    for row in connection.execute(query, [exchange, symbol, numbers], binary=True).fetchall():
+        trade = StandardizedTrade(*row)
+        if kept is None or kept.trade_id != trade.trade_id:
+            kept = trade
+            continue
+        quarantine(connection, [Refused(trade, "id stored twice", encode(kept))], {})
+        connection.execute(
+            "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
+            " AND timestamp = %s::timestamptz",
+            [exchange, symbol, trade.trade_id, stamp(trade.timestamp)],
+        )
+
+
+def _rewrite(connection: Connection, proof: Proof, counted: list[_Rows]) -> None:
+    """Give every day that is not archived the ids of its rows."""
+    there = ledger.union(part for one in counted for part in one.ids)
+    rows = {one.day: one for one in counted}
+    archived = {day.start for day in proof.days if day.archived}
+    for start in sorted({*rows, *(day.start for day in proof.days)} - archived):
+        one = rows.get(start)
+        absent = next((day.absent for day in proof.days if day.start == start), [])
+        connection.execute(
+            "INSERT INTO trade_ledger"
+            " (exchange, symbol, day, covered, absent, first_id, last_id, first_time, last_time) VALUES"
+            " (%s, %s, %s, %s::int8multirange, %s::int8multirange, %s, %s, %s::timestamptz, %s::timestamptz)"
+            " ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET covered = excluded.covered,"
+            " absent = excluded.absent, first_id = excluded.first_id, last_id = excluded.last_id,"
+            " first_time = excluded.first_time, last_time = excluded.last_time",
+            [
+                proof.exchange,
+                proof.symbol,
+                partitions.start_of("raw_trades", start),
+                ledger.written(one.ids if one else []),
+                ledger.written(ledger.subtract(absent, there)),
+                one.ids[0][0] if one else None,
+                one.ids[-1][1] if one else None,
+                stamp(one.first_time) if one else None,
+                stamp(one.last_time) if one else None,
+            ],
+        )

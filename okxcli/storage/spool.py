@@ -1,0 +1,171 @@
+"""The spool: lines that wait on disk while Postgres is away, as plain JSON-lines files.
+
+A batch is written and fsynced before it counts as kept. Files are read back oldest first and deleted only after their
+lines are committed; a crash in between makes duplicates, which the ledger and the keys pass over. `okx store FILE` is
+the recovery by hand. Several processes may share a folder: each writes files of its own, and takes a lock on a file
+before it reads it.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+#: A file is closed, so that it can be drained and deleted, when it is this large.
+FILE_BYTES = 16 << 20
+#: What the folder may hold: hours of nine busy symbols. The disk's own end may come first.
+MAX_BYTES = 4 << 30
+#: Room that is always left on the disk, for Postgres and for everybody else.
+SPARE_BYTES = 64 << 20
+_SUFFIX = ".jsonl"
+
+
+def default_folder(where: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Return the spool of one database, below `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
+    base = env.get("XDG_STATE_HOME", "")
+    home = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / ".local" / "state"
+    return home / "okx" / "spool" / hashlib.sha256(where.encode()).hexdigest()[:12]
+
+
+class SpoolFull(OSError):
+    """The spool has reached its bound, or the disk its end."""
+
+
+class Spool:
+    """The waiting lines of one database. Nothing is made on disk before the first line waits."""
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self._written = 0
+
+    def write(self, lines: list[bytes]) -> None:
+        """Keep lines, given without newlines; when this returns they outlive a power cut.
+
+        Raises:
+            SpoolFull: no room; none of the lines is kept.
+            OSError: the folder cannot be written.
+        """
+        data = b"\n".join([*lines, b""])
+        size = self.size()
+        if size + len(data) > self.max_bytes:
+            raise SpoolFull(f"the spool {self.folder} is full: {size >> 20} MiB")
+        file = self._open()
+        free = os.statvfs(self.folder)
+        if free.f_bavail * free.f_frsize < len(data) + SPARE_BYTES:
+            raise SpoolFull(f"the disk of {self.folder} is full")
+        start = file.tell()
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            # Half a line must not stay: what is read back later would be torn, and the lines are kept elsewhere.
+            os.ftruncate(file.fileno(), start)
+            file.seek(start)
+            raise
+        self._written += len(data)
+        if self._written >= FILE_BYTES:
+            self.rotate()
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._file = os.fdopen(descriptor, "wb", buffering=0)
+            self._written = 0
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name outlives a power cut too
+            finally:
+                os.close(folder)
+        return self._file
+
+    def rotate(self) -> None:
+        """Close the file at hand, so that it can be drained."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def size(self) -> int:
+        """Return how many bytes wait, those of other processes included."""
+        return sum(_size(path) for path in self._paths())
+
+    def lines(self) -> int:
+        """Return how many lines wait; reads them."""
+        total = 0
+        for path in self._paths():
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    total += block.count(b"\n")
+        return total
+
+    def files(self) -> Iterator["SpoolFile"]:
+        """Yield the files that wait, oldest first, each locked; those of a living process are left to it."""
+        for path in self._paths():
+            if path == self._path and self._file is not None:
+                continue
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            if not path.exists():  # drained by another process while we waited
+                file.close()
+                continue
+            yield SpoolFile(path, file)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.suffix == _SUFFIX)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def close(self) -> None:
+        """Close the file at hand; what waits stays."""
+        self.rotate()
+
+
+class SpoolFile:
+    """One file of waiting lines, locked until `done` or `leave`."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+
+    def read(self, count: int) -> list[bytes]:
+        """Return the next lines, without newlines; none at the end. A last line without newline was torn by a crash."""
+        found: list[bytes] = []
+        while len(found) < count:
+            line = self._file.readline()
+            if not line.endswith(b"\n"):
+                break
+            found.append(line[:-1])
+        return found
+
+    def done(self) -> None:
+        """Delete the file: its lines are committed."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def leave(self) -> None:
+        """Let go of it; it is drained another time, from its beginning."""
+        self._file.close()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
