@@ -1,8 +1,8 @@
 """The whole pipe in one process: feed, normalise, make candles, store. Composes what the filters call, adds no rule.
 
-Lines flow from the feed's inbox through the normaliser and the candle maker into `_ready`, and from there into the
-writer. While Postgres is away nothing is taken from the feed: what has come waits in the inbox, which is bounded and
-stops reading the sockets when it is full.
+Lines flow from the feed's inbox through the normaliser and the candle maker into the keeper, which commits them, or
+spools them while Postgres is away. When even the spool has no room nothing is taken from the feed: what has come waits
+in the inbox, which is bounded and stops reading the sockets when it is full.
 """
 
 import logging
@@ -12,18 +12,16 @@ from collections.abc import Callable
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import DatabaseUnavailable, InvalidLine
+from okxcli.errors import DatabaseUnavailable, InvalidLine, TryLater
 from okxcli.exchange.feed import Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.config import Config
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage.writer import Writer
+from okxcli.storage.keeper import Keeper
 
 _log = logging.getLogger(__name__)
 
-#: Tries to reach a database that went away.
-_RETRY_S = 1.0
 #: Time between two runs of the housekeeping: retention, and a line in the log file.
 _HOUSEKEEPING_S = 600.0
 _HEARTBEAT_S = 60.0
@@ -32,7 +30,7 @@ _TOLD = 50
 
 
 class Collector:
-    """Collects what `config` names from `feed` into `writer`.
+    """Collects what `config` names from `feed` into `keeper`.
 
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
     and then, between two batches.
@@ -42,7 +40,7 @@ class Collector:
         self,
         config: Config,
         feed: Feed,
-        writer: Writer,
+        keeper: Keeper,
         housekeep: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
@@ -50,7 +48,7 @@ class Collector:
         self.stored_books = 0
         self.messages = 0
         self._feed = feed
-        self._writer = writer
+        self._keeper = keeper
         self._housekeep = housekeep
         self._clock = clock
         self._normalizer = Normalizer()
@@ -62,7 +60,6 @@ class Collector:
         self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
-        self._away = False
         self._next_housekeeping = time.monotonic()
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
 
@@ -70,13 +67,13 @@ class Collector:
         """Collect until a signal, or for so many seconds; then store everything that has come.
 
         Raises:
-            DatabaseUnavailable: at the end, when Postgres is away and lines are left.
+            TryLater: at the end, when Postgres is away and lines are left in the spool.
             OkxError: what `Feed.poll` raises.
         """
         end = None if seconds is None else time.monotonic() + seconds
         while not life.stop and (end is None or time.monotonic() < end):
-            readable = life.wait(None if self._away else self._feed.fileno(), self._wait_s(end))
-            if readable and not self._away:
+            # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
+            if life.wait(None if self._keeper.full else self._feed.fileno(), self._wait_s(end)):
                 self.take(self._feed.poll())
             self.tick()
         self._feed.stop()
@@ -84,7 +81,7 @@ class Collector:
         self.finish()
 
     def take(self, lines: list[bytes]) -> None:
-        """Put raw lines through to the writer; those that are bad are told and counted."""
+        """Put raw lines through to the keeper; those that are bad are told and counted."""
         for line in lines:
             self.messages += 1
             try:
@@ -122,20 +119,22 @@ class Collector:
         now = self._clock()
         self._candles_due = self._candles.advance(now)
         self._store()
-        if self._writer.due_in(now) == 0 or self._away:
-            self._guarded(self._writer.flush)
+        self._keeper.tick()
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
-        if not self._away and time.monotonic() >= self._next_housekeeping:
+        if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
-            self._guarded(self._housekeep)
+            try:
+                self._housekeep()
+            except DatabaseUnavailable as error:
+                _log.debug("no housekeeping this time: %s", error)
 
     def _wait_s(self, end: float | None) -> float:
         now = self._clock()
-        waits = [_RETRY_S if self._away else 60.0, max(self._next_heartbeat - time.monotonic(), 0)]
-        due = self._writer.due_in(now)
-        if due is not None and not self._away:
+        waits = [max(self._next_heartbeat - time.monotonic(), 0)]
+        due = self._keeper.due_in(now)
+        if due is not None:
             waits.append(due)
         if self._candles_due is not None:
             waits.append(max(self._candles_due - now, 0) / 1000)
@@ -144,40 +143,22 @@ class Collector:
         return min(waits)
 
     def _store(self) -> None:
-        """Hand what is ready to the writer, as long as the database takes it. A line added is the writer's."""
-
-        def hand_over() -> None:
-            while self._ready:
-                self._writer.add(self._ready.popleft())
-
-        if not self._away:
-            self._guarded(hand_over)
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Do something with the database; remember whether it is away, and say when that changes."""
-        try:
-            work()
-        except DatabaseUnavailable as error:
-            if not self._away:
-                _log.warning("%s: nothing is lost while it is away; trying again every second", error)
-            self._away = True
-            return
-        if self._away:
-            self._away = False
-            _log.info("the database is back")
+        while self._ready:
+            self._keeper.add(self._ready.popleft())
 
     def finish(self) -> None:
         """Write what late trades changed and commit everything.
 
         Raises:
-            DatabaseUnavailable: Postgres is away.
+            TryLater: Postgres is away; the lines are in the spool.
         """
         self._candles.finish()
-        while self._ready:
-            self._writer.add(self._ready.popleft())
-        self._writer.flush()
+        self._store()
+        left = self._keeper.finish()
+        if left:
+            raise TryLater(self._keeper.explain_left(left))
 
     def counts(self) -> dict[str, int]:
         """Return the counts of every step, as the filters give them."""
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in self._candles.counts().items()}
-        return {"messages": self.messages, "rejected": self.rejected} | made | self._writer.counts()
+        return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()

@@ -44,7 +44,8 @@ def collect(
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import retention
     from okxcli.storage.database import open_database
-    from okxcli.storage.writer import Writer
+    from okxcli.storage.keeper import Keeper
+    from okxcli.storage.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
     settings = load(config, required=True)
@@ -66,18 +67,18 @@ def collect(
             dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect"
         ) as database,
     ):
-        writer = Writer(database.connect, where=database.where, patience_s=2.0)
+        keeper = Keeper(database, Spool(default_folder(database.where)))
 
         def housekeep() -> None:
             with database.session() as connection:
                 retention.apply(connection, settings.keep_days, now_ms())
 
-        collector = Collector(settings, feed, writer, housekeep)
+        collector = Collector(settings, feed, keeper, housekeep)
         try:
             with feed:
                 collector.run(life, seconds)
         finally:
-            writer.close()
+            keeper.close()
             _tell(collector.counts(), stats, quiet)
 
 

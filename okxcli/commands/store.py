@@ -1,10 +1,18 @@
 """`okx store`: lines into Postgres."""
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from okxcli import options
+from okxcli.core.codec import UnknownType, decode
+from okxcli.errors import InvalidLine, TryLater
+from okxcli.runtime.clock import now_ms
+
+if TYPE_CHECKING:
+    from okxcli.runtime.filters import LineFilter
+    from okxcli.storage.database import Database
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +24,9 @@ def store(
     files: options.Files = None,
     tee: Annotated[
         bool, typer.Option("--tee/--no-tee", help="Pass each line on to standard output once it is durable.")
+    ] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain/--no-drain", help="Read no input: store what an earlier run left in the spool.")
     ] = False,
     dsn: options.Dsn = None,
     config: options.Config = None,
@@ -34,17 +45,17 @@ def store(
     with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses; the
     others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
     database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine.
+
+    While Postgres is away lines go to a spool folder, as plain files, and from there into the database as soon as it
+    is back. If it is still away at the end of input, exit 75 tells how many lines wait where.
     """
-    from okxcli.core.codec import UnknownType, decode
-    from okxcli.errors import ExitCode, InputError, InvalidLine
+    from okxcli.errors import ExitCode, InputError
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.clock import now_ms
     from okxcli.runtime.config import load
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import open_database
-    from okxcli.storage.writer import Writer
 
     log.setup("store", verbose=verbose)
     settings = load(config)
@@ -53,44 +64,62 @@ def store(
     # A Ctrl-C while the database starts must not end us before what the pipe holds is stored.
     with Lifecycle("filter"):
         database = open_database(dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store")
+    keeping = _Keeping(run, database, strict, tee)
+    try:
+        if drain:
+            keeping.finish()
+            raise typer.Exit
+        code = run.run(keeping.handle, keeping.tick, keeping.finish, keeping.keeper.counts)
+    except InputError:  # the first bad line, with --strict: what came before it is stored
+        keeping.finish()
+        raise
+    finally:
+        keeping.close()
+    raise typer.Exit(code or (ExitCode.DATA if keeping.keeper.counts()["quarantined"] else ExitCode.OK))
 
-    def pass_on(lines: list[bytes]) -> None:
+
+class _Keeping:
+    """What the filter calls: lines to the keeper, the keeper's time, the end."""
+
+    def __init__(self, run: "LineFilter", database: "Database", strict: bool, tee: bool) -> None:
+        from okxcli.storage.keeper import Keeper
+        from okxcli.storage.spool import Spool, default_folder
+
+        self._run = run
+        self._database = database
+        self._strict = strict
+        self.keeper = Keeper(database, Spool(default_folder(database.where)), self._pass_on if tee else None)
+
+    def _pass_on(self, lines: list[bytes]) -> None:
         for line in lines:
-            run.out.line(line)
-        run.out.flush()
+            self._run.out.line(line)
+        self._run.out.flush()
 
-    writer = Writer(database.connect, where=database.where, on_durable=pass_on if tee else None)
-
-    def handle(line: bytes) -> None:
+    def handle(self, line: bytes) -> None:
         try:
             found = decode(line)
         except UnknownType:
             return
         except InvalidLine:
-            if strict:  # the end: what came before must be stored, and counted
-                writer.flush()
+            if self._strict:  # the end: what came before is stored first, and counted
+                self.keeper.finish()
             raise
-        writer.add(found, line)
+        self.keeper.add(found, line)
+        while self.keeper.full and not self._run.stopping:  # no room anywhere: whoever writes to us has to wait
+            time.sleep(0.2)
+            self.keeper.tick()
 
-    def tick() -> float | None:
-        due = writer.due_in(now_ms())
-        if due == 0:
-            writer.flush()
-            return None
-        return due
+    def tick(self) -> float | None:
+        self.keeper.tick()
+        return self.keeper.due_in(now_ms())
 
-    def finish() -> None:
-        writer.flush()
-        # Here and not after the run: a signal ends the process inside of it.
-        writer.close()
-        database.close()
+    def finish(self) -> None:
+        """Commit, and let go of the database: here and not after the run, because a signal ends the process inside."""
+        left = self.keeper.finish()
+        self.close()
+        if left:
+            raise TryLater(self.keeper.explain_left(left))
 
-    try:
-        code = run.run(handle, tick, finish, writer.counts)
-    except InputError:
-        writer.flush()
-        raise
-    finally:
-        writer.close()
-        database.close()
-    raise typer.Exit(code or (ExitCode.DATA if writer.counts()["quarantined"] else ExitCode.OK))
+    def close(self) -> None:
+        self.keeper.close()
+        self._database.close()

@@ -33,6 +33,7 @@ class LineFilter:
         self.name = name
         self.lines_in = 0
         self.rejected = 0
+        self._life: Lifecycle | None = None
         self._files = files
         self._output = output
         self._strict = strict
@@ -64,6 +65,7 @@ class LineFilter:
         if self._rejects_path is not None:
             self._rejects = Output(path=self._rejects_path)
         with Lifecycle("filter") as life:
+            self._life = life
             try:
                 self._read(LineReader(life, self._files), handle, tick)
                 if finish is not None:
@@ -78,6 +80,11 @@ class LineFilter:
                 if self.lines_in or sys.exc_info()[0] is None:  # an input that cannot even be opened has no counts
                     self._close(counts)
         return ExitCode.DATA if self.rejected else ExitCode.OK
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal wants the run to end now: a handler that waits for something is to give up."""
+        return self._life is not None and self._life.stop
 
     def _read(
         self, reader: LineReader, handle: Callable[[bytes], None], tick: Callable[[], float | None] | None

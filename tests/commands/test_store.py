@@ -243,3 +243,39 @@ def test_embedded_database_is_made_and_stopped(environment):
     while (home / ".local/share/okx/data/postmaster.pid").exists():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_database_that_is_away_at_the_end(run, database, embedded_dsn, environment, tmp_path):
+    """What cannot be stored waits in the spool: exit 75, how much and where; --drain stores it."""
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    process = subprocess.Popen(
+        [*OKX, "store", "-q"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment | {"OKX_DSN": database}
+    )
+    process.stdin.write(lines(fill(1)))
+    process.stdin.flush()
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            if stored(database) == [1]:
+                break
+        except psycopg.errors.UndefinedTable:
+            pass
+        time.sleep(0.1)
+    with psycopg.connect(embedded_dsn, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            _, err = process.communicate(lines(*map(fill, range(2, 50))), timeout=60)
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert process.returncode == 75
+    last = err.decode().splitlines()[-1]
+    assert "48 lines wait in " in last
+    assert "okx store --drain" in last
+    (file,) = tmp_path.glob(".local/state/okx/spool/*/*.jsonl")
+    assert file.read_bytes() == lines(*map(fill, range(2, 50)))
+    assert stored(database) == [1]
+    done = run("store", "--drain")
+    assert done.returncode == 0
+    assert stored(database) == list(range(1, 50))
+    assert not file.exists()

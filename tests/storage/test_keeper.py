@@ -1,0 +1,234 @@
+"""The keeper: whatever happens to Postgres, every line that was taken is stored once."""
+
+import threading
+import time
+from decimal import Decimal
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from okxcli.core.codec import encode
+from okxcli.core.model import StandardizedTrade
+from okxcli.storage.database import open_database
+from okxcli.storage.keeper import Keeper
+from okxcli.storage.spool import Spool
+
+T0 = 1_747_087_200_000
+
+
+def trade(i):
+    return StandardizedTrade("okx", "BTC-USDT", i, "buy", Decimal("1.5"), Decimal("0.25"), T0 + i)
+
+
+class Outage:
+    """Takes a database away from everybody but the administrator, and gives it back."""
+
+    def __init__(self, admin_dsn, dsn):
+        self.name = conninfo_to_dict(dsn)["dbname"]
+        self.admin = psycopg.connect(admin_dsn, autocommit=True)
+
+    def begin(self):
+        self.admin.execute(f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS false')
+        self.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
+
+    def end(self):
+        self.admin.execute(f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS true')
+
+
+@pytest.fixture
+def outage(embedded_dsn, database):
+    away = Outage(embedded_dsn, database)
+    yield away
+    away.end()
+    away.admin.close()
+
+
+@pytest.fixture
+def make(database, tmp_path):
+    """Return a function that makes a keeper on the fresh database and a spool of its own."""
+    made = []
+
+    def keeper(**options):
+        opened = open_database(database, create=True, origin="local", env={})
+        keeper = Keeper(opened, Spool(tmp_path / "spool", **options.pop("spool", {})), **options)
+        made.append((keeper, opened))
+        return keeper
+
+    yield keeper
+    for keeper, opened in made:
+        keeper.close()
+        opened.close()
+
+
+def stored(database):
+    with psycopg.connect(database) as connection:
+        return [row[0] for row in connection.execute("SELECT trade_id FROM raw_trades ORDER BY 1")]
+
+
+def run_until(keeper, condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        keeper.tick()
+        time.sleep(0.02)
+
+
+def test_without_trouble_nothing_is_spooled(make, database, tmp_path):
+    """Lines go straight into the database."""
+    keeper = make()
+    for i in range(1, 20):
+        keeper.add(trade(i))
+    assert keeper.finish() == 0
+    assert stored(database) == list(range(1, 20))
+    assert keeper.counts()["spooled"] == 0
+    assert not (tmp_path / "spool").exists()
+
+
+def test_an_outage(make, database, outage):
+    """What comes meanwhile is spooled, drained when the database is back, and the spool is empty then."""
+    keeper = make()
+    for i in range(1, 11):
+        keeper.add(trade(i))
+    time.sleep(0.3)
+    keeper.tick()
+    outage.begin()
+    for i in range(11, 200):
+        keeper.add(trade(i))
+        keeper.tick()
+        time.sleep(0.005)
+    assert keeper.counts()["spooled"] > 50
+    outage.end()
+    for i in range(200, 210):
+        keeper.add(trade(i))
+    run_until(keeper, lambda: keeper.due_in(0) is None)
+    assert stored(database) == list(range(1, 210))
+    keeper.add(trade(210))
+    assert keeper.finish() == 0
+    assert stored(database)[-1] == 210
+    assert keeper.counts()["raw_trades"] == 210
+    assert keeper.counts()["duplicates"] == 0
+
+
+def test_still_away_at_the_end(make, database, outage, tmp_path):
+    """What could not be committed waits in files that `okx store` reads; the next run stores them first."""
+    keeper = make()
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    outage.begin()
+    for i in range(2, 30):
+        keeper.add(trade(i))
+    assert keeper.finish() == 28
+    assert "28 lines wait" in keeper.explain_left(28)
+    keeper.close()
+    (file,) = (tmp_path / "spool").iterdir()
+    assert file.read_bytes() == b"".join(encode(trade(i)) + b"\n" for i in range(2, 30))
+    outage.end()
+    later = make()
+    later.add(trade(30))
+    assert later.finish() == 0
+    assert stored(database) == list(range(1, 31))
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_lines_are_passed_on_only_when_durable(make, outage):
+    """While the database is away none is; afterwards all are, in their order."""
+    passed = []
+    keeper = make(on_durable=passed.extend)
+    keeper.add(trade(1), b"1")
+    time.sleep(0.3)
+    keeper.tick()
+    assert passed == [b"1"]
+    outage.begin()
+    for i in range(2, 8):
+        keeper.add(trade(i), encode(trade(i)))
+    time.sleep(0.3)
+    keeper.tick()
+    assert passed == [b"1"]
+    outage.end()
+    run_until(keeper, lambda: keeper.due_in(0) is None)
+    assert passed == [b"1", *(encode(trade(i)) for i in range(2, 8))]
+
+
+def test_a_table_that_somebody_holds_locked(make, database):
+    """A lock that lasts does not hold the intake up for longer than its time-out: the batch is spooled."""
+    keeper = make()
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    locked, release = threading.Event(), threading.Event()
+
+    def hold():
+        with psycopg.connect(database) as connection:
+            connection.execute("LOCK TABLE raw_trades IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+            release.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert locked.wait(10)
+        began = time.monotonic()
+        keeper.add(trade(2))
+        time.sleep(0.3)
+        keeper.tick()
+        assert 4 < time.monotonic() - began < 15
+        assert keeper.counts()["spooled"] == 1
+    finally:
+        release.set()
+        thread.join()
+    run_until(keeper, lambda: keeper.due_in(0) is None)
+    assert stored(database) == [1, 2]
+
+
+def test_a_read_only_database(make, database):
+    """One that takes connections and no writes is away as well."""
+    keeper = make()
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    name = conninfo_to_dict(database)["dbname"]
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            [name],
+        )
+    keeper.add(trade(2))
+    assert keeper.finish() == 1
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("SET default_transaction_read_only = off")
+        admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    run_until(keeper, lambda: keeper.due_in(0) is None)
+    assert stored(database) == [1, 2]
+
+
+def test_no_room_anywhere(make, database, outage):
+    """With the spool full too, `full` tells the feeder to wait; what was taken is kept, and stored in the end."""
+    keeper = make(spool={"max_bytes": 2000})
+    outage.begin()
+    taken = 0
+    while not keeper.full:
+        taken += 1
+        keeper.add(trade(taken))
+        keeper.tick()
+        time.sleep(0.01)
+        assert taken < 1000
+    outage.end()
+    run_until(keeper, lambda: not keeper.full)
+    assert keeper.finish() == 0
+    assert stored(database) == list(range(1, taken + 1))
+
+
+def test_a_crash_between_commit_and_delete(make, database, outage, tmp_path):
+    """A spool file whose lines are stored already adds nothing."""
+    keeper = make()
+    for i in range(1, 6):
+        keeper.add(trade(i))
+    assert keeper.finish() == 0
+    keeper.close()
+    spool = Spool(tmp_path / "spool")
+    spool.write([encode(trade(i)) for i in range(1, 9)])
+    spool.close()
+    later = make()
+    assert later.finish() == 0
+    assert stored(database) == list(range(1, 9))
+    assert later.counts()["duplicates"] == 5
