@@ -10,7 +10,7 @@ from decimal import Decimal
 from heapq import merge
 
 from okxcli.core.bucket import TimeframeBucket
-from okxcli.core.model import Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
+from okxcli.core.model import FILE_MERGED, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.series import Series
 from okxcli.core.tape import IdRanges
 from okxcli.core.timeframes import Timeframe, common, parse_list
@@ -62,6 +62,9 @@ class _Market:
             self._known(first, last, new)
             return
         owner.trades += 1
+        if trade.origin == FILE_MERGED:
+            for series in self.series:
+                series.dropped.add(first, last)  # how many fills it is of is not known: it proves no bar
         for hook in owner.trade_hooks:
             hook(trade)
         if last != ids.top:

@@ -16,6 +16,9 @@ MIN_TIMESTAMP = 1_262_304_000_000  # 2010-01-01
 MAX_TIMESTAMP = 4_102_444_800_000  # 2100-01-01
 MAX_ID = 2**63 - 1
 
+#: The origin of a merged trade from a file: nothing tells how many fills it is of, so its id proves nothing.
+FILE_MERGED = "file-merged"
+
 #: Levels of a book: (price, size), best first.
 Levels = tuple[tuple[Decimal, Decimal], ...]
 
@@ -25,7 +28,7 @@ class StandardizedTrade(msgspec.Struct, frozen=True, gc=False, tag_field="type",
 
     `count` fills are in it: it covers the ids `trade_id - count + 1 .. trade_id`. `side` is the taker's. `timestamp`
     is the exchange's time, `received` ours (None if nobody stamped it). `source` is the exchange's own flag. `origin`
-    says where it came from: `trades-all`, `trades` (merged), `rest`, `file`.
+    says where it came from: `trades-all`, `trades` (merged), `rest`, `file`, `file-merged` (`FILE_MERGED`).
     """
 
     exchange: str

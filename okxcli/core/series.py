@@ -64,7 +64,7 @@ class Series:
         partial: bool,
     ) -> None:
         self.timeframe = timeframe
-        self.dropped = IdRanges()  # ids seen, but too late for this timeframe
+        self.dropped = IdRanges()  # ids seen that prove no bar: too late for this timeframe, or merged
         self.revised = 0
         self.due: int | None = None  # when a retained bar wants its next look, in the symbol's time
         self._exchange = exchange
@@ -189,7 +189,10 @@ class Series:
 
     def _proven(self, value: TimeframeBucket) -> bool:
         """Whether the fill before, all between and the fill after are known, and none of them came too late."""
-        low, high = max(value.first_id - 1, 1), value.last_id + 1
+        return self._known(max(value.first_id - 1, 1), value.last_id + 1)
+
+    def _known(self, low: int, high: int) -> bool:
+        """Whether all ids of `low .. high` are known, and each of them proves something."""
         late = self.dropped
         return self._ids.covers(low, high) and low > late.floor and not (len(late) and late.touches(low, high))
 
@@ -231,7 +234,7 @@ class Series:
                 continue
             last = max(before, key=lambda value: value.last_id)
             low, high = sorted((last.last_id, min(value.first_id for value in after)))
-            if self._ids.covers(low, high):
+            if self._known(low, high):
                 gap.flat, gap.price = True, last.close
                 proven.append(gap)
         self._gaps = [gap for gap in self._gaps if clock <= gap.expires]
