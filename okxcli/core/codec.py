@@ -94,20 +94,27 @@ def _underscores(kind: type, line: bytes, symbol: str) -> int:
 
 
 def _strict_numbers(line: bytes) -> None:
-    """Refuse spellings of a number that Decimal takes and JSON lines do not: blanks, underscores, foreign digits."""
+    """Refuse spellings of a number that Decimal takes and JSON lines do not: blanks, underscores, foreign digits.
+
+    Raises:
+        InvalidLine: with the number; or the line is not UTF-8 in a place that the typed decoder skipped.
+    """
 
     def walk(value: Any) -> None:
         if isinstance(value, str):
             if value and (value.strip() != value or "_" in value or not value.isascii()) and _decimal_takes(value):
                 parse(value)
-        elif isinstance(value, dict):
-            for item in value.values():
-                walk(item)
         elif isinstance(value, list):
             for item in value:
                 walk(item)
 
-    walk(_ANY.decode(line))
+    try:
+        values = _ANY.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _reason(line, error) from None
+    for key, value in values.items():
+        if key in _NUMBERS:
+            walk(value)
 
 
 def _decimal_takes(text: str) -> bool:
@@ -283,6 +290,13 @@ def check_absent(absent: Absent) -> None:
 
 
 _TICKER_NUMBERS = tuple(f for f in Ticker.__struct_fields__ if f not in ("exchange", "symbol", "timestamp", "received"))
+#: Keys whose values are numbers in text; other keys, unknown ones too, may hold any text.
+_NUMBERS = frozenset(
+    (
+        *_TICKER_NUMBERS, "price", "size", "open", "high", "low", "close", "volume", "base_volume", "quote_volume",
+        "buy_volume", "bids", "asks", "contract_value", "contract_multiplier", "tick_size", "lot_size", "min_size",
+    )
+)  # fmt: skip
 _TAGS = frozenset(
     str(kind.__struct_config__.tag)
     for kind in (StandardizedTrade, OHLCVCandle, BookSnapshot, Ticker, Instrument, Absent)
