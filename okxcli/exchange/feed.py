@@ -1,13 +1,14 @@
 """`Feed`: raw lines of many symbols and channels, over as many connections as it takes, as one stream.
 
 Used by `stream` and by `collect`. Lines are OKX's bytes. The first ones tell what the symbols are; then come pushes
-in the order in which they arrived.
+in the order in which they arrived, except that fills are in the order of their ids, those that no socket brought
+fetched from REST.
 """
 
 import logging
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -16,8 +17,11 @@ from okxcli.errors import OkxError, UsageError
 from okxcli.exchange.actions import Refuse
 from okxcli.exchange.channels import Subscription, argument_of, path_of
 from okxcli.exchange.dialling import PROCESS_DIALS, DialLimiter
+from okxcli.exchange.history import TradeHistory
+from okxcli.exchange.holes import Holes
 from okxcli.exchange.inbox import Inbox
 from okxcli.exchange.instruments import Catalogue, instrument_line, likely_kind
+from okxcli.exchange.repair import Repair
 from okxcli.exchange.rest import RestClient
 from okxcli.exchange.websocket import ConnectionState, OKXWebSocketClient
 from okxcli.runtime.clock import now_ms
@@ -29,6 +33,8 @@ PER_CONNECTION = 50
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
 _STOP_S = 3.0
+#: The channel whose ids are numbered one by one, and repaired.
+TAPE = "trades-all"
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 #: Codes that mean: no such channel, or no such instrument on it.
 _UNKNOWN = ("60018", "64001", "64002", "60008")
@@ -65,7 +71,10 @@ def _spread(subscriptions: list[Subscription]) -> list[list[Subscription]]:
 class Feed:
     """Streams `channels` of `symbols` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
-    With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch.
+    With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch. With
+    `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
+    `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
+    that it names; the live fills join on.
     """
 
     def __init__(
@@ -78,7 +87,13 @@ class Feed:
         connect_timeout_s: float = 30.0,
         stamp: bool = False,
         dials: DialLimiter = PROCESS_DIALS,
+        repair: bool = True,
+        since_ms: int | None = None,
+        resume: Mapping[str, int] | None = None,
     ) -> None:
+        channels = list(channels)
+        if (since_ms is not None or resume) and (TAPE not in channels or not repair):
+            raise UsageError(f"only repaired {TAPE} can begin with the past: leave --no-repair out, add -c {TAPE}")
         base = ws_url.rstrip("/")
         parts = urlsplit(base)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
@@ -96,6 +111,7 @@ class Feed:
         self._total = 0
         self._lock = threading.Lock()
         self._clients: list[OKXWebSocketClient] = []
+        self._repair = self._make_repair(since_ms, resume) if repair and TAPE in channels else None
         for path, connections in plan(self._symbols, channels).items():
             for subscriptions in connections:
                 self._total += len(subscriptions)
@@ -111,6 +127,13 @@ class Feed:
                         dials,
                     )
                 )
+
+    def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
+        # Few attempts here: `Holes` asks again, and knows for how long it is worth it.
+        rest = RestClient(self._rest.base_url, timeout_s=5.0, attempts=2, patience_s=8.0, sleep=self._sleep)
+        self._history_rest = rest
+        holes = Holes(self._symbols, since=since_ms is not None, resume=resume)
+        return Repair(holes, TradeHistory(rest, sleep=self._sleep), self._inbox.poke, self._stamped, since_ms)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -131,6 +154,10 @@ class Feed:
             ExchangeUnavailable: never connected within the time given.
         """
         lines = self._inbox.take()
+        if self._repair is not None and not self._inbox.held:
+            lines = self._repair.feed(lines, any(client.overlapping for client in self._clients))
+            if self._stopping.is_set():
+                lines += self._repair.release()
         if not self._stopping.is_set():
             self._tell_refusals()
             failure = next((c.failure for c in self._clients if c.failure is not None), None)
@@ -149,8 +176,15 @@ class Feed:
         slow = [client.url for client in self._clients if not client.join(_STOP_S)]
         if slow:
             _log.warning("connections that do not end: %s", ", ".join(slow))
+        if self._repair is not None:
+            self._repair.stop()
+            self._history_rest.close()
         self._inbox.release([])
         self._rest.close()
+
+    def repairs(self) -> dict[str, int]:
+        """Return the counts of the repair: holes seen, fills repaired, left to backfill, absent, old ones dropped."""
+        return dict(self._repair.counts) if self._repair is not None else {}
 
     def state(self) -> list[ConnectionState]:
         """Tell how each connection does."""
@@ -172,6 +206,9 @@ class Feed:
     def _as_lines(self, frames: list[bytes]) -> list[bytes]:
         # A line break can only stand between JSON's tokens; a blank there means the same.
         lines = [f.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in f else f for f in frames]
+        return self._stamped(lines)
+
+    def _stamped(self, lines: list[bytes]) -> list[bytes]:
         if not self._stamp:
             return lines
         tail = b',"received":%d}' % now_ms()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 import orjson
 
 from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.exchange.doubts import Page
 from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES
-from okxcli.exchange.holes import Page
 from okxcli.exchange.rest import CANDLES_PAGE, TRADES_PAGE, RestClient, Row
 from okxcli.runtime.clock import now_ms
 
@@ -158,7 +158,8 @@ class TradeHistory:
 
     def trades(self, symbol: str, since_ms: int, until_ms: int | None = None) -> Iterator[Page]:
         """Yield the pages of `[since_ms, until_ms)`, the newest fill at most, beginning one fill early for the link."""
-        first = max(self.first_id_at(symbol, since_ms) - 1, 1)
+        first = self.first_id_at(symbol, since_ms)
+        first -= bool(self._rest.history_trades(symbol, first, limit=1))
         last = self.newest(symbol)[0]
         if until_ms is not None:
             last = min(last, self.first_id_at(symbol, until_ms) - 1)

@@ -66,6 +66,11 @@ class Inbox:
         with self._lock:
             self._signal()
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing may be taken yet."""
+        return self._held
+
     def take(self) -> list[bytes]:
         """Return all lines that may be taken, in the order in which they came."""
         with self._lock:

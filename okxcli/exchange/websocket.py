@@ -141,6 +141,11 @@ class OKXWebSocketClient:
         """Want less, without a reconnect."""
         self._job(partial(self._remove, tuple(subscriptions)))
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether two connections are up: what is missing on one may still come on the other."""
+        return len(self._links) > 1
+
     def state(self) -> ConnectionState:
         """Tell how the connection does."""
         link = next(reversed(list(self._links)), None)

@@ -1,0 +1,121 @@
+"""Ids that REST does not show: asked for again, until there is proof that OKX itself does not have them. Pure."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: So many answers that are evidence, spread over so long: OKX's nodes have caches of their own, and one may be behind.
+ANSWERS = 3
+SPREAD_MS = 60_000
+_AGAIN_MS = 10_000
+#: Asked so often without an answer that says anything, it is left to backfill; so are doubts beyond a number.
+_TRIES = 12
+_MAX_DOUBTS = 500
+
+
+class Page(NamedTuple):
+    """What REST shows of the ids `first .. last` of a symbol: raw lines of one fill each, by rising id.
+
+    `missing` are the ranges of ids that it did not show; `evidence` tells whether the answers say anything about
+    them: they held an id above and one at or below. Without it, some node of OKX may just be behind.
+    """
+
+    lines: list[bytes]
+    first: int
+    last: int
+    missing: list[tuple[int, int]]
+    evidence: bool
+
+    def ids(self) -> list[int]:
+        """Return the ids of `lines`, in their order."""
+        found: list[int] = []
+        at = self.first
+        for low, high in [*self.missing, (self.last + 1, self.last)]:
+            found += range(at, low)
+            at = high + 1
+        return found
+
+
+class Absence(NamedTuple):
+    """Ids, both ends included, that OKX does not have."""
+
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class Doubt:
+    """Ids that some answers did not show; `known` is an id above them that may exist."""
+
+    first: int
+    last: int
+    known: int
+    began_ms: int
+    due_ms: int
+    answers: int = 1
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class Doubts:
+    """The doubts of one symbol; one is asked about at a time. `spread_ms`: from the first answer to the last."""
+
+    spread_ms: int = SPREAD_MS
+    _open: list[Doubt] = field(default_factory=list)
+    _asked: Doubt | None = None
+
+    def add(self, first: int, last: int, known: int, now: int) -> None:
+        """Note ids that an answer, which is evidence, does not show."""
+        step_ms = self.spread_ms // (ANSWERS - 1)
+        before = self._open[-1] if self._open else None
+        if before is not None and before.last + 1 == first and before.answers == 1 and before is not self._asked:
+            before.last, before.known = last, max(before.known, known)  # the page ended in the middle of them
+        elif len(self._open) < _MAX_DOUBTS:
+            self._open.append(Doubt(first, last, known, now, now + step_ms))
+
+    def ask(self, now: int) -> Doubt | None:
+        """Return the doubt to ask about now, if one is due; until `ended` no other is."""
+        if self._asked is None:
+            self._asked = next((doubt for doubt in self._open if doubt.due_ms <= now), None)
+            return self._asked
+        return None
+
+    def due(self) -> int | None:
+        """Return when to ask next; None while there is nothing to ask, or an answer is awaited."""
+        return min((doubt.due_ms for doubt in self._open), default=None) if self._asked is None else None
+
+    def answered(self, page: Page, now: int) -> list[Absence]:
+        """Take a page of the answer to what was asked; return the ids that are absent for good by now."""
+        doubt = self._asked
+        if doubt is None or doubt not in self._open:
+            return []
+        missing = [(max(low, doubt.first), min(high, doubt.last)) for low, high in page.missing]
+        missing = [(low, high) for low, high in missing if low <= high]
+        if not page.evidence and missing:
+            return []  # `ended` will see to it that it is asked again
+        at = self._open.index(doubt)
+        self._open.remove(doubt)
+        rest = [(page.last + 1, doubt.last)] if page.last < doubt.last else []
+        found: list[Absence] = []
+        step_ms = self.spread_ms // (ANSWERS - 1)
+        left: list[Doubt] = []
+        for low, high in missing:
+            answers = doubt.answers + 1
+            if answers >= ANSWERS and now - doubt.began_ms >= self.spread_ms:
+                found.append(Absence(low, high))
+            else:
+                left.append(Doubt(low, high, max(high + 1, doubt.known), doubt.began_ms, now + step_ms, answers))
+        if rest:  # the next page tells
+            self._asked = Doubt(*rest[0], doubt.known, doubt.began_ms, doubt.due_ms, doubt.answers, doubt.tries)
+            left.append(self._asked)
+        self._open[at:at] = left
+        return found
+
+    def ended(self, now: int) -> None:
+        """The answer is over, or there was none: what it did not settle is asked again, not for ever."""
+        doubt, self._asked = self._asked, None
+        if doubt is None or doubt not in self._open or doubt.due_ms > now:
+            return
+        doubt.tries += 1
+        doubt.due_ms = now + min(_AGAIN_MS, self.spread_ms // (ANSWERS - 1))
+        if doubt.tries >= _TRIES:
+            self._open.remove(doubt)
