@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from storage_samples import DAY, MIDNIGHT, T0, absent, candle, rows, store, trade
 
 from okxcli.storage.database import open_database
-from okxcli.storage.gaps import IdRange, RangeBook, ranges
+from okxcli.storage.gaps import ranges
+from okxcli.storage.rangebook import IdRange, RangeBook
 
 
 @pytest.fixture

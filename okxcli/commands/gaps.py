@@ -1,0 +1,221 @@
+"""`okx gaps`: do we have every fill."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.exchange.history import TradeHistory
+    from okxcli.storage.database import Connection
+    from okxcli.storage.gaps import IdRange
+
+#: Fills of the last minute may still be on their way into the database.
+_UNTIL = "1m"
+
+Row = dict[str, object]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("gaps")(gaps)
+
+
+def gaps(
+    symbols: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SYMBOL]...", help="Only these; - reads trade lines. Default: the configured and the stored."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From here on. Default: the first stored fill.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
+    ] = None,
+    online: Annotated[
+        bool, typer.Option("--online/--no-online", help="Ask OKX for its newest fill: is the tail quiet or missing?")
+    ] = False,
+    recount: Annotated[
+        bool, typer.Option("--recount/--no-recount", help="Count the rows too: does the ledger say what is there?")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair/--no-repair", help="With --recount: make the ledger say what the rows say.")
+    ] = False,
+    table: Annotated[
+        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
+    ] = None,
+    config: options.Config = None,
+    dsn: options.Dsn = None,
+    rest_url: options.RestUrl = None,
+) -> None:
+    """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
+
+    In: the database and the configuration, or with - trade lines on standard input. Out: the ranges of ids of each
+    symbol in order: covered, missing, absent (the exchange itself has no such id) or unknown (before the first and
+    after the newest stored fill), with the times of the fills at their edges. Exit 1 when anything is missing or
+    unknown between --since and --until, or when --recount finds rows and ledger in disagreement.
+    """
+    from okxcli.errors import UsageError
+    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.tables import write_rows
+
+    now = now_ms()
+    since_ms = None if since is None else parse_time(since, now)
+    if symbols and "-" in symbols:
+        if symbols != ["-"] or online or recount or repair:
+            raise UsageError("- reads trade lines: it goes with --since and --until alone")
+        raise typer.Exit(_of_lines(since_ms, None if until is None else parse_time(until, now), table))
+    if repair and not recount:
+        raise UsageError("--repair mends what --recount finds: give both")
+    until_ms = parse_time(until or _UNTIL, now)
+    if since_ms is not None and since_ms >= until_ms:
+        raise UsageError("--since must be before --until (default: a minute ago)")
+    rows = _of_database(symbols or [], since_ms, until_ms, online, recount, repair, config, dsn, rest_url)
+    write_rows(_readable(rows, table), table)
+    raise typer.Exit(_verdict(rows, repair))
+
+
+def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
+    """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
+    good = ("covered", "absent", "lost", "uncounted", "misplaced", "twice") if mended else ("covered", "absent")
+    return int(any(row["kind"] not in good for row in rows))
+
+
+def _of_database(
+    symbols: list[str],
+    since_ms: int | None,
+    until_ms: int,
+    online: bool,
+    recount: bool,
+    repair: bool,
+    config: options.Config,
+    dsn: str | None,
+    rest_url: str | None,
+) -> list[Row]:
+    from okxcli.errors import AnswerNo
+    from okxcli.exchange.history import TradeHistory
+    from okxcli.exchange.rest import RestClient
+    from okxcli.runtime import log
+    from okxcli.runtime.config import load
+    from okxcli.storage import recount as counting
+    from okxcli.storage.database import open_database
+    from okxcli.storage.gaps import ranges, taped
+    from okxcli.storage.reader import exchanges_of
+
+    log.setup("gaps", quiet=True)
+    settings = load(config)
+    history = TradeHistory(RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL)) if online else None
+    rows: list[Row] = []
+    with (
+        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
+        database.session() as connection,
+    ):
+        configured = settings.symbols if "trades-all" in settings.channels else ()
+        names = list(dict.fromkeys(symbols)) or sorted({*configured, *taped(connection)})
+        if not names:
+            raise AnswerNo("nothing is stored and no symbol is configured: name one, or see okx collect")
+        for name, exchanges in exchanges_of(connection, names).items():
+            for exchange in exchanges or ["okx"]:
+                if recount:
+                    compare = counting.repair if repair else counting.recount
+                    differing = compare(connection, exchange, name)
+                    rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
+                found = ranges(connection, exchange, name, since_ms, until_ms)
+                if history is not None and exchange == "okx":
+                    found = list(_settled(history, connection, name, found, until_ms))
+                rows += [_range(exchange, name, one) for one in found]
+    return rows
+
+
+def _settled(
+    history: "TradeHistory", connection: "Connection", symbol: str, found: "list[IdRange]", until_ms: int
+) -> "Iterator[IdRange]":
+    """Yield the ranges, the unknown after the newest fill replaced by what OKX's newest fill says of it."""
+    from okxcli.storage.gaps import IdRange
+
+    for one in found:
+        if one.kind != "unknown" or one.first is None:
+            yield one
+            continue
+        newest, newest_ms = history.newest(symbol)
+        last = newest if newest_ms < until_ms else history.first_id_at(symbol, until_ms) - 1
+        if last >= one.first:
+            yield IdRange("missing", one.first, last, one.first_time, min(newest_ms, until_ms))
+
+
+def _row(
+    exchange: str,
+    symbol: str,
+    kind: str,
+    first: int | None,
+    last: int | None,
+    first_time: int | None = None,
+    last_time: int | None = None,
+) -> Row:
+    return {
+        "type": "range",
+        "exchange": exchange,
+        "symbol": symbol,
+        "kind": kind,
+        "first": first,
+        "last": last,
+        "count": None if first is None or last is None else last - first + 1,
+        "first_time": first_time,
+        "last_time": last_time,
+    }
+
+
+def _range(exchange: str, symbol: str, one: "IdRange") -> Row:
+    return _row(exchange, symbol, one.kind, one.first, one.last, one.first_time, one.last_time)
+
+
+def _readable(rows: list[Row], table: bool | None) -> list[Mapping[str, object]]:
+    """Return the rows as they are for lines; for a table without what repeats, and with times that people read."""
+    import sys
+
+    from okxcli.runtime.clock import iso
+
+    if not (sys.stdout.isatty() if table is None else table):
+        return list(rows)
+
+    def cell(name: str, value: object) -> object:
+        if name in ("first_time", "last_time") and isinstance(value, int):
+            return iso(value)
+        return str(value) if name in ("first", "last") and value is not None else value  # ids without separators
+
+    return [
+        {name: cell(name, value) for name, value in row.items() if name not in ("type", "exchange")} for row in rows
+    ]
+
+
+def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) -> int:
+    """Tell what trade lines on standard input hold; return the exit code."""
+    from okxcli.core.codec import UnknownType, decode
+    from okxcli.core.model import Absent, StandardizedTrade
+    from okxcli.runtime.filters import LineFilter
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage.rangebook import RangeBook
+
+    books: dict[tuple[str, str], RangeBook] = {}
+
+    def handle(line: bytes) -> None:
+        try:
+            found = decode(line)
+        except UnknownType:
+            return
+        if isinstance(found, Absent):
+            books.setdefault((found.exchange, found.symbol), RangeBook()).absent.append((found.first, found.last))
+        elif isinstance(found, StandardizedTrade):
+            at = found.timestamp
+            if (since_ms is None or at >= since_ms) and (until_ms is None or at < until_ms):
+                book = books.setdefault((found.exchange, found.symbol), RangeBook())
+                book.add(found.first_id, found.trade_id, at, at)
+
+    status = LineFilter("gaps", quiet=True).run(handle)
+    rows = [_range(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
+    write_rows(_readable(rows, table), table)
+    return _verdict(rows) or status
