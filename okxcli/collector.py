@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import DatabaseUnavailable, InvalidLine, TryLater
+from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, TryLater
 from okxcli.exchange.feed import Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.runtime.clock import now_ms
@@ -85,16 +85,21 @@ class Collector:
         for line in lines:
             self.messages += 1
             try:
-                found = self._normalizer.feed(line)
-            except PartlyInvalid as reason:
-                self._reject(line, reason)
-                found = reason.lines
+                for item in self._normalized(line):
+                    self._route(item)
             except InvalidLine as reason:
-                self._reject(line, reason)
-                continue
-            for item in found:
-                self._route(item)
+                self._reject(line, str(reason))
+            except BUGS as error:
+                _log.exception("a bug of okx")
+                self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
         self._store()
+
+    def _normalized(self, line: bytes) -> list[Line]:
+        try:
+            return self._normalizer.feed(line)
+        except PartlyInvalid as reason:
+            self._reject(line, str(reason))
+            return reason.lines
 
     def _route(self, item: Line) -> None:
         """Give one line to those whom it concerns, a bar before the trade that closed it."""
@@ -109,7 +114,7 @@ class Collector:
             self._candles.feed(item)
         self._ready.append(item)
 
-    def _reject(self, line: bytes, reason: InvalidLine) -> None:
+    def _reject(self, line: bytes, reason: str) -> None:
         self.rejected += 1
         if self.rejected <= _TOLD:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from okxcli.errors import ExitCode, InputError, InvalidLine, UsageError
+from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, UsageError
 from okxcli.runtime.lines import LineReader, Output, Overlong
 from okxcli.runtime.signals import Lifecycle
 
@@ -99,6 +99,9 @@ class LineFilter:
                     handle(self._line)
                 except InvalidLine as reason:
                     self.reject(str(reason))
+                except BUGS as error:
+                    _log.debug("a bug of okx", exc_info=True)
+                    self.reject(f"a bug of okx: {type(error).__name__}: {error}")
             if tick is not None:
                 reader.due_s = tick()
             if not block:

@@ -23,6 +23,8 @@ run = LineFilter("test", strict="--strict" in sys.argv, quiet="-q" in sys.argv)
 def handle(line):
     if line.startswith(b"bad"):
         raise InvalidLine("it is bad")
+    if line == b"bug":
+        line[len(line)]
     run.out.line(line)
 ticks = []
 def tick():
@@ -59,6 +61,14 @@ def test_bad_lines_are_told_and_passed_over():
     told = err.decode().splitlines()
     assert told[:2] == ["okx test: line 2: it is bad", "okx test: line 5: it is bad"]
     assert closing(err) | {"ticks": 0} == {"lines_in": 5, "lines_out": 3, "rejected": 2, "ticks": 0}
+
+
+def test_a_bug_costs_its_line_alone():
+    """A line that our own code stumbles over is told like a bad one, and its neighbours come out."""
+    out, err = (process := start()).communicate(b"one\nbug\ntwo\n")
+    assert out == b"one\ntwo\n"
+    assert process.returncode == 65
+    assert err.decode().splitlines()[0] == "okx test: line 2: a bug of okx: IndexError: index out of range"
 
 
 def test_strict_stops_at_the_first():
