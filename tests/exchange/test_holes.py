@@ -1,0 +1,313 @@
+"""The repair of holes as a pure machine: any faults in, the whole tape out, in order; bounded; absent ids by proof."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from okxcli.exchange.doubts import Page
+from okxcli.exchange.holes import Holes
+from okxcli.exchange.normalize import Normalizer
+
+SYMBOL = "BTC-USDT"
+
+
+def line(number, symbol=SYMBOL, origin=""):
+    row = {"instId": symbol, "tradeId": str(number), "px": "1", "sz": "1", "side": "buy", "ts": "1747087163557"}
+    text = json.dumps({"arg": {"channel": "trades-all", "instId": symbol}, "data": [row]}, separators=(",", ":"))
+    return (text[:-1] + f',"origin":"{origin}"' + "}" if origin else text).encode()
+
+
+def ids(lines, symbol=SYMBOL):
+    found = [json.loads(text) for text in lines]
+    return [int(m["data"][0]["tradeId"]) for m in found if "data" in m and m["arg"].get("instId") == symbol]
+
+
+def page(first, last, absent=(), evidence=True):
+    there = [n for n in range(first, last + 1) if n not in absent]
+    missing = []
+    at = first
+    for n in [*there, last + 1]:
+        if n > at:
+            missing.append((at, n - 1))
+        at = n + 1
+    return Page([line(n, origin="rest") for n in there], first, last, missing, evidence)
+
+
+def answer(holes, fetch, now, absent=(), newest=0, evidence=True):
+    """Answer a question as REST does, in pages of 100, and end it."""
+    last = fetch.last if fetch.last is not None else newest
+    out = []
+    for low in range(fetch.first, last + 1, 100):
+        out += holes.page(fetch, page(low, min(low + 99, last), absent, evidence), now)
+    return out + holes.ended(fetch, now)
+
+
+def test_what_follows_passes_and_what_is_not_a_fill_too():
+    """Lines in order, other channels, control messages and damaged pushes come out as they went in, at once."""
+    holes = Holes([SYMBOL])
+    odd = [b'{"event":"subscribe"}', b'{"arg":{"channel":"tickers","instId":"BTC-USDT"},"data":[]}', b"pong"]
+    bad = [line(3).replace(b'"3"', b'"x"'), line(4)[:60], line(9, "ETH-USDT"), line(99, "ETH-USDT")]
+    lines = [line(1), *odd, line(2), *bad, line(3), line(4)]
+    assert holes.feed(lines, 0) == lines
+    assert list(holes.fetches(0)) == []
+    assert holes.due() is None
+
+
+def test_a_hole_is_fetched_and_comes_before_what_follows():
+    """Exactly the missing ids are asked for; what came after waits, other symbols do not; then all is in order."""
+    holes = Holes([SYMBOL, "ETH-USDT"])
+    assert ids(holes.feed([line(1), line(4), line(5), line(7, "ETH-USDT"), line(8, "ETH-USDT")], 0)) == [1]
+    (fetch,) = holes.fetches(0)
+    assert (fetch.first, fetch.last, fetch.known) == (2, 3, 4)
+    assert list(holes.fetches(0)) == []
+    out = holes.feed([line(6), line(9, "ETH-USDT")], 10)
+    assert ids(out, "ETH-USDT") == [9]
+    out = answer(holes, fetch, 20)
+    assert ids(out) == [2, 3, 4, 5, 6]
+    assert [b'"rest"' in text for text in out] == [True, True, False, False, False]
+    assert ids(holes.feed([line(7)], 30)) == [7]
+    assert holes.counts == {"holes": 1, "repaired": 2, "left": 0, "absent": 0, "old": 0}
+
+
+def test_what_came_before_is_dropped_and_what_did_not_is_written():
+    """An old first push after a reconnect is dropped by its id; a late line that was never written is written."""
+    holes = Holes([SYMBOL], wait_ms=100)
+    assert ids(holes.feed([line(5), line(6), line(5), line(6), line(3)], 0)) == [5, 6, 3]
+    holes.feed([line(9)], 0)
+    assert ids(holes.tick(100)) == [9]  # given up
+    assert ids(holes.feed([line(7), line(8), line(7), line(10)], 110)) == [7, 8, 10]
+    assert holes.counts["old"] == 3
+
+
+def test_two_sockets_fill_each_others_holes():
+    """While two sockets are up nothing is asked for half a second; what one lacks the other brings."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(1)], 0)
+    assert holes.feed([line(4)], 1000, overlap=True) == []
+    assert list(holes.fetches(1499)) == []
+    assert holes.due() == 1500
+    assert ids(holes.feed([line(2), line(3), line(4)], 1400, overlap=True)) == [2, 3, 4]
+    assert list(holes.fetches(1500)) == []
+    holes.feed([line(7)], 2000, overlap=True)
+    assert len(list(holes.fetches(2500))) == 1
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"wait_ms": 50}, {"max_lines": 20}, {"max_bytes": 20 * len(line(100))}], ids=["time", "lines", "bytes"]
+)
+def test_waiting_is_bounded(bounds, caplog):
+    """Past the bound the symbol goes on with the hole, says so once, and does not hold what follows."""
+    holes = Holes([SYMBOL], **bounds)
+    holes.feed([line(100)], 0)
+    out = []
+    for now in range(1, 60):
+        out += holes.feed([line(103 + now)], now)
+        assert sum(1 for _ in holes.fetches(now)) <= 1
+    assert ids(out) == list(range(104, 163))
+    assert caplog.text.count("fills 101 to 103 are missing") == 1
+    assert holes.counts["left"] == 3
+
+
+def test_what_waits_behind_several_holes_waits_once():
+    """Each line waits at most as long as the bound, however many holes are before it."""
+    holes = Holes([SYMBOL], wait_ms=1000)
+    holes.feed([line(1), line(3), line(5)], 0)
+    holes.feed([line(7)], 500)
+    assert ids(holes.tick(1000)) == [3, 5]
+    assert holes.due() <= 1500
+    assert ids(holes.tick(1500)) == [7]
+
+
+def test_failures_are_tried_again_until_the_bound():
+    """A failed question is asked again after a second; an answer that comes in time repairs all."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(1), line(3)], 0)
+    now = 0
+    for _ in range(5):
+        (fetch,) = holes.fetches(now)
+        assert holes.failed(fetch, now, "busy") == []
+        assert list(holes.fetches(now + 999)) == []
+        now += 1000
+    (fetch,) = holes.fetches(now)
+    assert ids(answer(holes, fetch, now)) == [2, 3]
+
+
+def test_an_answer_without_evidence_is_asked_again():
+    """A node that is behind proves nothing: the ids are neither given up nor doubted."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(1), line(4)], 0)
+    (fetch,) = holes.fetches(0)
+    assert holes.page(fetch, Page([], 2, 3, [(2, 3)], False), 10) + holes.ended(fetch, 10) == []
+    (fetch,) = holes.fetches(1010)
+    assert ids(answer(holes, fetch, 1020)) == [2, 3, 4]
+    assert holes.due() is None
+
+
+def test_absent_ids_are_told_after_three_answers_over_a_minute():
+    """Nobody waits for the proof; the event is one that normalize understands; then nothing is asked any more."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(104), line(108)], 0)
+    (fetch,) = holes.fetches(0)
+    assert ids(answer(holes, fetch, 100, absent=(105, 106))) == [107, 108]
+    asked = []
+    out = []
+    for now in range(0, 200_000, 500):
+        for fetch in holes.fetches(now):
+            asked.append(now)
+            assert (fetch.first, fetch.last, fetch.doubt) == (105, 106, True)
+            out += answer(holes, fetch, now, absent=(105, 106))
+    assert len(asked) == 2
+    assert asked[-1] >= 60_000
+    assert out == [b'{"event":"absent","arg":{"channel":"trades-all","instId":"BTC-USDT"},"first":"105","last":"106"}']
+    (found,) = Normalizer().feed(out[0])
+    assert (found.first, found.last) == (105, 106)
+    assert holes.counts["absent"] == 2
+
+
+def test_ids_that_turn_up_after_all():
+    """A fill that a later answer shows is written late; only the rest is absent."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(104), line(108)], 0)
+    (fetch,) = holes.fetches(0)
+    answer(holes, fetch, 0, absent=(105, 106, 107))
+    (fetch,) = holes.fetches(30_000)
+    assert ids(answer(holes, fetch, 30_000, absent=(105, 107))) == [106]
+    told = []
+    for now in range(30_500, 120_000, 500):
+        for fetch in holes.fetches(now):
+            told += answer(holes, fetch, now, absent=(105, 107))
+    assert [(m["first"], m["last"]) for m in map(json.loads, told)] == [("105", "105"), ("107", "107")]
+
+
+def test_doubts_without_evidence_end():
+    """What REST never answers well is not asked for ever."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(104), line(106)], 0)
+    (fetch,) = holes.fetches(0)
+    answer(holes, fetch, 0, absent=(105,))
+    asked = 0
+    for now in range(0, 3_600_000, 1000):
+        for fetch in holes.fetches(now):
+            asked += 1
+            assert holes.failed(fetch, now, "busy") == []
+    assert 3 < asked < 20
+    assert holes.due() is None
+
+
+def test_the_past_joins_the_present():
+    """With a first id, all from there to the first live fill is fetched; live fills wait, without bound of time."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 50})
+    (fetch,) = holes.fetches(0)
+    assert (fetch.first, fetch.last) == (51, None)
+    assert holes.feed([line(300), line(301)], 10) == []
+    assert holes.tick(100_000) == []
+    out = answer(holes, fetch, 100_000, newest=310)
+    assert ids(out) == list(range(51, 311))
+    assert ids(holes.feed([line(n) for n in (310, 311)], 100_001)) == [311]
+    assert list(holes.fetches(200_000)) == []
+
+
+def test_the_past_of_a_quiet_symbol():
+    """It does not take a live fill to see the past."""
+    holes = Holes([SYMBOL], since=True)
+    (fetch,) = holes.fetches(0)
+    assert (fetch.first, fetch.last) == (None, None)
+    assert ids(holes.page(fetch, page(7, 9), 5) + holes.ended(fetch, 5)) == [7, 8, 9]
+    assert ids(holes.feed([line(9), line(10)], 10)) == [10]
+
+
+def test_a_long_past_in_bounded_memory():
+    """Live lines that do not fit are let go while the past is fetched, and fetched with it."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 0}, max_lines=10)
+    (fetch,) = holes.fetches(0)
+    out = []
+    for number in range(1000, 1100):
+        out += holes.feed([line(number)], 1)
+    out += answer(holes, fetch, 2, newest=1000)
+    (fetch,) = holes.fetches(2)
+    assert (fetch.first, fetch.last) == (1001, 1089)
+    out += answer(holes, fetch, 3)
+    assert ids(out) == list(range(1, 1100))
+    assert ids(holes.feed([line(1100)], 4)) == [1100]
+
+
+def test_a_past_that_cannot_be_had():
+    """After half a minute without any progress the present goes on, and it is told."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 5})
+    out = []
+    for now in range(0, 40_000, 100):
+        out += holes.feed([line(100 + now // 100)], now)
+        for fetch in holes.fetches(now):
+            out += holes.failed(fetch, now, "unreachable")
+        out += holes.tick(now)
+    assert ids(out) == list(range(100, 500))
+
+
+def test_older_than_the_history_of_the_exchange():
+    """What is beyond OKX's horizon is left out, and the rest of the past comes."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 5})
+    (fetch,) = holes.fetches(0)
+    first = Page([line(n) for n in range(50, 60)], 6, 59, [(6, 49)], False)
+    assert ids(holes.page(fetch, first, 1) + holes.ended(fetch, 1)) == list(range(50, 60))
+    assert ids(holes.feed([line(60)], 2)) == [60]
+
+
+def test_the_end_lets_everything_go():
+    """What is held when the stream ends comes out, in order."""
+    holes = Holes([SYMBOL])
+    holes.feed([line(1), line(9), line(5), line(7)], 0)
+    assert ids(holes.release()) == [5, 7, 9]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_faults_give_the_whole_tape(data):
+    """Dropped, doubled, swapped lines, absent ids, REST that fails or is behind: every id once, in order.
+
+    Only lines older than the last one written may come later, and only after something was given up.
+    """
+    count = data.draw(st.integers(2, 120))
+    absent = data.draw(st.sets(st.integers(2, count)))
+    numbers = [n for n in range(1, count + 1) if n not in absent]
+    pushed = []
+    for n in numbers:
+        copies = 1 if n in (numbers[0], numbers[-1]) else data.draw(st.sampled_from([0, 1, 1, 1, 2]))
+        pushed += [n] * copies
+    for _ in range(data.draw(st.integers(0, 5))):
+        at = data.draw(st.integers(0, max(0, len(pushed) - 2)))
+        if 0 < at < len(pushed) - 2:
+            pushed[at], pushed[at + 1] = pushed[at + 1], pushed[at]
+    holes = Holes([SYMBOL])
+    out, now = [], 0
+    while pushed or holes.due() is not None:
+        size = data.draw(st.integers(1, 8))
+        batch, pushed = pushed[:size], pushed[size:]
+        out += holes.feed([line(n) for n in batch], now, overlap=data.draw(st.booleans()))
+        for fetch in list(holes.fetches(now)):
+            fault = data.draw(st.sampled_from(["", "", "", "fails", "behind"]))
+            if fault == "fails":
+                out += holes.failed(fetch, now, "busy")
+            elif fault == "behind":
+                nothing = Page([], fetch.first, fetch.last, [(fetch.first, fetch.last)], False)
+                out += holes.page(fetch, nothing, now) + holes.ended(fetch, now)
+            else:
+                out += answer(holes, fetch, now, absent=absent)
+        out += holes.tick(now)
+        due = holes.due()
+        now = now + 10 if pushed or due is None else max(now + 1, due)
+        assert now < 10_000_000
+    first = ids(out)[0]
+    wanted = [n for n in numbers if n >= first]
+    if not holes.counts["left"]:
+        assert ids(out) == wanted
+    assert sorted(ids(out)) == sorted(set(ids(out)))
+    assert set(ids(out)) <= set(numbers)
+    told = {
+        n
+        for text in out
+        if b"absent" in text
+        for n in range(int(json.loads(text)["first"]), int(json.loads(text)["last"]) + 1)
+    }
+    assert told <= absent
