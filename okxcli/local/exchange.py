@@ -97,6 +97,10 @@ class LocalExchange(LocalServer):
         """Freeze the market's clock: no fill comes any more but by hand, and everything stays as it is."""
         self._call(self._clock.stop)
 
+    def run_market(self) -> None:
+        """Let the market's clock run on from where it stands."""
+        self._call(lambda: self._clock.run(self._clock.now_ms(), self._speed))
+
     def set_time(self, ms: int) -> None:
         """Freeze the market's clock at `ms`: bars that are over by then get their final push."""
         self._call(lambda: self._clock.set(ms))

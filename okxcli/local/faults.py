@@ -119,6 +119,11 @@ class Faults:
             return False
         return any(key in muted for key in ((channel, symbol), (channel, ANY), (ANY, symbol), (ANY, ANY)))
 
+    def clear(self) -> None:
+        """Switch everything off."""
+        for name, value in vars(Faults()).items():
+            setattr(self, name, value)
+
     def apply(self, planned: Planned, symbols: list[str], now_s: float) -> None:
         """Switch on a planned fault that is state; `cut`, `freeze` and `notice` are acts, and the server's."""
         chosen = symbols if planned.symbol == ANY else [planned.symbol]

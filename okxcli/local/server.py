@@ -183,6 +183,10 @@ class LocalServer:
         planned = parse_fault(spec)
         self._call(lambda: self._engine.inflict(planned))
 
+    def heal(self) -> None:
+        """End every fault: mutes, planned drops and losses, delays, refusals, old caches."""
+        self._call(self._engine.faults.clear)
+
     def mute(self, channel: str = ANY, symbol: str = ANY) -> None:
         """Push nothing on `channel` for `symbol` any more, though it stays acked."""
         self._call(lambda: self._engine.faults.mute(channel, symbol))
