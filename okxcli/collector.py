@@ -56,7 +56,7 @@ class Collector:
         self._candles = RealTimeCandleProcessor(
             config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
         )
-        self._candle_origin = "trades-all" if "trades-all" in config.channels else "trades"
+        self._fill_by_fill = "trades-all" in config.channels
         self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
@@ -110,7 +110,7 @@ class Collector:
                     return
                 self._book_slots[key] = slot
             self.stored_books += 1
-        elif not isinstance(item, StandardizedTrade) or item.origin == self._candle_origin:
+        elif not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill:
             self._candles.feed(item)
         self._ready.append(item)
 
