@@ -22,6 +22,7 @@ from chaos_oracle import Symbol, Verdict
 from psycopg.conninfo import make_conninfo
 
 from okxcli.local.exchange import LocalExchange
+from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 POOL = ["BTC-USDT", "ETH-USDT", "SOL-USDT", "PEPE-USDT", "DOGE-USDT", "BTC-USDT-SWAP"]
 KINDS = ["outage", "cut", "mute", "drop", "lose", "duplicate", "old cache", "429", "kill"]
@@ -55,6 +56,16 @@ main()
 """
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What all rounds share: the seed, whether `collect` repairs, faults left out, where failed rounds are kept."""
+
+    seed: str
+    repair: bool = True
+    without: tuple[str, ...] = ()
+    keep: str | None = None
+
+
 @dataclass
 class Round:
     """What came of a round."""
@@ -62,7 +73,7 @@ class Round:
     number: int
     kinds: Counter[str] = field(default_factory=Counter)
     verdict: Verdict = field(default_factory=Verdict)
-    by_itself: bool = False  # right before backfill
+    before: list[str] = field(default_factory=list)  # what was wrong before backfill
     seconds: float = 0.0
     folder: str = ""
     error: str = ""
@@ -76,12 +87,13 @@ class Round:
 class Stage:
     """One round: the exchange, `collect`, and the database, from the plan to the verdict."""
 
-    def __init__(self, number: int, seed: str, dsn: str, folder: Path, repair: bool) -> None:
+    def __init__(self, number: int, plan: Plan, dsn: str, folder: Path) -> None:
         self.result = Round(number, folder=str(folder))
-        self._rng = random.Random(f"{seed}/{number}")
+        self._rng = random.Random(f"{plan.seed}/{number}")
+        self._without = plan.without
         self._dsn = dsn
         self._folder = folder
-        self._repair = repair
+        self._repair = plan.repair
         self._process: subprocess.Popen[bytes] | None = None
         self._symbols: list[str] = self._rng.sample(POOL, self._rng.choice([3, 3, 4]))
         self._begin: dict[str, int] = {}
@@ -112,10 +124,11 @@ class Stage:
             worth = {name: _worth(exchange.row(name)) for name in self._symbols}
             final = {name: exchange.fills(name)[-1].trade_id for name in self._symbols}
             symbols = [Symbol(name, self._begin[name], lost[name], worth[name]) for name in self._symbols]
-            exchange.heal()
-            time.sleep(0.3)  # the file of fills is written out now and then
+            for _ in range(3):  # the file of fills is written out now and then, when something happens
+                exchange.heal()
+                time.sleep(0.2)
             verdict = self._judge(symbols, final)
-            self.result.by_itself = not verdict.problems
+            self.result.before = verdict.problems
             if verdict.problems and self._repair:
                 self._backfill(exchange)
                 verdict = self._judge(symbols, final)
@@ -173,6 +186,7 @@ class Stage:
         chosen = [kind for kind in KINDS if kind != "outage" and rng.random() < (0.3 if kind == "kill" else 0.45)]
         chosen += [rng.choice(["cut", "drop", "duplicate"])]
         plan = [(rng.uniform(0.4, TRADING_S - 1.2), kind) for kind in chosen]
+        plan = [(at, kind) for at, kind in plan if kind not in self._without]
         return sorted([*plan, (rng.uniform(0.4, 2.0), "outage")])
 
     def _inflict(self, exchange: LocalExchange, kind: str) -> None:
@@ -331,31 +345,29 @@ def _worth(row: dict[str, object]) -> Decimal:
     return Decimal(str(row["ctVal"])) * Decimal(str(row["ctMult"] or "1"))
 
 
-def play(number: int, seed: str, server_dsn: str, base: str, repair: bool, keep: bool) -> Round:
-    """Play one round in a database and a folder of its own; they stay if it fails and `keep` is set."""
+def play(number: int, plan: Plan, server_dsn: str, base: str) -> Round:
+    """Play one round in a database and a folder of its own; the folder stays if it fails and is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix=f"round-{number}-", dir=base))
     name = f"round_{number}"
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    stage = Stage(number, seed, make_conninfo(server_dsn, dbname=name), folder, repair)
+    stage = Stage(number, plan, make_conninfo(server_dsn, dbname=name), folder)
     try:
         result = stage.run()
     except Exception as error:
         result = stage.result
         result.error = f"{type(error).__name__}: {error}"
-    if not (keep and result.failed):
-        with psycopg.connect(server_dsn, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if plan.keep is None or not result.failed:
         shutil.rmtree(folder, ignore_errors=True)
     return result
 
 
-def run(rounds: int, seed: str, repair: bool, jobs: int, first: int, keep: str | None) -> list[Round]:
-    """Play rounds `first` and on, several side by side; tell each that fails, and return them in order."""
-    from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
-
+def run(numbers: range, plan: Plan, jobs: int) -> list[Round]:
+    """Play these rounds, several side by side; tell each that fails, and return them in order."""
     base = throwaway_base()
-    folder = Path(keep or tempfile.mkdtemp(prefix="okx-chaos-"))
+    folder = Path(plan.keep or tempfile.mkdtemp(prefix="okx-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Round] = []
     try:
@@ -363,19 +375,16 @@ def run(rounds: int, seed: str, repair: bool, jobs: int, first: int, keep: str |
             EmbeddedServer(base, THROWAWAY) as server,
             ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
         ):
-            waiting = [
-                pool.submit(play, number, seed, server.dsn, str(folder), repair, keep is not None)
-                for number in range(first, first + rounds)
-            ]
+            waiting = [pool.submit(play, number, plan, server.dsn, str(folder)) for number in numbers]
             for future in as_completed(waiting):
                 done.append(future.result())
-                if done[-1].failed and repair:
+                if done[-1].failed and plan.repair:
                     tell(done[-1])
                 elif sys.stderr.isatty():
-                    print(f"\r{len(done)} of {rounds} rounds", end="", file=sys.stderr, flush=True)
+                    print(f"\r{len(done)} of {len(numbers)} rounds", end="", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-        if keep is None:
+        if plan.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
     return sorted(done, key=lambda one: one.number)
 
@@ -383,10 +392,11 @@ def run(rounds: int, seed: str, repair: bool, jobs: int, first: int, keep: str |
 def tell(one: Round) -> None:
     """Say on stderr what is wrong with a round."""
     print(f"round {one.number} fails ({', '.join(one.kinds)}): {one.error}", file=sys.stderr)
-    for problem in one.verdict.problems[:8]:
-        print(f"    {problem}", file=sys.stderr)
-    if len(one.verdict.problems) > 8:
-        print(f"    and {len(one.verdict.problems) - 8} more", file=sys.stderr, flush=True)
+    problems = one.verdict.problems or [f"before backfill: {problem}" for problem in one.before]
+    for problem in problems[:8]:
+        print(f"    {problem if len(problem) < 400 else problem[:397] + '...'}", file=sys.stderr)
+    if len(problems) > 8:
+        print(f"    and {len(problems) - 8} more", file=sys.stderr, flush=True)
 
 
 def table(done: list[Round]) -> str:
@@ -402,7 +412,7 @@ def table(done: list[Round]) -> str:
             f"{kind:<10} {len(some):>7} {sum(one.failed for one in some):>7} {sum(v.fills for v in found):>9,} "
             f"{sum(v.stored for v in found):>9,} {sum(v.missing for v in found):>8,} {sum(v.extra for v in found):>6,} "
             f"{sum(v.bars for v in found):>8,} {sum(v.wrong_bars for v in found):>6,} "
-            f"{sum(v.wrong_complete for v in found):>15,} {sum(one.by_itself for one in some):>10}"
+            f"{sum(v.wrong_complete for v in found):>15,} {sum(not one.before and not one.error for one in some):>10}"
         )
     absent, doubtful = (sum(getattr(one.verdict, name) for one in done) for name in ("absent", "doubtful"))
     seconds = sorted(one.seconds for one in done)
