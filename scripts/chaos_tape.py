@@ -133,6 +133,8 @@ class Stage:
                 self._backfill(exchange)
                 verdict = self._judge(symbols, final)
         self.result.verdict = verdict
+        if verdict.fills < FILLS or verdict.edges < EDGES:
+            self._say(f"the round is too small: {verdict.fills} fills, {verdict.edges} edges of 15 s")
         self.result.seconds = time.monotonic() - began
         return self.result
 
@@ -218,14 +220,18 @@ class Stage:
 
     def _outage(self, exchange: LocalExchange, name: str) -> None:
         """Keep one symbol silent across an edge of 15 s and for longer than lateness and grace; the others trade on."""
+        newest = {other: exchange.fills(other)[-1].trade_id for other in self._symbols}
         exchange.mute("trades-all", name)
         began, now = time.monotonic(), exchange.now_ms()
         until = now - now % 15_000 + 15_000 + LATENESS_MS + 500
         while exchange.now_ms() < until or time.monotonic() < began + 2 * GRACE_MS / 1000:
             time.sleep(0.01)
+        unseen = {other: exchange.fills(other)[-1].trade_id - newest[other] for other in self._symbols}
         if self._rng.random() < 0.5:
             exchange.cut()
         exchange.unmute()
+        if not unseen[name] or not any(unseen[other] for other in self._symbols if other != name):
+            self._say("the outage hit nothing: nobody traded")
 
     # ---- processes
 
