@@ -1,0 +1,258 @@
+"""OKX's bulk files from the network: which ones a span of time needs, and each fetched whole or not at all.
+
+A file is written under another name until it is complete and proved to be a zip; a broken transfer goes on where it
+stopped. OKX lists nothing and answers for a file that it has not with a page of HTML.
+"""
+
+import fcntl
+import logging
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import urllib3
+
+from okxcli.errors import ExchangeUnavailable, TryLater, UsageError
+from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
+
+_log = logging.getLogger(__name__)
+
+#: Where OKX keeps them (www.okx.com has the same paths).
+DEFAULT_FILES_URL = "https://static.okx.com/cdn/okex/traderecords"
+
+_FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
+_ATTEMPTS = 6
+_READ = 1 << 18
+#: The largest file known is a month of BTC-USDT-SWAP, 0.6 GB.
+_MAX_BYTES = 16 << 30
+#: A span is cut into files for so many days at most: a year typed wrongly is not a thousand requests.
+_MAX_DAYS = 4_000
+
+
+class Period(NamedTuple):
+    """A day or a month of UTC+8, as OKX's files have it: `2026-05-18` or `2026-05`."""
+
+    text: str
+    daily: bool
+
+    def path(self, symbol: str, folder: str) -> str:
+        """Return the path of a symbol's file below the base."""
+        kind = "daily" if self.daily else "monthly"
+        name = quote(f"{symbol}-{folder}-{self.text}.zip")
+        return f"{folder}/{kind}/{self.text.replace('-', '')}/{name}"
+
+
+def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> list[list[Period]]:
+    """Return what covers `[since_ms, until_ms)`: days, and where a whole month is in it the month, then its days.
+
+    Each item is a list of choices of the same time: a month and, in its stead, its days one by one. What OKX cannot
+    have yet (today, in UTC+8) is left out.
+
+    Raises:
+        UsageError: the span is empty, or longer than OKX exists.
+    """
+    first = _day(since_ms)
+    last = min(_day(until_ms - 1), _day(now_ms) - timedelta(days=1))
+    if since_ms >= until_ms:
+        raise UsageError("--since is not before --until")
+    if (last - first).days > _MAX_DAYS:
+        raise UsageError("a span of more than eleven years: give a later --since")
+    found: list[list[Period]] = []
+    while first <= last:
+        following = (first.replace(day=1) + timedelta(days=32)).replace(day=1)
+        if monthly and first.day == 1 and following <= last + timedelta(days=1):
+            days = [first + timedelta(days=n) for n in range((following - first).days)]
+            found.append([Period(f"{first:%Y-%m}", False), *(Period(f"{day:%Y-%m-%d}", True) for day in days)])
+            first = following
+        else:
+            found.append([Period(f"{first:%Y-%m-%d}", True)])
+            first += timedelta(days=1)
+    return found
+
+
+def _day(ms: int) -> datetime:
+    return datetime.fromtimestamp((ms + OFFSET_MS) // DAY_MS * (DAY_MS // 1000), UTC)
+
+
+class Downloader:
+    """Fetches files from `base_url` into `folder`; `missing` are the names of those that OKX does not have.
+
+    `progress` is called with the name, the bytes that are there and the bytes that there will be (0: not known).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        folder: Path,
+        progress: Callable[[str, int, int], None] | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        timeout_s: float = 30.0,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"not a base of files: {base_url!r}. Write it as {DEFAULT_FILES_URL}")
+        self.missing: list[str] = []
+        self._base = base_url.rstrip("/")
+        self._folder = folder
+        self._progress = progress or (lambda name, done, total: None)
+        self._sleep = sleep
+        timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
+        self._pool = urllib3.PoolManager(timeout=timeout, retries=False, headers={"User-Agent": "okxcli"})
+
+    def fetch(
+        self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
+    ) -> list[Path]:
+        """Return the files of a symbol that cover a span, fetched unless they are there; oldest first.
+
+        Raises:
+            UsageError: an empty span, or a channel that no file stands in for.
+            ExchangeUnavailable: a transfer failed in all attempts; what came is kept for the next time.
+            TryLater: another process is fetching the same file.
+        """
+        if channel not in _FOLDER:
+            raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
+        found: list[Path] = []
+        for month, *days in periods(since_ms, until_ms, now_ms, monthly):
+            path = self._one(month.path(symbol, _FOLDER[channel]), told=not days)
+            singles = [self._one(day.path(symbol, _FOLDER[channel])) for day in days] if path is None else [path]
+            found += [one for one in singles if one is not None]
+        return found
+
+    def _one(self, place: str, told: bool = True) -> Path | None:
+        """Return one file, fetched if need be; None if OKX does not have it."""
+        path = self._folder / place.rsplit("/", 1)[-1]
+        if path.is_file() and zipfile.is_zipfile(path):
+            return path
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with _held(part) as stream:
+            if not self._whole(f"{self._base}/{place}", stream, path.name):
+                part.unlink(missing_ok=True)
+                if told:
+                    self.missing.append(path.name)
+                    _log.warning("OKX has no %s (yet): %s/%s", path.name, self._base, place)
+                return None
+            part.replace(path)
+        return path
+
+    def _whole(self, url: str, stream: BinaryIO, name: str) -> bool:
+        """Fetch a file to its end, over as many connections as it takes; False if OKX does not have it."""
+        reason = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._sleep(min(0.5 * 2**attempt, 20.0))
+            try:
+                state = self._transfer(url, stream, name)
+            except (urllib3.exceptions.HTTPError, _Broken) as error:
+                reason = str(error).splitlines()[0][:200]
+                _log.debug("%s: %s", name, reason)
+                continue
+            if state and _sound(stream):
+                return True
+            if not state:
+                return False
+            _empty(stream)
+            reason = "it is a damaged zip"
+        raise ExchangeUnavailable(f"cannot fetch {url}: {reason}. What came is kept: run it again")
+
+    def _transfer(self, url: str, stream: BinaryIO, name: str) -> bool:
+        """Make one request and write what it brings behind what is there; False if there is no such file.
+
+        Raises:
+            _Broken: it ended too early, or the server is not well.
+        """
+        there = stream.seek(0, 2)
+        headers = {"Range": f"bytes={there}-"} if there else {}
+        response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        try:
+            if response.status == 416:  # nothing is left, or it is another file by now
+                if _total(response.headers.get("Content-Range", "")) != there:
+                    _empty(stream)
+                    raise _Broken("the file changed meanwhile")
+                return True
+            if response.status in (403, 404, 410):
+                return False
+            if response.status not in (200, 206):
+                raise _Broken(f"HTTP status {response.status}")
+            if response.status == 200 or _begin(response.headers.get("Content-Range", "")) != there:
+                _empty(stream)
+                there = 0
+                if response.status == 206:
+                    raise _Broken("it answers with another part than asked for")
+            return self._copy(response, stream, there, name)
+        finally:
+            response.close()
+
+    def _copy(self, response: urllib3.BaseHTTPResponse, stream: BinaryIO, there: int, name: str) -> bool:
+        """Write a body to its end; False if it is no zip but a page."""
+        length = response.headers.get("Content-Length", "")
+        total = there + int(length) if length.isdigit() else 0
+        for chunk in response.stream(_READ, decode_content=False):
+            if there == 0 and not chunk.startswith(b"PK"):
+                kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
+                _log.warning("%s: %s came instead of a zip", name, kind)
+                return False
+            stream.write(chunk)
+            there += len(chunk)
+            self._progress(name, there, total)
+            if there > _MAX_BYTES:
+                raise _Broken(f"it is larger than {_MAX_BYTES >> 30} GiB")
+        stream.flush()
+        if total and there < total:
+            raise _Broken(f"it ended after {there} of {total} bytes")
+        return there > 0
+
+
+class _Broken(Exception):
+    """A transfer that another attempt may carry on."""
+
+
+def _empty(stream: BinaryIO) -> None:
+    stream.seek(0)
+    stream.truncate()
+
+
+def _begin(content_range: str) -> int:
+    """Return where a `Content-Range: bytes 5-9/10` begins; -1 if it does not say."""
+    text = content_range.removeprefix("bytes ").split("-")[0].strip()
+    return int(text) if text.isdigit() else -1
+
+
+def _total(content_range: str) -> int:
+    text = content_range.rpartition("/")[2].strip()
+    return int(text) if text.isdigit() else -1
+
+
+def _sound(stream: BinaryIO) -> bool:
+    """Whether what was written is a whole zip; every member is read and its checksum compared."""
+    stream.seek(0)
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        return False
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[BinaryIO]:
+    """Open the unfinished file for this process alone.
+
+    Raises:
+        TryLater: another process has it.
+        UsageError: it cannot be written.
+    """
+    try:
+        stream = part.open("a+b")
+    except OSError as error:
+        raise UsageError(f"cannot write {part}: {error.strerror}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TryLater(f"another okx is fetching {part.name.removesuffix('.part')}: try again later") from None
+        yield stream
