@@ -21,6 +21,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 #: Command name: the module below okxcli.commands that registers it, in the order of the help page.
 COMMANDS: dict[str, str] = {
     "stream": "stream",
+    "history": "history",
     "normalize": "normalize",
     "candles": "candles",
     "store": "store",
@@ -40,6 +41,7 @@ COMMANDS: dict[str, str] = {
 #: A few words for the list on the help page; a command that is not here shows the first sentence of its help.
 _SUMMARIES: dict[str, str] = {
     "stream": "What OKX pushes, verbatim, one message a line.",
+    "history": "The past as the lines that stream writes.",
     "normalize": "Validate OKX's messages, turn them into lines.",
     "candles": "Make right-aligned candles of trades.",
     "store": "Store lines in Postgres, each once, durably.",

@@ -11,6 +11,7 @@ from okxcli.options import (
     DEFAULT_WS_URL,
     ConnectTimeout,
     Count,
+    Dsn,
     Duration,
     Output,
     RestUrl,
@@ -48,23 +49,47 @@ def stream(
         bool,
         typer.Option("--stamp/--no-stamp", help='Add the time of arrival to each line, as its last key "received".'),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair/--no-repair",
+            help="Fetch fills of trades-all that no socket brought from REST, and drop those that came twice.",
+        ),
+    ] = True,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Begin with the fills of trades-all since then: ISO 8601, epoch ms, 2h (ago), today.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Begin right after the newest fill that Postgres has of each symbol."
+        ),
+    ] = False,
     count: Count = None,
     duration: Duration = None,
     output: Output = None,
     connect_timeout: ConnectTimeout = 30.0,
     ws_url: WsUrl = None,
     rest_url: RestUrl = None,
+    dsn: Dsn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
     verbose: Verbose = False,
 ) -> int:
     """Subscribe to market data of OKX and write each push as it came, one a line.
 
     In: the network. Out: raw lines, OKX's own bytes; the first line of each symbol says what it is (instruments).
-    The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends it.
+    The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends it. Fills of
+    trades-all that were missed meanwhile come from REST, in their order, before those that follow; what OKX itself
+    does not have is told as an absent event.
     """
     from okxcli.exchange.feed import Feed
     from okxcli.runtime import log
-    from okxcli.runtime.clock import parse_duration
+    from okxcli.runtime.clock import now_ms, parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
@@ -72,7 +97,18 @@ def stream(
     ws_base, rest_base = urls(ws_url, rest_url)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    feed = Feed(symbols, wanted, ws_url=ws_base, rest_url=rest_base, connect_timeout_s=connect_timeout, stamp=stamp)
+    since_ms = parse_time(since, now_ms()) if since is not None else None
+    feed = Feed(
+        symbols,
+        wanted,
+        ws_url=ws_base,
+        rest_url=rest_base,
+        connect_timeout_s=connect_timeout,
+        stamp=stamp,
+        repair=repair,
+        since_ms=since_ms,
+        resume=_stored(symbols, ws_base, dsn) if resume else None,
+    )
     out = Lines(path=output)
     with Lifecycle("source") as life:
         with feed:
@@ -107,6 +143,35 @@ def _write(lines: list[bytes], out: "Lines", left: int | None) -> int | None:
         out.line(line)
     out.flush()
     return left
+
+
+def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
+    """Return the newest id that Postgres has of each symbol; those without any begin with the present.
+
+    Raises:
+        ConfigError: the tape in the database is that of another exchange.
+        DatabaseUnavailable: it cannot be reached.
+    """
+    from okxcli.errors import ConfigError
+    from okxcli.exchange.sites import origin_of
+    from okxcli.runtime.config import load
+    from okxcli.storage import ledger, schema
+    from okxcli.storage.database import open_database
+
+    with (
+        open_database(dsn, config_dsn=load().dsn, create=False, application="okx stream") as database,
+        database.session() as connection,
+    ):
+        found = schema.origin(connection)
+        if found is not None and found != origin_of(ws_url):
+            raise ConfigError(
+                f"the database at {database.where} holds data from {found}, and this is {origin_of(ws_url)}: "
+                "its ids say nothing here. Name another one with --dsn"
+            )
+        newest = {symbol: ledger.newest(connection, "okx", symbol) for symbol in symbols}
+    for symbol in [symbol for symbol, known in newest.items() if known is None]:
+        logging.getLogger(__name__).warning("%s: nothing is stored yet, so it begins with the present", symbol)
+    return {symbol: known[0] for symbol, known in newest.items() if known is not None}
 
 
 def urls(ws_url: str | None, rest_url: str | None) -> tuple[str, str]:

@@ -156,14 +156,21 @@ class TradeHistory:
             lowest = min(lowest, *(int(row["tradeId"]) for row in page))
         return lowest
 
-    def trades(self, symbol: str, since_ms: int, until_ms: int | None = None) -> Iterator[Page]:
-        """Yield the pages of `[since_ms, until_ms)`, the newest fill at most, beginning one fill early for the link."""
+    def span(self, symbol: str, since_ms: int, until_ms: int | None = None) -> tuple[int, int]:
+        """Return the first and the last id of `[since_ms, until_ms)`, beginning one fill early for the link.
+
+        None is up to the newest. The last id is below the first when there is nothing.
+        """
         first = self.first_id_at(symbol, since_ms)
         first -= bool(self._rest.history_trades(symbol, first, limit=1))
         last = self.newest(symbol)[0]
-        if until_ms is not None:
+        if until_ms is not None and until_ms < self._clock():
             last = min(last, self.first_id_at(symbol, until_ms) - 1)
-        return self.range(symbol, first, last)
+        return first, last
+
+    def trades(self, symbol: str, since_ms: int, until_ms: int | None = None) -> Iterator[Page]:
+        """Yield the pages of a `span`."""
+        return self.range(symbol, *self.span(symbol, since_ms, until_ms))
 
     def candles(self, symbol: str, bar: str, since_ms: int, until_ms: int) -> Iterator[bytes]:
         """Yield OKX's own bars (`bar` as OKX names it) that start in `[since_ms, until_ms)` and are over, oldest first.

@@ -1,0 +1,139 @@
+"""`okx history`: the past as raw lines, from OKX's REST or from its bulk files."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli.commands.stream import urls
+from okxcli.options import Output, RestUrl, Symbols, Verbose
+
+if TYPE_CHECKING:
+    from okxcli.exchange.archive import Archive
+    from okxcli.exchange.past import Past
+    from okxcli.exchange.rest import RestClient
+    from okxcli.runtime.signals import Lifecycle
+
+_log = logging.getLogger(__name__)
+
+#: So many lines between two looks at signals, and at how the reader does.
+_BLOCK = 500
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("history")(history)
+
+
+def history(
+    symbols: Symbols,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="From here on: ISO 8601, epoch ms, 2h (ago), today. From REST: needed."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Up to here, this moment excluded. Default: now.")
+    ] = None,
+    channel: Annotated[
+        str,
+        typer.Option(
+            "--channel", "-c", metavar="NAME", help="trades-all, or OKX's own candles: candle1m, candle1H ..."
+        ),
+    ] = "trades-all",
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--files", metavar="PATH", help="Read OKX's bulk files here instead: a file, a folder or a pattern."
+        ),
+    ] = None,
+    output: Output = None,
+    rest_url: RestUrl = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Write what was traded before now as the raw lines that okx stream would have written.
+
+    In: OKX's REST (fills of the last three months, candles of years), or with --files its bulk files. Out: raw lines,
+    oldest first, those of several symbols merged by time; the first line of each symbol says what it is (instruments).
+    Fills begin with the one before --since, so that the first bar can be proved complete. On a terminal, stderr shows
+    how far it is.
+    """
+    from okxcli.errors import ExitCode, UsageError
+    from okxcli.exchange.archive import Archive
+    from okxcli.exchange.history import TradeHistory
+    from okxcli.exchange.past import Past
+    from okxcli.exchange.rest import RestClient
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.progress import Progress
+    from okxcli.runtime.signals import Lifecycle
+
+    log.setup("history", verbose=verbose, quiet=quiet)
+    now = now_ms()
+    begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))
+    with Lifecycle("source") as life, Progress("okx history", not quiet) as progress:
+
+        def sleep(seconds: float) -> None:
+            life.wait(None, seconds)
+
+        rest = RestClient(urls("", rest_url)[1], sleep=sleep)
+        if files:
+            damaged = _from_files(Archive(files, symbols, begin, end, channel, progress), rest, output, life)
+        elif begin is None:
+            raise UsageError("from when on? Name it: --since 2h, --since 2026-05-18 ... or name files: --files")
+        else:
+            damaged = False
+            past = Past(TradeHistory(rest, sleep=sleep), symbols, channel, begin, now if end is None else end, progress)
+            _from_rest(past, rest, output, life)
+        rest.close()
+    return ExitCode.DATA if damaged else ExitCode.OK
+
+
+def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lifecycle") -> None:
+    """Write what REST has, after what the symbols are, and say what it does not show."""
+    from okxcli.exchange.instruments import Catalogue
+    from okxcli.exchange.past import instruments
+    from okxcli.runtime.lines import Output as Lines
+
+    first = instruments(Catalogue(rest), past.symbols)
+    out = Lines(path=output)
+    for line in first:
+        out.line(line)
+    for number, line in enumerate(past.lines()):
+        out.line(line)
+        if number % _BLOCK == 0:
+            out.flush()
+            if life.stop:
+                break
+    out.close()
+    for symbol in past.symbols:
+        missing = [part for part in past.missing if part.symbol == symbol]
+        if missing:
+            count = sum(part.last - part.first + 1 for part in missing)
+            told = ", ".join(f"{part.first} to {part.last}" for part in missing[:3])
+            _log.warning("%s: OKX does not show %d fills: %s%s", symbol, count, told, " ..." if missing[3:] else "")
+
+
+def _from_files(archive: "Archive", rest: "RestClient", output: Path | None, life: "Lifecycle") -> bool:
+    """Write what the bulk files have; return whether some of it could not be read."""
+    from okxcli.errors import OkxError
+    from okxcli.exchange.instruments import Catalogue, instrument_line
+    from okxcli.runtime.lines import Output as Lines
+
+    out = Lines(path=output)
+    try:
+        for row in Catalogue(rest).find(archive.symbols).values():
+            out.line(instrument_line(row))
+    except OkxError as error:
+        _log.warning("no instruments: %s", error)
+    for lines in archive.lines():
+        for line in lines:
+            out.line(line)
+        out.flush()
+        if life.stop:
+            break
+    out.close()
+    return bool(archive.damaged or archive.unreadable)
