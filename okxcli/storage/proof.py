@@ -28,6 +28,16 @@ class Day:
     archived: bool
 
 
+def count_within(ranges: Ranges, first: int, last: int) -> int:
+    """Return how many ids of `first .. last` are in ranges (apart, lowest first)."""
+    at = max(bisect_right(ranges, (first, 1 << 63)) - 1, 0)
+    found = 0
+    while at < len(ranges) and ranges[at][0] <= last:
+        found += max(0, min(last, ranges[at][1]) - max(first, ranges[at][0]) + 1)
+        at += 1
+    return found
+
+
 class Proof:
     """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange.
 
@@ -42,6 +52,7 @@ class Proof:
         self.covered = ledger.union(part for day in days for part in day.covered)
         self.absent = ledger.union(part for day in days for part in day.absent)
         self.known = ledger.union([*self.covered, *self.absent])
+        self._archived = [day.start for day in days if day.archived]
         self._pieces = sorted((first, last, at) for at, day in enumerate(days) for first, last in day.covered)
 
     @classmethod
@@ -103,7 +114,7 @@ class Proof:
 
     def archived(self, since: int, until: int) -> bool:
         """Whether rows between two moments (ms) were dropped by retention."""
-        return any(day.archived and day.start < until and since < day.start + DAY_MS for day in self.days)
+        return any(start < until and since < start + DAY_MS for start in self._archived)
 
     def times(self, connection: Connection, numbers: Iterable[int]) -> dict[int, int]:
         """Return the times (ms) of covered ids. Of one whose row is gone, the nearest that the ledger can tell."""

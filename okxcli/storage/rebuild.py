@@ -1,0 +1,232 @@
+"""Bars made again from what is stored: from the rows of the tape, and larger ones from smaller ones that are proven.
+
+A bar made here is complete exactly where the ledger proves it: the fill before its first, all between, and the fill
+after its last are known. Such a bar beats any other, for there is nothing that could still change it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from okxcli.core.bucket import TimeframeBucket, flat_candle
+from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amounts
+from okxcli.core.timeframes import Timeframe
+from okxcli.storage import candles, ledger, reader
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Ranges
+from okxcli.storage.outcome import Outcome
+from okxcli.storage.partitions import DAY_MS, Partitions
+from okxcli.storage.proof import Proof, count_within
+from okxcli.storage.reader import Series, Span
+
+#: Bars made and stored at a time.
+_CHUNK = 1_000
+#: A span of rows is read in one go as long as the quiet between two wanted bars is no longer than this.
+_JOIN_MS = 3_600_000
+
+#: Starts of bars of one timeframe, rising.
+Starts = list[int]
+
+
+def starts_in(frame: Timeframe, since: int, until: int) -> Iterator[int]:
+    """Yield the start of every bar that touches `[since, until)`, in order."""
+    start = frame.start_of(since)
+    while start < until:
+        yield start
+        start = frame.end_of(start)
+
+
+def starts_of_ids(connection: Connection, proof: Proof, frame: Timeframe, ids: Ranges) -> Starts:
+    """Return the starts of the bars that hold one of these ids, or a covered id beside them."""
+    edges: list[tuple[int, int]] = []
+    for first, last in ids:
+        low, high = proof.below(first), proof.above(last)
+        inside = [number for number in (proof.above(first - 1), proof.below(last + 1)) if number is not None]
+        found = [number for number in (low, high, *inside) if number is not None]
+        if found:
+            edges.append((min(found), max(found)))
+    times = proof.times(connection, {edge for pair in edges for edge in pair})
+    return sorted(
+        {
+            start
+            for low, high in edges
+            for start in starts_in(frame, min(times[low], times[high]), max(times[low], times[high]) + 1)
+        }
+    )
+
+
+def rebuild(
+    connection: Connection,
+    exchange: str,
+    symbol: str,
+    frame: Timeframe,
+    starts: Iterable[int],
+    *,
+    source: Timeframe | None = None,
+    fill: bool = False,
+) -> int:
+    """Make the bars of `frame` with these starts again and store those that are better; return how many were.
+
+    Bars that are not over by the symbol's newest fill, and those of days whose rows retention dropped, are left alone.
+    `source` is a smaller timeframe, already rebuilt, of which larger bars are merged wherever its bars are proven.
+    With `fill` a quiet that the ids prove gets flat bars.
+    """
+    wanted = sorted(set(starts))
+    stored = 0
+    for at in range(0, len(wanted), _CHUNK):
+        with reader.snapshot(connection):
+            proof = Proof.load(connection, exchange, symbol)
+            maker = _Maker(connection, proof, frame, source)
+            bars = maker.bars(wanted[at : at + _CHUNK], fill)
+        stored += _store(connection, bars)
+    return stored
+
+
+def _store(connection: Connection, bars: list[OHLCVCandle]) -> int:
+    if not bars:
+        return 0
+    Partitions().ensure(connection, "market_data", {bar.timestamp // DAY_MS for bar in bars}, -1)
+    outcome = Outcome()
+    key = (bars[0].exchange, bars[0].symbol)
+    with connection.transaction():
+        ledger.introduce(connection, [key])
+        ledger.lock(connection, [key])
+        # What the ledger does not prove may be less than somebody else has: it follows the common rule.
+        for proven in (False, True):
+            some = [bar for bar in bars if bar.complete == proven]
+            if some:
+                candles.store_candles(connection, some, outcome, proven)
+    return outcome.counts["market_data"]
+
+
+class _Maker:
+    """Makes bars of one symbol and timeframe, within a snapshot."""
+
+    def __init__(self, connection: Connection, proof: Proof, frame: Timeframe, source: Timeframe | None) -> None:
+        self._connection = connection
+        self._proof = proof
+        self._frame = frame
+        self._source = source
+        self._series = Series(proof.exchange, proof.symbol)
+
+    def bars(self, starts: Starts, fill: bool) -> list[OHLCVCandle]:
+        """Return the bars with these starts that are over, oldest first; none for a quiet one, unless `fill`."""
+        proof, end_of = self._proof, self._frame.end_of
+        clock = proof.last_time or 0
+        ended = [s for s in starts if end_of(s) <= clock and not proof.archived(s, end_of(s))]
+        made: dict[int, TimeframeBucket] = {}
+        if self._source is not None:
+            made = dict(self._merged(ended, self._source))
+        for span in joined(self._frame, [start for start in ended if start not in made]):
+            made |= buckets(self._connection, self._series, self._frame, span)
+        name = self._frame.name
+        found = {
+            start: made[start].candle(proof.exchange, proof.symbol, name, True, self._complete(made[start]))
+            for start in ended
+            if start in made
+        }
+        if fill:
+            found |= self._flats(ended, found)
+        return [found[start] for start in sorted(found)]
+
+    def _complete(self, bar: TimeframeBucket) -> bool:
+        return self._proof.proves(bar.first_id - 1, bar.last_id + 1)
+
+    def _merged(self, starts: Starts, source: Timeframe) -> Iterator[tuple[int, TimeframeBucket]]:
+        """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and the
+        fills before and after lie outside.
+        """
+        proof = self._proof
+        wholes = {start: TimeframeBucket(start, self._frame.end_of(start)) for start in starts}
+        for span in joined(self._frame, starts):
+            for part in proven_parts(self._connection, self._series, source, span):
+                whole = wholes.get(self._frame.start_of(part.start))
+                if whole is not None:
+                    whole.merge(part)
+        found = [
+            whole
+            for whole in wholes.values()
+            if whole.count
+            and whole.count + count_within(proof.absent, whole.first_id, whole.last_id)
+            == whole.last_id - whole.first_id + 1
+        ]
+        beside = {bar.start: (proof.below(bar.first_id), proof.above(bar.last_id)) for bar in found}
+        times = proof.times(self._connection, {n for pair in beside.values() for n in pair if n is not None})
+        for bar in found:
+            low, high = beside[bar.start]
+            if low is not None and high is not None and times[low] < bar.start and times[high] >= bar.end:
+                yield bar.start, bar
+
+    def _flats(self, starts: Starts, bars: dict[int, OHLCVCandle]) -> dict[int, OHLCVCandle]:
+        """Return flat bars for the starts between two bars made whose quiet the ids prove."""
+        found: dict[int, OHLCVCandle] = {}
+        quiet: list[int] = []
+        before: OHLCVCandle | None = None
+        for start in starts:
+            bar = bars.get(start)
+            if bar is None:
+                if quiet and self._frame.end_of(quiet[-1]) != start:
+                    quiet, before = [], None
+                if before is not None:
+                    quiet.append(start)
+                continue
+            if quiet and before is not None and self._frame.end_of(quiet[-1]) == start and self._between(before, bar):
+                found |= {
+                    at: flat_candle(bar.exchange, bar.symbol, bar.timeframe, at, self._frame.end_of(at), before.close)
+                    for at in quiet
+                }
+            quiet, before = [], bar
+        return found
+
+    def _between(self, before: OHLCVCandle, after: OHLCVCandle) -> bool:
+        last, first = before.last_trade_id, after.first_trade_id
+        return last is not None and first is not None and last < first and self._proof.proves(last, first)
+
+
+def joined(frame: Timeframe, starts: Starts) -> Iterator[Span]:
+    """Yield spans that hold the bars with these starts, near ones together: rows are found by time, a day at a time."""
+    since = until = 0
+    for start in starts:
+        end = frame.end_of(start)
+        if until and (start - until > _JOIN_MS or end - since > max(DAY_MS, 4 * frame.length)):
+            yield Span(since, until)
+            until = 0
+        since = since if until else start
+        until = end
+    if until:
+        yield Span(since, until)
+
+
+def buckets(connection: Connection, series: Series, frame: Timeframe, span: Span) -> dict[int, TimeframeBucket]:
+    """Return everything that traded within a span, by the start of its bar. Within a snapshot."""
+    found: dict[int, TimeframeBucket] = {}
+    instrument: Instrument | None = None
+    for line in reader.with_context(connection, series, reader.trades(connection, series, span)):
+        if isinstance(line, Instrument):
+            instrument = line
+        elif isinstance(line, StandardizedTrade):
+            start = frame.start_of(line.timestamp)
+            bucket = found.get(start)
+            if bucket is None:
+                bucket = found[start] = TimeframeBucket(start, frame.end_of(start))
+            bucket.add(line, *amounts(instrument, series.symbol, line.price, line.size))
+    return found
+
+
+def proven_parts(connection: Connection, series: Series, source: Timeframe, span: Span) -> Iterator[TimeframeBucket]:
+    """Yield the stored bars of ours within a span that are complete, oldest first. Within a snapshot.
+
+    Those are left out whose amounts were not known when they were made: the rows may tell more by now.
+    """
+    for bar in reader.candles(connection, Series(series.exchange, series.symbol, source.name), span):
+        if bar.complete and bar.first_trade_id is not None and bar.base_volume is not None:
+            yield bucket_of(bar)
+
+
+def bucket_of(bar: OHLCVCandle) -> TimeframeBucket:
+    """Return a stored bar of ours as the bucket that it was."""
+    bucket = TimeframeBucket(bar.start, bar.timestamp)
+    bucket.open, bucket.high, bucket.low, bucket.close = bar.open, bar.high, bar.low, bar.close
+    bucket.volume, bucket.base, bucket.quote = bar.volume, bar.base_volume, bar.quote_volume
+    bucket.buy = bar.buy_volume if bar.buy_volume is not None else bucket.buy
+    bucket.count = bar.trade_count or 0
+    bucket.first_id, bucket.last_id = bar.first_trade_id or 0, bar.last_trade_id or 0
+    return bucket
