@@ -88,8 +88,9 @@ class TradeHistory:
                 return _page_of(rows, low, min(max(above), last), evidence=min(rows) <= low)
             if above:
                 lowest = min(above)
-            elif after > ceiling or lowest:  # this cache is behind, or there is nothing
-                tries, nothing_below, lowest = tries + 1, low, 0
+                nothing_below = nothing_below if nothing_below <= lowest else low
+            elif after > ceiling or 0 < lowest < after:  # this cache is behind, or there is nothing
+                tries += 1
                 if tries >= self._attempts:
                     break
                 self._sleep(_PAUSE_S * tries)
@@ -123,13 +124,18 @@ class TradeHistory:
         if not rows:
             return self._oldest(symbol, since_ms)
         before = max(int(row["tradeId"]) for row in rows)
+        tries = 0
         for _ in range(_MAX_REQUESTS):
             # The cache may have been behind: fills right after it may be older than `since_ms` too.
-            after = self._rest.history_trades(symbol, before + TRADES_PAGE)
-            later = [int(row["tradeId"]) for row in after if int(row["ts"]) < since_ms]
-            if not later or max(later) <= before:
+            rows = self._rest.history_trades(symbol, before + TRADES_PAGE)
+            later = [int(row["tradeId"]) for row in rows if int(row["ts"]) < since_ms]
+            if later and max(later) > before:
+                before, tries = max(later), 0
+                continue
+            tries += 1
+            # Only a younger fill in the same answer proves that this cache had got there.
+            if tries == self._attempts or any(int(row["tradeId"]) > before for row in rows):
                 break
-            before = max(later)
         return before + 1
 
     def _oldest(self, symbol: str, since_ms: int) -> int:

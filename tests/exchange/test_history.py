@@ -1,0 +1,233 @@
+"""The past from REST: against nodes with caches of different ages, against the horizon, and the local exchange."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from okxcli.errors import UsageError
+from okxcli.exchange.history import TradeHistory
+from okxcli.exchange.limits import Budget
+from okxcli.exchange.normalize import Normalizer
+from okxcli.exchange.past import Past
+from okxcli.exchange.rest import RestClient
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
+
+
+class Nodes:
+    """REST as OKX's rules describe it, over the fills with these ids; `newest` in turn: how far each answer's cache is.
+
+    Only what `TradeHistory` asks for; a real server is used below.
+    """
+
+    def __init__(self, ids, newest=(1 << 62,), horizon=0):
+        self.ids = sorted(ids)
+        self.newest_ids = list(newest)
+        self.horizon = horizon
+        self.requests = 0
+
+    def history_trades(self, symbol, after, by_time=False, limit=100):
+        cache = self.newest_ids[self.requests % len(self.newest_ids)]
+        self.requests += 1
+        found = [n for n in self.ids if n < after and self.horizon <= n <= cache]
+        return [self.row(symbol, n) for n in found[-limit:][::-1]]
+
+    def trades(self, symbol, limit):
+        return [self.row(symbol, n) for n in self.ids[-limit:][::-1]]
+
+    @staticmethod
+    def row(symbol, n):
+        # The id is the time as well, in tens of ms.
+        return {"instId": symbol, "side": "buy", "sz": "1", "px": "2", "tradeId": str(n), "ts": str(n // 10 * 10)}
+
+
+def history(nodes, **options):
+    return TradeHistory(nodes, sleep=lambda seconds: None, **options)
+
+
+def tiled(pages, first, last):
+    """Check that pages follow on each other from `first` to `last`; return their ids and what they miss."""
+    found, missing = [], []
+    at = first
+    for page in pages:
+        assert page.first == at
+        assert page.ids() == [int(json.loads(line)["data"][0]["tradeId"]) for line in page.lines]
+        found += page.ids()
+        missing += [n for low, high in page.missing for n in range(low, high + 1)]
+        assert sorted(page.ids() + [n for low, high in page.missing for n in range(low, high + 1)]) == list(
+            range(page.first, page.last + 1)
+        )
+        at = page.last + 1
+    assert at == last + 1
+    return found, missing
+
+
+def test_a_hundred_ids_cost_one_request():
+    """Pages are full, begin at the low end, and nothing is asked twice."""
+    nodes = Nodes(range(1, 5001))
+    pages = list(history(nodes).range("X-Y", 1001, 3050))
+    assert tiled(pages, 1001, 3050) == (list(range(1001, 3051)), [])
+    assert nodes.requests == 21
+    assert all(page.evidence for page in pages)
+
+
+def test_exactly_the_range():
+    """Not an id more than was asked for."""
+    (page,) = history(Nodes(range(1, 500))).range("X-Y", 105, 106)
+    assert page.ids() == [105, 106]
+    assert list(history(Nodes([1])).range("X-Y", 5, 4)) == []
+
+
+@pytest.mark.parametrize(("absent", "known"), [(range(100, 110), None), (range(290, 301), 301), (range(1, 6), None)])
+def test_absent_ids_are_missing_with_evidence(absent, known):
+    """Inside, at the upper end (with an id above known to exist): the answer that shows it is evidence."""
+    nodes = Nodes(n for n in range(-50, 400) if n not in absent)
+    pages = list(history(nodes).range("X-Y", 1, 300, known))
+    assert tiled(pages, 1, 300) == ([n for n in range(1, 301) if n not in absent], list(absent))
+    assert all(page.evidence for page in pages)
+    assert nodes.requests <= 5
+
+
+def test_the_newest_ids_missing_prove_nothing():
+    """Without an id above, an answer says nothing about the upper end: perhaps the cache is behind."""
+    pages = list(history(Nodes(range(1, 290))).range("X-Y", 201, 300))
+    assert [page.evidence for page in pages] == [True, False]
+    assert pages[-1].missing == [(290, 300)]
+
+
+@pytest.mark.parametrize("size", [99, 100, 101, 150, 5_000, 1_000_000])
+def test_a_void_of_any_size_is_looked_over(size):
+    """A million absent ids take some dozens of requests, not ten thousand."""
+    ids = [*range(1, 101), *range(101 + size, 301 + size)]
+    nodes = Nodes(ids)
+    pages = list(history(nodes).range("X-Y", 50, 300 + size))
+    assert [n for page in pages for n in page.ids()] == [n for n in ids if n >= 50]
+    assert [part for page in pages for part in page.missing] == [(101, 100 + size)]
+    assert all(page.evidence for page in pages)
+    assert nodes.requests < 60
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 700), st.integers(1, 250)), max_size=6),
+    st.integers(1, 700),
+    st.integers(0, 400),
+    st.lists(st.integers(0, 900), max_size=3),
+)
+def test_whatever_is_absent_and_however_old_the_caches_are(voids, first, length, ages):
+    """With one good cache among old ones the fills are all found, and only absent ids are called missing."""
+    absent = {n for start, size in voids for n in range(start, start + size)}
+    last = first + length
+    nodes = Nodes([n for n in range(-100, 1200) if n not in absent], [*ages, 1 << 62])
+    found, missing = tiled(history(nodes, attempts=12).range("X-Y", first, last, 1199), first, last)
+    assert set(missing) <= absent
+    assert found == [n for n in range(first, last + 1) if n not in absent]
+
+
+def test_beyond_the_horizon_nothing_is_claimed():
+    """Ids older than OKX's history are missing without evidence, and cost a few requests only."""
+    nodes = Nodes(range(1, 100_000), horizon=90_000)
+    pages = list(history(nodes).range("X-Y", 5, 90_150))
+    assert pages[0].missing == [(5, 89_999)]
+    assert not pages[0].evidence
+    assert [n for page in pages for n in page.ids()] == list(range(90_000, 90_151))
+    assert nodes.requests < 60
+
+
+def test_the_first_id_of_a_moment():
+    """It follows every older fill; fills of the same millisecond belong to it; an old cache is seen through."""
+    nodes = Nodes(range(1, 1000), newest=[480, 1 << 62])
+    assert history(nodes).first_id_at("X-Y", 500) == 500
+    assert history(nodes).span("X-Y", 500) == (499, 999)
+    assert history(nodes, clock=lambda: 2000).span("X-Y", 500, 700) == (499, 699)
+    assert history(nodes, clock=lambda: 2000).span("X-Y", 5000, 7000)[0] == 999
+
+
+class ByTime(Nodes):
+    """Nodes whose fills are a second apart, so that time and id are different things."""
+
+    def history_trades(self, symbol, after, by_time=False, limit=100):
+        return super().history_trades(symbol, -(-after // 1000) if by_time else after, limit=limit)
+
+    @staticmethod
+    def row(symbol, n):
+        return Nodes.row(symbol, n) | {"ts": str(n * 1000)}
+
+
+@pytest.mark.parametrize("oldest", [5, 90, 1_000, 49_990])
+def test_a_past_that_begins_later(oldest):
+    """Asked for a time before everything, the oldest fill that OKX shows is the first; there is none before it."""
+    nodes = ByTime(range(oldest, 50_001))
+    found = history(nodes, clock=lambda: 50_000_000)
+    assert found.first_id_at("X-Y", 1) == oldest
+    assert found.span("X-Y", 1) == (oldest, 50_000)
+    assert nodes.requests < 80
+
+
+@pytest.fixture(scope="module")
+def exchange():
+    symbols = ["BTC-USDT", "ETH-USDT"]
+    with LocalExchange(symbols, rate=20, seed=21, history_s=900, quiet=0, options=Options(limits=0)) as exchange:
+        exchange.stop_market()
+        yield exchange
+
+
+@pytest.fixture
+def rest(exchange):
+    client = RestClient(exchange.rest_url, budget=FreeBudget())
+    yield client
+    client.close()
+
+
+class FreeBudget(Budget):
+    """As many requests as one likes: the local exchange was told not to mind."""
+
+    def turn(self, path):
+        return 0.0
+
+
+def test_the_local_exchange_has_it_all(exchange, rest):
+    """Every fill of a span, as lines that normalize takes, with the fill before the first; merged by time."""
+    now = exchange.now_ms()
+    past = Past(TradeHistory(rest), ["ETH-USDT", "BTC-USDT"], "trades-all", now - 300_000, now)
+    lines = list(past.lines())
+    normalizer = Normalizer()
+    trades = [trade for line in lines for trade in normalizer.feed(line)]
+    assert {trade.origin for trade in trades} == {"rest"}
+    for symbol in ("BTC-USDT", "ETH-USDT"):
+        fills = exchange.fills(symbol)
+        inside = [fill.trade_id for fill in fills if fill.ts >= now - 300_000]
+        found = [trade.trade_id for trade in trades if trade.symbol == symbol]
+        assert found == [inside[0] - 1, *inside]
+    times = [trade.timestamp for trade in trades]
+    assert sum(b < a for a, b in pairwise(times)) <= 4  # the two fills before the first
+    assert past.missing == []
+
+
+def test_candles_of_the_exchange(exchange, rest):
+    """Confirmed bars alone, each once, oldest first, over page ends, from the recent and from the long history."""
+    now = exchange.now_ms()
+    for bar, length in (("1s", 1000), ("1m", 60_000)):
+        since = now - 800_000
+        truth = [
+            row for row in exchange.candles("BTC-USDT", bar) if since <= int(row[0]) < now - 60_000 and row[-1] == "1"
+        ]
+        found = [json.loads(line) for line in TradeHistory(rest).candles("BTC-USDT", bar, since, now - 60_000)]
+        rows = [message["data"][0] for message in found]
+        assert rows == truth
+        assert len(rows) >= 700_000 // length - 1
+        assert found[0]["arg"] == {"channel": f"candle{bar}", "instId": "BTC-USDT"}
+        assert all(Normalizer().feed(json.dumps(m).encode())[0].closed for m in found[:3])
+
+
+def test_candles_that_have_no_timeframe():
+    """A bar that okx cannot describe is refused with the one to take instead."""
+    with pytest.raises(UsageError, match="candle6Hutc"):
+        list(TradeHistory(Nodes([1])).candles("X-Y", "6H", 0, 1))
+    with pytest.raises(UsageError, match="no candles of 7m"):
+        list(TradeHistory(Nodes([1])).candles("X-Y", "7m", 0, 1))
+    with pytest.raises(UsageError, match="keeps no past of books5"):
+        Past(TradeHistory(Nodes([1])), ["X-Y"], "books5", 0, 1)
