@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from okxcli.core import codec
+from okxcli.core import checks
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import InvalidLine
 from okxcli.exchange import rows
@@ -219,7 +219,7 @@ def _absent(message: dict[str, Any]) -> Absent:
         raise InvalidLine("absent: no instrument")
     first, last = (rows.whole(name, str(message.get(name, ""))) for name in ("first", "last"))
     found = Absent(rows.EXCHANGE, symbol, first, last)
-    codec.check_absent(found)
+    checks.check_absent(found)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from okxcli.core import codec
+from okxcli.core import checks
 from okxcli.core.decimals import parse
 from okxcli.core.model import BookSnapshot, Instrument, Levels, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import InvalidLine
@@ -44,7 +44,7 @@ def trade(row: TradeRow, head: Head) -> StandardizedTrade:
         source,
         head.origin,
     )
-    codec.check_trade(found)
+    checks.check_trade(found)
     return found
 
 
@@ -59,7 +59,7 @@ def book(row: BookRow, head: Head) -> BookSnapshot:
         raise InvalidLine("asks do not ascend")
     symbol = head.symbol or row.instId
     found = BookSnapshot(EXCHANGE, symbol, whole("ts", row.ts), bids, asks, row.seqId, head.received, head.origin)
-    codec.check_book(found)
+    checks.check_book(found)
     return found
 
 
@@ -92,7 +92,7 @@ def ticker(row: TickerRow, head: Head, spot: bool | None) -> Ticker:
         open_utc0=_number(row.sodUtc0),
         open_utc8=_number(row.sodUtc8),
     )
-    codec.check_ticker(found)
+    checks.check_ticker(found)
     return found
 
 
@@ -137,7 +137,7 @@ def candle(row: list[str], head: Head, spot: bool | None) -> OHLCVCandle:
         complete=confirm == "1",
         origin="exchange",
     )
-    codec.check_candle(found)
+    checks.check_candle(found)
     return found
 
 
@@ -164,7 +164,7 @@ def instrument(row: InstrumentRow, head: Head) -> Instrument:
         expires=whole("expTime", row.expTime) if row.expTime else None,
         received=head.received,
     )
-    codec.check_instrument(found)
+    checks.check_instrument(found)
     return found
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okxcli.core.codec import UnknownType, check, decode, encode
+from okxcli.core.checks import check
+from okxcli.core.codec import UnknownType, decode, encode
 from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker, amounts
 from okxcli.errors import InvalidLine
 
