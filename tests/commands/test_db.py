@@ -9,6 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from okxcli.storage import schema
+
 OKX = [sys.executable, "-m", "okxcli", "db"]
 
 
@@ -130,7 +132,7 @@ def test_mistakes_in_sql_are_one_line(filled, statement, words):
 def test_shell_is_psql(filled):
     """psql opens on the same database; its arguments and its exit status are passed on."""
     done = filled("shell", "--", "-Atc", "SELECT value FROM meta WHERE key = 'schema_version'")
-    assert done.stdout == "1\n"
+    assert done.stdout == f"{schema.newest()}\n"
     assert filled("shell", "--", "-c", "SELECT 1/0").returncode == 1
 
 
