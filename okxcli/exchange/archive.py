@@ -63,6 +63,11 @@ class Archive:
         self._sizes = {path: path.stat().st_size for path in find(paths) if self._worth_reading(path)}
         self._done = 0
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that may hold what is wanted, by the time that their names tell."""
+        return sorted(self._sizes, key=lambda path: (_period(path), path))
+
     def lines(self) -> Iterator[list[bytes]]:
         """Yield raw lines, without newlines, in lists of some thousand.
 
@@ -106,7 +111,8 @@ class Archive:
         """
         cluster: list[Part] = []
         until = 0
-        for path, (since, end) in sorted(((p, _period(p)) for p in self._sizes), key=lambda item: (item[1], item[0])):
+        for path in self.paths:
+            since, end = _period(path)
             parts = self._scan(path)
             if cluster and since >= until and not any(old.clashes(new) for old in cluster for new in parts):
                 yield cluster

@@ -34,7 +34,8 @@ _AMOUNT = rb"[0-9]{1,29}(?:\.[0-9]{1,28})?"
 #: 2011 to 2096: what lies beside it is looked at more closely.
 _TIME = rb"(?:1[3-9][0-9]|[23][0-9]{2})[0-9]{10}"
 _SYMBOL = rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-_SHAPE: dict[str, bytes] = {
+#: What a cell of each column looks like; in the common part of Python's and RE2's regular expressions.
+SHAPE: dict[str, bytes] = {
     "instrument_name": _SYMBOL,
     "trade_id": rb"[1-9][0-9]{0,17}",
     "side": rb"buy|sell",
@@ -124,7 +125,7 @@ class Layout:
         if len(cells) != len(self.columns):
             raise InvalidLine(f"{len(cells)} columns, not {len(self.columns)}")
         return self._convert(
-            tuple(_spelled(name, cell) for name, cell in zip(self.columns, cells, strict=True) if name in _SHAPE)
+            tuple(_spelled(name, cell) for name, cell in zip(self.columns, cells, strict=True) if name in SHAPE)
         )
 
 
@@ -148,7 +149,7 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
         kind, key, time, cells = "candles", "open_time", "open_time", _CANDLE_CELLS
     else:
         raise UnknownLayout(f"neither trades nor candles of OKX: it begins with {head[:60]!r}")
-    named = [name for name in columns if name in _SHAPE]
+    named = [name for name in columns if name in SHAPE]
     if len(named) != len(set(named)):
         raise UnknownLayout(f"a column comes twice in {head[:100]!r}")
     if "instrument_name" not in known and symbol is None:
@@ -157,7 +158,7 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
             "name it as OKX does (SYMBOL-trades-2021-12-31.csv), or ask for one symbol"
         )
     own = None if "instrument_name" in known else (symbol or "").encode()
-    pattern = b",".join(b"(" + _SHAPE[name] + b")" if name in _SHAPE else _OTHER for name in columns)
+    pattern = b",".join(b"(" + SHAPE[name] + b")" if name in SHAPE else _OTHER for name in columns)
     fast = re.compile(rb"^" + pattern + rb"\r?$", re.MULTILINE)
     return Layout(kind, columns, own, header, fast, _converter(named, key, time, cells, own))
 
@@ -195,7 +196,7 @@ def _spelled(name: str, cell: bytes) -> bytes:
             text = canonical(text)
         except InvalidLine as reason:
             raise InvalidLine(f"{name}: {reason}") from None
-    if re.fullmatch(_SHAPE[name], text.encode()) is None:
+    if re.fullmatch(SHAPE[name], text.encode()) is None:
         raise InvalidLine(f"{name} is {text[:40]!r}")
     return text.encode()
 

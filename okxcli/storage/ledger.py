@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from psycopg.types.multirange import Int8Multirange
 
@@ -141,15 +142,39 @@ def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]
 
 def cover(connection: Connection, new: dict[Key, list[StandardizedTrade]]) -> None:
     """Add fills to the ledger. `new` has each symbol's by rising id; none may be covered yet."""
-    rows: list[tuple[str, str, str, str, int, int, str, str]] = []
-    for (exchange, symbol), trades in new.items():
-        for day, ids, first_ms, last_ms in _by_day(trades):
-            text = str(start_of("raw_trades", day * DAY_MS))
-            rows.append(
-                (exchange, symbol, text, written(ranges_of(ids)), ids[0], ids[-1], stamp(first_ms), stamp(last_ms))
-            )
-    if not rows:
-        return
+    days = [
+        Covered(key, day, ranges_of(ids), first_ms, last_ms)
+        for key, trades in new.items()
+        for day, ids, first_ms, last_ms in _by_day(trades)
+    ]
+    if days:
+        cover_days(connection, days)
+
+
+class Covered(NamedTuple):
+    """Ids of one symbol whose fills lie in one UTC day (a number since 1970), and their first and last time (ms)."""
+
+    key: Key
+    day: int
+    ids: Ranges
+    first_ms: int
+    last_ms: int
+
+
+def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
+    """Add ids to the ledger, at least one day's; none may be covered yet."""
+    rows = [
+        (
+            *one.key,
+            str(start_of("raw_trades", one.day * DAY_MS)),
+            written(one.ids),
+            one.ids[0][0],
+            one.ids[-1][1],
+            stamp(one.first_ms),
+            stamp(one.last_ms),
+        )
+        for one in days
+    ]
     columns = [list(column) for column in zip(*rows, strict=True)]
     connection.execute(
         """
@@ -232,3 +257,22 @@ def newest(connection: Connection, exchange: str, symbol: str) -> tuple[int, int
     if row is None:
         return None
     return int(row[0]), (row[1] - datetime.fromtimestamp(0, row[1].tzinfo)) // timedelta(milliseconds=1)
+
+
+def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int, until_ms: int) -> Ranges:
+    """Forget the fills of the days in a span whose rows retention dropped; return their ids. The symbol is locked."""
+    rows = connection.execute(
+        "UPDATE trade_ledger l SET archived = false, covered = '{}', first_id = NULL, last_id = NULL,"
+        " first_time = NULL, last_time = NULL FROM (SELECT day, covered FROM trade_ledger WHERE exchange = %s"
+        " AND symbol = %s AND epoch = 0 AND archived AND day BETWEEN %s AND %s) AS old"
+        " WHERE l.exchange = %s AND l.symbol = %s AND l.epoch = 0 AND l.day = old.day RETURNING old.covered",
+        [
+            exchange,
+            symbol,
+            start_of("raw_trades", since_ms),
+            start_of("raw_trades", until_ms - 1),
+            exchange,
+            symbol,
+        ],
+    )
+    return union(part for (covered,) in rows for part in read(covered))

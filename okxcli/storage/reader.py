@@ -95,7 +95,7 @@ def with_context(connection: Connection, series: Series, fills: Iterator[Standar
     That is the instrument as it was (before the first fill, and wherever it changed), and the ids that the exchange
     does not have, before the fill that follows them. Within a `snapshot`.
     """
-    periods = deque(_instruments(connection, series))
+    periods = deque(instruments(connection, series))
     holes = deque(_absent(connection, series))
     first = True
     for fill in fills:
@@ -114,7 +114,8 @@ def with_context(connection: Connection, series: Series, fills: Iterator[Standar
         first = False
 
 
-def _instruments(connection: Connection, series: Series) -> list[tuple[int, Instrument]]:
+def instruments(connection: Connection, series: Series) -> list[tuple[int, Instrument]]:
+    """Return what a symbol has been, each with the moment (ms) from which on, oldest first."""
     query = sql.SQL(
         "SELECT (extract(epoch FROM valid_from) * 1000)::bigint, {} FROM instruments"
         " WHERE exchange = %s AND symbol = %s ORDER BY valid_from"

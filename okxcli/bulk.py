@@ -1,0 +1,225 @@
+"""OKX's bulk files into Postgres, bars included: whole days at once where that is possible, line by line elsewhere.
+
+A faultless file goes by way of DuckDB: its fills are copied day by day, and the bars that lie wholly inside of it are
+made there too. Any other file, and any day of which something is stored already, is written line by line. At the end
+the bars that the ledger proves by then and that are not stored, or not whole, are made from the rows.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from okxcli.core.bucket import TimeframeBucket
+from okxcli.core.model import Instrument
+from okxcli.core.timeframes import Timeframe, common
+from okxcli.errors import InputError, InvalidLine
+from okxcli.exchange.archive import Archive
+from okxcli.exchange.archive_duck import DuckFile, Fills
+from okxcli.exchange.archive_files import tables
+from okxcli.exchange.normalize import Normalizer
+from okxcli.exchange.rows import EXCHANGE
+from okxcli.runtime.clock import now_ms
+from okxcli.storage import reader
+from okxcli.storage.bulk import store_day
+from okxcli.storage.database import Connection, Database, explain
+from okxcli.storage.ledger import Covered
+from okxcli.storage.partitions import DAY_MS
+from okxcli.storage.proof import Proof
+from okxcli.storage.reader import Series
+from okxcli.storage.rebuild import rebuild
+from okxcli.storage.stale import stale
+from okxcli.storage.writer import Writer
+
+_log = logging.getLogger(__name__)
+_FOREVER = 1 << 62
+
+
+@dataclass
+class Loaded:
+    """What a load did: trades and candles stored, trades that were there, rows and files that could not be read."""
+
+    trades: int = 0
+    candles: int = 0
+    duplicates: int = 0
+    damaged: int = 0
+    unreadable: int = 0
+
+
+class BulkLoader:
+    """Stores the fills of `symbols` that bulk files hold, and their bars in `timeframes`.
+
+    `stop` is asked between two days and ends the load early: what was stored stays, the next run goes on. `progress`
+    is called with files done and all files. With `fill` a quiet that the ids prove gets flat bars.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        symbols: Iterable[str],
+        timeframes: Sequence[Timeframe],
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        fill: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.symbols = list(dict.fromkeys(symbols))
+        self._database = database
+        self._timeframes = sorted(timeframes, key=lambda frame: (frame.months, frame.length))
+        self._since = since_ms or 0
+        self._until = _FOREVER if until_ms is None else until_ms
+        self._fill = fill
+        self._stop = stop
+        self._progress = progress
+        self._writer = Writer(database.connect, where=database.where, proven=True)
+        self._loaded = Loaded()
+
+    def load(self, places: Iterable[str | Path]) -> Loaded:
+        """Store what the files at `places` (files, folders, patterns) hold.
+
+        Raises:
+            UsageError: no such file, folder or pattern.
+            DatabaseUnavailable: Postgres went away; what was stored stays.
+        """
+        paths = Archive(places, self.symbols, self._since or None, self._until).paths
+        connection = self._database.connect()
+        try:
+            for number, path in enumerate(paths):
+                if self._stop():
+                    break
+                self._file(connection, path)
+                self._progress(number + 1, len(paths))
+            self._writer.flush()
+            if not self._stop():
+                self._rest(connection)
+        except psycopg.Error as error:
+            raise explain(error, self._database.where) from None
+        finally:
+            connection.close()
+            self._writer.close()
+        counts = self._writer.counts()
+        self._loaded.trades += counts["raw_trades"]
+        self._loaded.candles += counts["market_data"]
+        self._loaded.duplicates += counts["duplicates"]
+        return self._loaded
+
+    def _file(self, connection: Connection, path: Path) -> None:
+        try:
+            done = True
+            for table in tables(path):
+                duck = DuckFile.open(table, self.symbols)
+                if duck is None:
+                    done = False
+                    break
+                with duck:
+                    done &= self._at_once(connection, duck, path)
+        except InputError:
+            done = False
+        if not done:
+            self._by_line(path, self.symbols, self._since or None, self._until)
+
+    def _at_once(self, connection: Connection, duck: DuckFile, path: Path) -> bool:
+        """Store a file day by day; False if it is not all fills without a hole."""
+        found = {symbol: duck.fills(symbol) for symbol in self.symbols if duck.holds(symbol)}
+        if None in found.values():
+            return False
+        for fills in found.values():
+            assert fills is not None
+            fresh = True
+            since, until = max(fills.first_ms, self._since), min(fills.last_ms + 1, self._until)
+            for day in range(since // DAY_MS, -(-until // DAY_MS)):
+                if self._stop():
+                    return True
+                fresh &= self._day(connection, duck, fills.symbol, day, path)
+            if fresh and since < until:
+                self._bars(connection, duck, fills, since, until)
+        return True
+
+    def _day(self, connection: Connection, duck: DuckFile, symbol: str, day: int, path: Path) -> bool:
+        """Store one UTC day of a symbol; False if some of it was there already, and it went line by line."""
+        since, until = max(day * DAY_MS, self._since), min((day + 1) * DAY_MS, self._until)
+        part = duck.slice(symbol, since, until)
+        if part is None:
+            return True
+        covered = Covered((EXCHANGE, symbol), day, part.ids, part.first_ms, part.last_ms)
+        rows = duck.text(symbol, part.ids[0][0], part.ids[-1][1], since, until)
+        if store_day(connection, covered, rows, now_ms()):
+            self._loaded.trades += sum(last - first + 1 for first, last in part.ids)
+            return True
+        self._by_line(path, [symbol], since, until)
+        return False
+
+    def _by_line(self, path: Path, symbols: list[str], since: int | None, until: int) -> None:
+        """Store what a file holds through the same steps as the pipe of commands."""
+        archive = Archive([path], symbols, since, until)
+        normalizer = Normalizer()
+        for lines in archive.lines():
+            for line in lines:
+                try:
+                    for found in normalizer.feed(line):
+                        self._writer.add(found)
+                except InvalidLine as reason:
+                    self._loaded.damaged += 1
+                    _log.warning("%s: %s", path, reason)
+            if self._stop():
+                break
+        self._writer.flush()
+        self._loaded.damaged += archive.damaged
+        self._loaded.unreadable += archive.unreadable
+
+    # Bars
+
+    def _bars(self, connection: Connection, duck: DuckFile, fills: Fills, since: int, until: int) -> None:
+        """Store the bars whose fills, the one before and the one after them all lie in what was stored at once."""
+        whole = duck.slice(fills.symbol, since, until)
+        if whole is None or len(whole.ids) != 1 or not self._timeframes:
+            return
+        known, instrument = _instrument(connection, fills.symbol, whole.first_ms, whole.last_ms)
+        base = common(self._timeframes)
+        parts = duck.buckets(fills.symbol, base, since, until, instrument) if known else None
+        for frame in self._timeframes if parts is not None else ():
+            for bar in _larger(frame, parts or []):
+                if bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1] and bar.end <= whole.last_ms:
+                    self._writer.add(bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=True))
+        self._writer.flush()
+
+    def _rest(self, connection: Connection) -> None:
+        """Make the bars that are not stored, or not whole, although the ledger proves them."""
+        for symbol in self.symbols:
+            proof = Proof.load(connection, EXCHANGE, symbol)
+            source: Timeframe | None = None
+            for frame in self._timeframes:
+                starts = stale(connection, proof, frame, self._since, self._until)
+                fits = source if source is not None and frame.holds(source) else None
+                self._loaded.candles += rebuild(
+                    connection, EXCHANGE, symbol, frame, starts, source=fits, fill=self._fill
+                )
+                source = source or frame
+
+
+def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:
+    """Return bars merged of smaller ones, oldest first."""
+    found: dict[int, TimeframeBucket] = {}
+    for part in parts:
+        start = frame.start_of(part.start)
+        if start not in found:
+            found[start] = TimeframeBucket(start, frame.end_of(start))
+        found[start].merge(part)
+    return list(found.values())
+
+
+def _instrument(connection: Connection, symbol: str, first_ms: int, last_ms: int) -> tuple[bool, Instrument | None]:
+    """Return whether one answer is right for a whole span, and what the symbol is; None: nobody knows."""
+    periods = reader.instruments(connection, Series(EXCHANGE, symbol))
+    if not periods:
+        return True, None
+    early = max((at for at, (begin, _) in enumerate(periods) if begin <= first_ms), default=0)
+    late = max((at for at, (begin, _) in enumerate(periods) if begin <= last_ms), default=0)
+    worth = {
+        (one.kind, one.contract_type, one.contract_value, one.contract_multiplier)
+        for _, one in periods[early : late + 1]
+    }
+    return len(worth) == 1, periods[early][1]
