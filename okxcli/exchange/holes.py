@@ -294,6 +294,8 @@ class Holes:
             _log.warning("%s: the past cannot be fetched: %s. Going on with the present", tape.name, reason)
             self._present(tape, now)
             for_good = True
+            if not tape.held:
+                tape.last = None  # the next line is the first one
         while for_good and tape.held:
             self._give_up(tape, out, reason)
         if tape.past and tape.progress_ms == 0:

@@ -1,0 +1,256 @@
+"""The feed repairs its tape: against the local exchange with every fault that REST can or cannot mend."""
+
+import functools
+import json
+import select
+import time
+from itertools import pairwise
+
+import pytest
+
+from okxcli.errors import UsageError
+from okxcli.exchange import feed as feed_module
+from okxcli.exchange import repair as repair_module
+from okxcli.exchange.dialling import DialLimiter
+from okxcli.exchange.feed import Feed
+from okxcli.exchange.holes import Holes
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
+
+BTC, ETH = "BTC-USDT", "ETH-USDT"
+
+
+@pytest.fixture
+def exchange():
+    options = Options(limits=0)
+    with LocalExchange([BTC, ETH], rate=200, seed=15, history_s=60, quiet=0, options=options) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Bounds of half the time and a proof of absence within two seconds."""
+    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=15_000, evidence_ms=2_000))
+
+
+def feed_of(exchange, symbols=(BTC,), channels=("trades-all",), **options):
+    options = {"ws_url": exchange.ws_url, "rest_url": exchange.rest_url, "dials": DialLimiter(0.01)} | options
+    return Feed(symbols, channels, **options)
+
+
+def read(feed, until, timeout_s=20.0):
+    """Poll as a command does until `until(lines)`; return the lines."""
+    lines = []
+    end = time.monotonic() + timeout_s
+    while not until(lines):
+        assert time.monotonic() < end, f"waited in vain; {len(lines)} lines"
+        if select.select([feed.fileno()], [], [], 0.1)[0]:
+            lines += feed.poll()
+    return lines
+
+
+def for_s(seconds):
+    """Return a condition that holds after so long."""
+    end = time.monotonic() + seconds
+    return lambda lines: time.monotonic() > end
+
+
+def rows(lines, symbol=BTC):
+    found = [json.loads(line) for line in lines if f'"trades-all","instId":"{symbol}"'.encode() in line]
+    return [(m.get("origin"), row) for m in found if "data" in m for row in m["data"]]
+
+
+def ids(lines, symbol=BTC):
+    return [int(row["tradeId"]) for _, row in rows(lines, symbol)]
+
+
+def is_whole(exchange, lines, symbol=BTC):
+    """Check that the lines are the exchange's fills from the first one on, each once, in order, field by field."""
+    found = [(int(row["tradeId"]), row["px"], row["sz"], row["side"], int(row["ts"])) for _, row in rows(lines, symbol)]
+    fills = [(f.trade_id, f.price, f.size, f.side, f.ts) for f in exchange.fills(symbol)]
+    inside = [fill for fill in fills if found[0][0] <= fill[0] <= found[-1][0]]
+    assert found == inside
+    return len(found)
+
+
+def test_cuts_leave_no_hole(exchange):
+    """What was traded while the connection was away comes from REST, before what follows."""
+    with feed_of(exchange, [BTC, ETH]) as feed:
+        lines = read(feed, lambda lines: ids(lines) and ids(lines, ETH))
+        for _ in range(3):
+            exchange.cut()
+            lines += read(feed, for_s(0.8))
+        lines += read(feed, for_s(1))
+        feed.stop()
+        assert feed.repairs()["repaired"] > 0
+        assert feed.repairs()["left"] == 0
+    assert is_whole(exchange, lines) > 100
+    assert is_whole(exchange, lines, ETH) > 100
+    assert {origin for origin, _ in rows(lines)} == {None, "rest"}
+
+
+def test_dropped_fills_come_from_rest_stamped_like_the_others(exchange):
+    """Fills that the socket left out, which REST has: exactly those are fetched."""
+    with feed_of(exchange, stamp=True) as feed:
+        lines = read(feed, lambda lines: len(lines) > 20)
+        exchange.drop(BTC, 7)
+        lines += read(feed, for_s(1.5))
+        assert feed.repairs()["repaired"] == 7
+    is_whole(exchange, lines)
+    assert [origin for origin, _ in rows(lines)].count("rest") == 7
+    assert all(list(json.loads(line))[-1] == "received" for line in lines)
+
+
+def test_only_that_symbol_waits(exchange):
+    """While REST takes its time, the other symbol and the other channel flow."""
+    with feed_of(exchange, [BTC, ETH], ["trades-all", "tickers"]) as feed:
+        lines = read(feed, lambda lines: ids(lines) and ids(lines, ETH))
+        exchange.slow_rest(2.0)
+        exchange.drop(BTC, 3)
+        lines += read(feed, lambda lines: feed.repairs()["holes"] == 1)
+        held = read(feed, for_s(1.0))
+        assert ids(held) == []
+        assert len(ids(held, ETH)) > 20
+        assert any(b'"tickers","instId":"BTC-USDT"' in line for line in held)
+        exchange.slow_rest(0)
+        lines += held + read(feed, for_s(2.5))
+    is_whole(exchange, lines)
+    is_whole(exchange, lines, ETH)
+
+
+def test_lost_fills_are_told_as_absent(exchange, patient):
+    """Ids that the exchange itself lost: nobody waits for the proof, then it is told, exactly."""
+    with feed_of(exchange) as feed:
+        lines = read(feed, lambda lines: len(lines) > 20)
+        exchange.lose(BTC, 4)
+        lines += read(feed, lambda lines: any(b'"absent"' in line for line in lines))
+    is_whole(exchange, lines)
+    events = [json.loads(line) for line in lines if b'"event"' in line]
+    told = [n for event in events for n in range(int(event["first"]), int(event["last"]) + 1)]
+    assert told == exchange.absent(BTC)
+    assert all(event["arg"] == {"channel": "trades-all", "instId": BTC} for event in events)
+    (hole,) = [(a, b) for a, b in pairwise(ids(lines)) if b != a + 1]
+    place = next(n for n, line in enumerate(lines) if str(hole[1]).encode() in line)
+    assert place < lines.index(next(line for line in lines if b'"absent"' in line)) - 50
+
+
+@pytest.mark.parametrize(
+    "fault", ["busy=1500ms", "html=1500ms", "stale-rest=3s", "slow-rest=300ms"], ids=["busy", "html", "stale", "slow"]
+)
+def test_rest_has_troubles_of_its_own(exchange, patient, fault):
+    """429, HTML, caches that are behind, slowness: the tape is whole all the same, once REST is well again."""
+    with feed_of(exchange) as feed:
+        lines = read(feed, lambda lines: len(lines) > 20)
+        exchange.fault(fault)
+        for _ in range(2):
+            exchange.drop(BTC, 5)
+            exchange.cut()
+            lines += read(feed, for_s(0.8))
+        exchange.stale_rest(0)
+        exchange.slow_rest(0)
+        newest = exchange.fills(BTC)[-1].trade_id
+        lines += read(feed, lambda more: ids(more) and ids(more)[-1] > newest)
+        assert feed.repairs()["left"] == 0
+        assert feed.repairs()["absent"] == 0
+    is_whole(exchange, lines)
+
+
+def test_past_the_bound_it_goes_on(exchange, monkeypatch, caplog):
+    """REST never answers: the symbol waits as long as allowed, leaves the hole, and says so."""
+    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=1_000))
+    with feed_of(exchange) as feed:
+        lines = read(feed, lambda lines: len(lines) > 20)
+        exchange.busy(60)
+        exchange.drop(BTC, 5)
+        lines += read(feed, lambda lines: feed.repairs()["left"] == 5)
+        began = time.monotonic()
+        lines += read(feed, lambda lines: len(ids(lines)) > 50)
+        assert time.monotonic() - began < 3
+    assert [b - a for a, b in pairwise(ids(lines)) if b != a + 1] == [6]
+    assert caplog.text.count("left to okx backfill") == 1
+
+
+def test_duplicates_are_dropped(exchange):
+    """A fill that is pushed twice is written once; without repair, everything is as it came."""
+    for repair in (True, False):
+        with feed_of(exchange, repair=repair) as feed:
+            lines = read(feed, lambda lines: len(lines) > 20)
+            exchange.duplicate(BTC, 5)
+            exchange.drop(BTC, 5)
+            lines += read(feed, for_s(1.5))
+        found = ids(lines)
+        if repair:
+            is_whole(exchange, lines)
+        else:
+            assert len(found) == len(set(found)) + 5
+            assert sum(b > a + 1 for a, b in pairwise(found)) >= 1
+
+
+def test_two_sockets_need_no_rest(exchange):
+    """Before a planned end the new connection overlaps: nothing is missing, nothing comes twice, REST is not asked."""
+    with feed_of(exchange) as feed:
+        lines = read(feed, lambda lines: len(lines) > 20)
+        exchange.send('{"event":"notice","code":"64008","msg":"soon","connId":"0"}', path="business")
+        lines += read(feed, for_s(2.5))
+        assert feed.state()[0].connects == 2
+    is_whole(exchange, lines)
+    assert "GET market/history-trades" not in exchange.counts()
+
+
+def test_since_joins_the_present(exchange):
+    """The past comes first, one fill early, and the live fills follow without a seam."""
+    since = exchange.now_ms() - 10_000
+    with feed_of(exchange, [BTC, ETH], since_ms=since) as feed:
+        newest = exchange.fills(BTC)[-1].trade_id
+        lines = read(feed, lambda lines: all(ids(lines, s) and ids(lines, s)[-1] > newest for s in (BTC,)))
+        lines += read(feed, lambda lines: ids(lines, ETH) and rows(lines, ETH)[-1][0] is None)
+    assert json.loads(lines[0])["arg"]["channel"] == "instruments"
+    for symbol in (BTC, ETH):
+        is_whole(exchange, lines, symbol)
+        times = [int(row["ts"]) for _, row in rows(lines, symbol)]
+        assert times[0] < since <= times[1]
+
+
+def test_resume_begins_after_what_is_known(exchange):
+    """From the id after the given one on; a symbol without one begins with the present."""
+    known = exchange.fills(BTC)[-700].trade_id
+    with feed_of(exchange, [BTC, ETH], resume={BTC: known}) as feed:
+        lines = read(feed, lambda lines: ids(lines, ETH) and ids(lines) and rows(lines)[-1][0] is None)
+        lines += read(feed, for_s(0.5))
+    is_whole(exchange, lines)
+    assert ids(lines)[0] == known + 1
+    assert len(ids(lines)) > 700
+    assert len(ids(lines, ETH)) < 300
+
+
+def test_too_far_behind(exchange, monkeypatch, caplog):
+    """What would take minutes is left to backfill: the present is not held up for it."""
+    monkeypatch.setattr(repair_module, "RESUME_IDS", 100)
+    known = exchange.fills(BTC)[-1000].trade_id
+    with feed_of(exchange, resume={BTC: known}) as feed:
+        lines = read(feed, lambda lines: len(ids(lines)) > 50)
+    assert ids(lines)[0] > known + 500
+    assert "okx backfill will fetch them" in caplog.text
+
+
+def test_a_past_without_rest(exchange, monkeypatch, caplog):
+    """When REST cannot be had, the present comes, and it is told that the past does not."""
+    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=1_000))
+    monkeypatch.setattr(feed_module, "_INSTRUMENTS_WAIT_S", 0.2)
+    with feed_of(exchange, since_ms=1, rest_url="http://127.0.0.1:9") as feed:
+        lines = read(feed, lambda lines: len(ids(lines)) > 50)
+    assert ids(lines) == list(range(ids(lines)[0], ids(lines)[0] + len(ids(lines))))
+    assert "the past cannot be fetched" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"channels": ["tickers"]}, {"repair": False}])
+def test_the_past_wants_the_tape(wrong):
+    """--since without repaired trades-all is told at once."""
+    options = {
+        "channels": ["trades-all"],
+        "ws_url": "ws://127.0.0.1:9",
+        "rest_url": "http://127.0.0.1:9",
+        "since_ms": 1,
+    }
+    with pytest.raises(UsageError, match="can begin with the past"):
+        Feed([BTC], **(options | wrong))
