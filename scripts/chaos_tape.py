@@ -72,6 +72,7 @@ class Round:
 
     number: int
     kinds: Counter[str] = field(default_factory=Counter)
+    hits: Counter[str] = field(default_factory=Counter)  # of these, what demonstrably met something
     verdict: Verdict = field(default_factory=Verdict)
     before: list[str] = field(default_factory=list)  # what was wrong before backfill
     seconds: float = 0.0
@@ -169,6 +170,7 @@ class Stage:
             or sum(len(exchange.fills(name)) - already[name] for name in self._symbols) < FILLS + 50
         ):
             time.sleep(0.05)
+        self._count_hits(exchange)
         exchange.heal()
         self._alive()
         self._subscribed(exchange, "after the faults")
@@ -187,22 +189,28 @@ class Stage:
         rng = self._rng
         chosen = [kind for kind in KINDS if kind != "outage" and rng.random() < (0.3 if kind == "kill" else 0.45)]
         chosen += [rng.choice(["cut", "drop", "duplicate"])]
-        plan = [(rng.uniform(0.4, TRADING_S - 1.2), kind) for kind in chosen]
+        # REST must be asked while it is out of order, so that begins before the outage ends.
+        latest = {"old cache": 1.2, "429": 2.2}
+        plan = [(rng.uniform(0.4, latest.get(kind, TRADING_S - 1.2)), kind) for kind in chosen]
         plan = [(at, kind) for at, kind in plan if kind not in self._without]
         return sorted([*plan, (rng.uniform(0.4, 2.0), "outage")])
 
     def _inflict(self, exchange: LocalExchange, kind: str) -> None:
+        """Make a fault happen; note a hit where that shows at once."""
         rng = self._rng
         name = rng.choice(self._symbols)
+        hit = True
         if kind == "cut":
-            exchange.cut()
+            hit = exchange.cut() > 0
         elif kind == "outage":
             self._outage(exchange, name)
         elif kind == "mute":
+            newest = exchange.fills(name)[-1].trade_id
             exchange.mute("trades-all", name)
             time.sleep(rng.uniform(0.1, 0.5))
             exchange.cut()
             exchange.unmute()
+            hit = exchange.fills(name)[-1].trade_id > newest
         elif kind == "drop":
             exchange.drop(name, rng.choice([1, 3, 40, 250]))
         elif kind == "lose":
@@ -210,13 +218,22 @@ class Stage:
         elif kind == "duplicate":
             exchange.duplicate(name, rng.choice([1, 20, 100]))
         elif kind == "old cache":
+            hit = False  # `_count_hits` will tell
             exchange.stale_rest(rng.choice([500, 5_000, 40_000]))
         elif kind == "429":
-            exchange.busy(rng.uniform(0.2, 1.5))
+            hit = False
+            exchange.busy(rng.uniform(0.3, 1.5))
         elif kind == "kill":
             self._kill()
             time.sleep(rng.uniform(0, 0.3))
             self._start(exchange)
+        self.result.hits[kind] += hit
+
+    def _count_hits(self, exchange: LocalExchange) -> None:
+        """Note which faults of REST met a request."""
+        counts = exchange.counts()
+        for kind, count in (("old cache", "old answers"), ("429", "429")):
+            self.result.hits[kind] += bool(self.result.kinds[kind] and counts.get(count))
 
     def _outage(self, exchange: LocalExchange, name: str) -> None:
         """Keep one symbol silent across an edge of 15 s and for longer than lateness and grace; the others trade on."""
@@ -406,20 +423,20 @@ def tell(one: Round) -> None:
 
 
 def table(done: list[Round]) -> str:
-    """Return what the rounds came to: a row for each kind of fault, and all of them."""
-    lines = [
-        f"{'fault':<10} {'rounds':>7} {'failed':>7} {'fills':>9} {'stored':>9} {'missing':>8} {'extra':>6} {'bars':>8} "
-        f"{'wrong':>6} {'complete wrong':>15} {'by itself':>10}"
-    ]
+    """Return what the rounds came to: a row for each kind of fault, and all of them.
+
+    `hit`: the fault met something, a request or a fill; `by itself`: all was right before `okx backfill`.
+    """
+    sums = ("fills", "stored", "missing", "extra", "bars", "wrong_bars", "wrong_complete")
+    heads = ["rounds", "hit", "failed", *(name.replace("_", " ") for name in sums), "by itself"]
+    lines = [f"{'fault':<10}" + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]
     for kind in [*KINDS, "all"]:
         some = done if kind == "all" else [one for one in done if one.kinds[kind]]
-        found = [one.verdict for one in some]
-        lines.append(
-            f"{kind:<10} {len(some):>7} {sum(one.failed for one in some):>7} {sum(v.fills for v in found):>9,} "
-            f"{sum(v.stored for v in found):>9,} {sum(v.missing for v in found):>8,} {sum(v.extra for v in found):>6,} "
-            f"{sum(v.bars for v in found):>8,} {sum(v.wrong_bars for v in found):>6,} "
-            f"{sum(v.wrong_complete for v in found):>15,} {sum(not one.before and not one.error for one in some):>10}"
-        )
+        numbers = [len(some), sum(kind == "all" or one.hits[kind] > 0 for one in some), sum(one.failed for one in some)]
+        numbers += [sum(getattr(one.verdict, name) for one in some) for name in sums]
+        numbers.append(sum(not one.before and not one.error for one in some))
+        cells = (f"{number:>{max(9, len(head) + 2)},}" for number, head in zip(numbers, heads, strict=True))
+        lines.append(f"{kind:<10}" + "".join(cells))
     absent, doubtful = (sum(getattr(one.verdict, name) for one in done) for name in ("absent", "doubtful"))
     seconds = sorted(one.seconds for one in done)
     lines.append(

@@ -229,6 +229,8 @@ class Engine:
         if endpoint == "market/books" and listing is not None:
             self.channels.books_now(listing)
         age = self.faults.stale_rest_ms if self.faults.stale_rest_ms and self._random.random() < 0.5 else 0
+        if age:
+            self.counts["old answers"] += 1
         found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
         return Response(found.status, found.body, delay_s=self.faults.slow_rest_s)
 

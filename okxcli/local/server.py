@@ -143,7 +143,10 @@ class LocalServer:
         return self._call(look)
 
     def counts(self) -> dict[str, int]:
-        """Return how often what was asked: `handshakes`, `pings`, `429`, and `GET market/trades` for each end point."""
+        """Return how often what was asked: `handshakes`, `pings`, and `GET market/trades` for each end point.
+
+        And how it was answered: `429`, `old answers` (from a cache that is behind).
+        """
         return self._call(lambda: dict(self._engine.counts))
 
     def wait_subscribed(self, channel: str, symbol: str, timeout_s: float = 10.0) -> bool:
