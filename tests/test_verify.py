@@ -269,3 +269,18 @@ def test_what_cannot_be_compared(exchange, day, database):
     differences, err, status = verify(exchange, database)
     assert (differences, status) == ([], 0)
     assert "1440 bars compared" in err
+
+
+def test_the_bar_in_which_the_tape_begins_is_passed_over(exchange, database, tape):
+    """Without --since the comparison begins with the first whole bar: no stream begins on an edge."""
+    part = [t for t in tape[0] if t.timestamp >= NOON]
+    begin = next(i for i in range(50, len(part)) if part[i].timestamp // MINUTE == part[i - 1].timestamp // MINUTE)
+    bars = []
+    maker = RealTimeCandleProcessor("1m", bars.append)
+    for fill in part[begin:]:
+        maker.trade(fill)
+    store(database, [*part[begin:], *bars])
+    differences, _, status = verify(exchange, database)
+    assert (differences, status) == ([], 0)
+    differences, _, status = verify(exchange, database, "--since", str(bars[0].start))
+    assert ([d["cause"] for d in differences], status) == (["incomplete"], 1)

@@ -8,9 +8,9 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
-    from okxcli.core.model import OHLCVCandle
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage.evidence import Evidence
     from okxcli.verify import Verifier
 
 #: Without --since, and no more than what is stored.
@@ -35,7 +35,8 @@ def verify(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, or the first bar.",
+            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, "
+            "or the first whole bar.",
         ),
     ] = None,
     until: Annotated[
@@ -98,7 +99,7 @@ def verify(
                 evidence = Evidence(connection, "okx", symbol, frame)
                 first = begin
                 if first is None:
-                    first = _first(evidence.after(end - _DEFAULT_SPAN_MS), end)
+                    first = _first(evidence, end)
                 verifier = Verifier(evidence, bars)
                 same &= _compare(verifier, first, end, out, life, allow_revised)
                 if not quiet:
@@ -107,8 +108,12 @@ def verify(
     return 0 if same else 1
 
 
-def _first(bar: "OHLCVCandle | None", end: int) -> int:
-    return end if bar is None else min(bar.start, end)
+def _first(evidence: "Evidence", end: int) -> int:
+    """Return where the last day begins, or what is stored of it; the bar in which the tape begins is never whole."""
+    bar = evidence.after(end - _DEFAULT_SPAN_MS)
+    if bar is None:
+        return end
+    return min(bar.start if bar.complete or evidence.before(bar.start) is not None else bar.timestamp, end)
 
 
 def _compare(verifier: "Verifier", begin: int, end: int, out: "Output", life: "Lifecycle", allow_revised: bool) -> bool:
