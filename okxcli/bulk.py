@@ -74,8 +74,10 @@ class BulkLoader:
         self._fill = fill
         self._stop = stop
         self._progress = progress
-        self._writer = Writer(database.connect, where=database.where, proven=True)
+        self._writer = Writer(database.connect, where=database.where)
+        self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
+        self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
 
     def load(self, places: Iterable[str | Path]) -> Loaded:
         """Store what the files at `places` (files, folders, patterns) hold.
@@ -100,9 +102,10 @@ class BulkLoader:
         finally:
             connection.close()
             self._writer.close()
+            self._proven.close()
         counts = self._writer.counts()
         self._loaded.trades += counts["raw_trades"]
-        self._loaded.candles += counts["market_data"]
+        self._loaded.candles += counts["market_data"] + self._proven.counts()["market_data"]
         self._loaded.duplicates += counts["duplicates"]
         return self._loaded
 
@@ -173,7 +176,7 @@ class BulkLoader:
     # Bars
 
     def _bars(self, connection: Connection, duck: DuckFile, fills: Fills, since: int, until: int) -> None:
-        """Store the bars whose fills, the one before and the one after them all lie in what was stored at once."""
+        """Store the bars of what was stored at once; those are complete that have their neighbours in it too."""
         whole = duck.slice(fills.symbol, since, until)
         if whole is None or len(whole.ids) != 1 or not self._timeframes:
             return
@@ -182,8 +185,14 @@ class BulkLoader:
         parts = duck.buckets(fills.symbol, base, since, until, instrument) if known else None
         for frame in self._timeframes if parts is not None else ():
             for bar in _larger(frame, parts or []):
-                if bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1] and bar.end <= whole.last_ms:
-                    self._writer.add(bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=True))
+                if bar.end > whole.last_ms:
+                    continue
+                proven = bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1]
+                if not proven:
+                    self._edges[fills.symbol, frame.name, bar.start] = bar.first_id, bar.last_id
+                candle = bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=proven)
+                (self._proven if proven else self._writer).add(candle)
+        self._proven.flush()
         self._writer.flush()
 
     def _rest(self, connection: Connection) -> None:
@@ -192,12 +201,20 @@ class BulkLoader:
             proof = Proof.load(connection, EXCHANGE, symbol)
             source: Timeframe | None = None
             for frame in self._timeframes:
-                starts = stale(connection, proof, frame, self._since, self._until)
+                found = stale(connection, proof, frame, self._since, self._until)
+                starts = [start for start in found if not self._is_all(proof, frame, start)]
                 fits = source if source is not None and frame.holds(source) else None
                 self._loaded.candles += rebuild(
                     connection, EXCHANGE, symbol, frame, starts, source=fits, fill=self._fill
                 )
                 source = source or frame
+
+    def _is_all(self, proof: Proof, frame: Timeframe, start: int) -> bool:
+        """Whether a bar was made here of all fills that are stored of it, so that its rows need not be read again."""
+        if (proof.symbol, frame.name, start) not in self._edges:
+            return False
+        first, last = self._edges[proof.symbol, frame.name, start]
+        return proof.below(first) is None and proof.above(last) in (None, last + 1)
 
 
 def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:

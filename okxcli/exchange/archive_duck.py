@@ -79,7 +79,7 @@ class Fills(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The fills of a symbol in a span of time: their ids as ranges (times can step back at its ends), and times (ms)."""
+    """The fills of a symbol in a span: ids as ranges (times can step back at its ends), first and last time (ms)."""
 
     ids: list[tuple[int, int]]
     first_ms: int
