@@ -116,13 +116,23 @@ class TradeHistory:
         return int(rows[0]["tradeId"]), int(rows[0]["ts"])
 
     def first_id_at(self, symbol: str, since_ms: int) -> int:
-        """Return the lowest id of those after every fill older than `since_ms`; the fill itself may not exist yet.
+        """Return the lowest id of the fills at or after `since_ms`; if there is none yet, the one that it will have.
 
-        Where OKX's history begins later (it shows three months), the oldest id that it has.
+        Where OKX's history begins later (it shows three months), the oldest id that it has. Times may step back: the
+        ids from here on may hold a few fills that are older.
         """
+        return self._edge(symbol, since_ms)[0]
+
+    def last_id_before(self, symbol: str, until_ms: int) -> int:
+        """Return the highest id of the fills before `until_ms`; below the oldest if there is none."""
+        return self._edge(symbol, until_ms)[1]
+
+    def _edge(self, symbol: str, since_ms: int) -> tuple[int, int]:
+        """Return the lowest id at or after a moment, and the highest one before it."""
         rows = self._rest.history_trades(symbol, since_ms, by_time=True)
         if not rows:
-            return self._oldest(symbol, since_ms)
+            oldest = self._oldest(symbol, since_ms)
+            return oldest, oldest - 1
         before = max(int(row["tradeId"]) for row in rows)
         tries = 0
         for _ in range(_MAX_REQUESTS):
@@ -136,7 +146,8 @@ class TradeHistory:
             # Only a younger fill in the same answer proves that this cache had got there.
             if tries == self._attempts or any(int(row["tradeId"]) > before for row in rows):
                 break
-        return before + 1
+        below = self._rest.history_trades(symbol, before + 1)
+        return min([before + 1, *(int(row["tradeId"]) for row in below if int(row["ts"]) >= since_ms)]), before
 
     def _oldest(self, symbol: str, since_ms: int) -> int:
         """Return the lowest id that OKX shows, which is younger than `since_ms`."""
@@ -171,7 +182,7 @@ class TradeHistory:
         first -= bool(self._rest.history_trades(symbol, first, limit=1))
         last = self.newest(symbol)[0]
         if until_ms is not None and until_ms < self._clock():
-            last = min(last, self.first_id_at(symbol, until_ms) - 1)
+            last = min(last, self.last_id_before(symbol, until_ms))
         return first, last
 
     def trades(self, symbol: str, since_ms: int, until_ms: int | None = None) -> Iterator[Page]:

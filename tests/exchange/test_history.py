@@ -146,6 +146,25 @@ def test_the_first_id_of_a_moment():
     assert history(nodes, clock=lambda: 2000).span("X-Y", 5000, 7000)[0] == 999
 
 
+def test_times_that_step_back():
+    """A fill that is younger than the one after it belongs to the span too, and the link is the one before it."""
+    nodes = Nodes(range(1, 1000))
+    times = {n: n // 10 * 10 for n in nodes.ids} | {497: 505, 702: 690}
+    row = nodes.row
+    nodes.row = lambda symbol, n: row(symbol, n) | {"ts": str(times[n])}
+    nodes_by_id = nodes.history_trades
+
+    def history_trades(symbol, after, by_time=False, limit=100):
+        highest = max((n for n in nodes.ids if times[n] < after), default=0) + 1
+        return nodes_by_id(symbol, highest if by_time else after, limit=limit)
+
+    nodes.history_trades = history_trades
+    found = history(nodes, clock=lambda: 2000)
+    assert found.first_id_at("X-Y", 500) == 497
+    assert found.last_id_before("X-Y", 700) == 702
+    assert found.span("X-Y", 500, 700) == (496, 702)
+
+
 class ByTime(Nodes):
     """Nodes whose fills are a second apart, so that time and id are different things."""
 
@@ -199,9 +218,9 @@ def test_the_local_exchange_has_it_all(exchange, rest):
     assert {trade.origin for trade in trades} == {"rest"}
     for symbol in ("BTC-USDT", "ETH-USDT"):
         fills = exchange.fills(symbol)
-        inside = [fill.trade_id for fill in fills if fill.ts >= now - 300_000]
+        first = min(fill.trade_id for fill in fills if fill.ts >= now - 300_000)
         found = [trade.trade_id for trade in trades if trade.symbol == symbol]
-        assert found == [inside[0] - 1, *inside]
+        assert found == [fill.trade_id for fill in fills if fill.trade_id >= first - 1]
     times = [trade.timestamp for trade in trades]
     assert sum(b < a for a, b in pairwise(times)) <= 4  # the two fills before the first
     assert past.missing == []
