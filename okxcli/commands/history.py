@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from okxcli.exchange.archive import Archive
     from okxcli.exchange.past import Past
     from okxcli.exchange.rest import RestClient
+    from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,24 @@ def history(
             "--files", metavar="PATH", help="Read OKX's bulk files here instead: a file, a folder or a pattern."
         ),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download/--no-download",
+            help="First fetch the files of the span, unless they are there, into the folder that --files names, "
+            "else into $XDG_CACHE_HOME/okx/files.",
+        ),
+    ] = False,
+    files_url: Annotated[
+        str | None,
+        typer.Option(
+            "--files-url",
+            envvar="OKX_FILES_URL",
+            show_envvar=True,
+            metavar="URL",
+            help="Where OKX's bulk files are. Default: OKX's own place.",
+        ),
+    ] = None,
     output: Output = None,
     rest_url: RestUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
@@ -57,9 +76,9 @@ def history(
     """Write what was traded before now as the raw lines that okx stream would have written.
 
     In: OKX's REST (fills of the last three months, candles of years), or with --files its bulk files. Out: raw lines,
-    oldest first, those of several symbols merged by time; the first line of each symbol says what it is (instruments).
-    Fills begin with the one before --since, so that the first bar can be proved complete. On a terminal, stderr shows
-    how far it is.
+    oldest first, those of several symbols by time (files: file by file); the first line of each symbol says what it is
+    (instruments). Damaged rows of files are told and passed over (exit 65). Fills begin with the one before --since, so
+    that the first bar can be proved complete. On a terminal, stderr shows how far it is.
     """
     from okxcli.errors import ExitCode, UsageError
     from okxcli.exchange.archive import Archive
@@ -79,7 +98,12 @@ def history(
         def sleep(seconds: float) -> None:
             life.wait(None, seconds)
 
-        rest = RestClient(urls("", rest_url)[1], sleep=sleep)
+        base = urls("", rest_url)[1]
+        # Files need REST for the instruments alone, and can do without.
+        patience_s = 6.0 if files or download else 60.0
+        rest = RestClient(base, patience_s=patience_s, sleep=sleep)
+        if download:
+            files = _fetched(symbols, channel, begin, now if end is None else end, files, files_url, progress, life)
         if files:
             damaged = _from_files(Archive(files, symbols, begin, end, channel, progress), rest, output, life)
         elif begin is None:
@@ -115,6 +139,37 @@ def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lif
             count = sum(part.last - part.first + 1 for part in missing)
             told = ", ".join(f"{part.first} to {part.last}" for part in missing[:3])
             _log.warning("%s: OKX does not show %d fills: %s%s", symbol, count, told, " ..." if missing[3:] else "")
+
+
+def _fetched(
+    symbols: list[str],
+    channel: str,
+    since: int | None,
+    until: int,
+    places: list[str] | None,
+    base_url: str | None,
+    progress: "Progress",
+    life: "Lifecycle",
+) -> list[str]:
+    """Fetch the bulk files of a span into a folder and return them."""
+    from okxcli.errors import ExchangeUnavailable, UsageError
+    from okxcli.exchange.archive_download import DEFAULT_FILES_URL, Downloader, default_folder
+    from okxcli.runtime.clock import now_ms
+
+    if since is None:
+        raise UsageError("--download needs --since: from which day on?")
+    if places and (len(places) > 1 or Path(places[0]).is_file()):
+        raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
+    folder = Path(places[0]).expanduser() if places else default_folder()
+    base = base_url or DEFAULT_FILES_URL
+    loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop)
+    found = [path for symbol in symbols for path in loader.fetch(symbol, since, until, now_ms(), channel)]
+    if not found:
+        raise ExchangeUnavailable(
+            f"{base} has no files of {', '.join(symbols)} in that span. They come a day or two late; "
+            "for less than that leave --download out"
+        )
+    return [str(path) for path in found]
 
 
 def _from_files(archive: "Archive", rest: "RestClient", output: Path | None, life: "Lifecycle") -> bool:

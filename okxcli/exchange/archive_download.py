@@ -6,6 +6,7 @@ stopped. OKX lists nothing and answers for a file that it has not with a page of
 
 import fcntl
 import logging
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -47,6 +48,12 @@ class Period(NamedTuple):
         return f"{folder}/{kind}/{self.text.replace('-', '')}/{name}"
 
 
+def default_folder() -> Path:
+    """Return where files are kept unless told otherwise: $XDG_CACHE_HOME/okx/files."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "okx" / "files"
+
+
 def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> list[list[Period]]:
     """Return what covers `[since_ms, until_ms)`: days, and where a whole month is in it the month, then its days.
 
@@ -82,16 +89,18 @@ def _day(ms: int) -> datetime:
 class Downloader:
     """Fetches files from `base_url` into `folder`; `missing` are the names of those that OKX does not have.
 
-    `progress` is called with the name, the bytes that are there and the bytes that there will be (0: not known).
+    `progress` is called with the bytes that are there of a file and those that there will be (None: not known); `stop`
+    is asked between two pieces.
     """
 
     def __init__(
         self,
         base_url: str,
         folder: Path,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Callable[[int, int | None], None] = lambda done, total: None,
         sleep: Callable[[float], object] = time.sleep,
         timeout_s: float = 30.0,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -99,8 +108,9 @@ class Downloader:
         self.missing: list[str] = []
         self._base = base_url.rstrip("/")
         self._folder = folder
-        self._progress = progress or (lambda name, done, total: None)
+        self._progress = progress
         self._sleep = sleep
+        self._stop = stop
         timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
         self._pool = urllib3.PoolManager(timeout=timeout, retries=False, headers={"User-Agent": "okxcli"})
 
@@ -116,6 +126,7 @@ class Downloader:
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
+        _log.info("%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
         for month, *days in periods(since_ms, until_ms, now_ms, monthly):
             path = self._one(month.path(symbol, _FOLDER[channel]), told=not days)
@@ -197,9 +208,11 @@ class Downloader:
                 kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
                 _log.warning("%s: %s came instead of a zip", name, kind)
                 return False
+            if self._stop():
+                raise TryLater(f"stopped while fetching {name}: what came is kept, run it again")
             stream.write(chunk)
             there += len(chunk)
-            self._progress(name, there, total)
+            self._progress(there, total or None)
             if there > _MAX_BYTES:
                 raise _Broken(f"it is larger than {_MAX_BYTES >> 30} GiB")
         stream.flush()
