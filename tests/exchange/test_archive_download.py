@@ -69,7 +69,7 @@ def server():
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.files, httpd.asked, httpd.cuts, httpd.statuses, httpd.ranges = {}, [], [], [], True
     httpd.base = f"http://127.0.0.1:{httpd.server_port}/records"
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread = threading.Thread(target=httpd.serve_forever, args=[0.02], daemon=True)
     thread.start()
     yield httpd
     httpd.shutdown()
