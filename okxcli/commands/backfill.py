@@ -1,0 +1,167 @@
+"""`okx backfill`: find the holes of the tape, fill them, mend the bars."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.backfill import Backfill
+    from okxcli.storage.database import Connection, Database
+
+#: The part of OKX's limits that it takes; the other half is for those who follow the present.
+_SHARE = 0.5
+
+Row = dict[str, object]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("backfill")(backfill)
+
+
+def backfill(
+    symbols: Annotated[
+        list[str] | None, typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured ones.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="From here on: fetched too where the tape begins later."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--files", metavar="PATH", help="Take what these bulk files of OKX hold, before OKX is asked for the rest."
+        ),
+    ] = None,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--no-dry-run", help="Only tell what would be done, and how long it would take.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait up to a minute to prove that OKX itself lacks an id.")
+    ] = True,
+    table: Annotated[
+        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
+    ] = None,
+    config: options.Config = None,
+    dsn: options.Dsn = None,
+    ws_url: options.WsUrl = None,
+    rest_url: options.RestUrl = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and only warnings on stderr.")] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fill the holes of the stored tape from OKX and mend the candles they touched; made for cron.
+
+    In: the database, whose ledger of ids tells what is missing, and OKX's REST (or its bulk files). Out: rows; and on
+    standard output one line for each symbol of which there was something to do, nothing otherwise. Whatever it has
+    fetched is committed from second to second: killed at any moment, the next run goes on. Two at once do not run: the
+    second exits with 75. It takes at most half of what OKX allows an address.
+    """
+    from okxcli.backfill import Backfill
+    from okxcli.errors import UsageError
+    from okxcli.exchange.archive import Archive
+    from okxcli.exchange.history import TradeHistory
+    from okxcli.exchange.instruments import Catalogue
+    from okxcli.exchange.past import instruments
+    from okxcli.exchange.rest import RestClient
+    from okxcli.exchange.sites import origin_of
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.config import load
+    from okxcli.runtime.progress import Progress
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage import schema
+    from okxcli.storage.database import open_database
+
+    log.setup("backfill", verbose=verbose, quiet=not verbose)
+    settings = load(config)
+    now = now_ms()
+    begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
+    if begin is not None and begin >= (end or now):
+        raise UsageError("--since must be before --until (default: a minute ago)")
+    if restore and begin is None:
+        raise UsageError("--restore fetches what retention dropped: say from when on with --since")
+    names = list(dict.fromkeys(symbols or settings.symbols))
+    if not names:
+        raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
+    with (
+        Lifecycle("source") as life,
+        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx backfill") as database,
+        database.session() as connection,
+        Progress("okx backfill", not quiet) as progress,
+    ):
+        site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
+        schema.guard_origin(connection, site, database.where)
+
+        def sleep(seconds: float) -> None:
+            if not life.stop:
+                life.wait(None, seconds)
+
+        rest = RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL, share=_SHARE, sleep=sleep)
+        work = Backfill(
+            database.connect,
+            TradeHistory(rest, sleep=sleep),
+            settings.timeframes,
+            fill=settings.fill,
+            keep_candles_days=settings.keep_days.get("candles"),
+            wait=wait,
+            describe=lambda symbol: instruments(Catalogue(rest), [symbol]),
+            stopped=lambda: life.stop,
+            sleep=sleep,
+            progress=progress,
+        )
+        with _alone(connection, database), closing(work):
+            if dry_run:
+                write_rows(_planned(work, names, begin, end), table)
+                return
+            for name in names:
+                if restore and begin is not None:
+                    work.restore(name, begin, end or now)
+                if files:
+                    work.take_lines(name, Archive(files, [name], begin, end).lines())
+            rows: list[Row] = []
+            try:
+                rows += work.run(names, begin, end)
+            finally:
+                write_rows(rows, table)
+
+
+@contextmanager
+def _alone(connection: "Connection", database: "Database") -> Iterator[None]:
+    """Hold the lock of which there is one in a database.
+
+    Raises:
+        TryLater: another run holds it.
+    """
+    from okxcli.errors import TryLater
+    from okxcli.storage.schema import BACKFILL_LOCK
+
+    if connection.execute("SELECT pg_try_advisory_lock(%s)", [BACKFILL_LOCK]).fetchone() != (True,):
+        raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
+    yield
+
+
+def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None) -> list[Row]:
+    """Return what a run would do; requests are what pages of a hundred fills cost, at the pace that it keeps."""
+    from okxcli.exchange.limits import RATES
+
+    count, seconds = RATES["/api/v5/market/history-trades"]
+    found: list[Row] = []
+    for name in names:
+        plan = work.plan(name, begin, end)
+        took = round(plan.requests * seconds / (count * _SHARE))
+        bars = work.stale_bars(name, begin, end)
+        row = {"symbol": name, "missing": plan.count, "requests": plan.requests, "seconds": took, "stale_candles": bars}
+        found.append(row | {"note": plan.note})
+    return found

@@ -1,0 +1,337 @@
+"""Filling holes: which ids are asked for, what is stored, which bars are mended, and what a kill costs."""
+
+from collections import Counter
+from contextlib import closing
+from decimal import Decimal
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from okxcli.backfill import Backfill, pages
+from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.core.timeframes import parse_list
+from okxcli.errors import ExchangeUnavailable
+from okxcli.exchange.history import TradeHistory
+from okxcli.exchange.rest import RestClient
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
+from okxcli.runtime.clock import now_ms
+from okxcli.storage import gaps, reader, recount, schema
+from okxcli.storage.database import open_database
+from okxcli.storage.reader import EVERYTHING, Series
+from okxcli.storage.writer import Writer
+
+SYMBOL = "BTC-USDT"
+KEY = ("okx", SYMBOL)
+FRAMES = ("1s", "15s", "1m", "1h")
+#: A past of ten minutes, over by now.
+START_MS = 1_795_000_000_000
+
+
+class Turns:
+    """No limits, as a test has the exchange for itself; counts what is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def turn(self, path):
+        self.asked.append(path)
+        return 0.0
+
+    def pause(self, path, seconds):
+        pass
+
+
+class Place:
+    """An exchange with a past, and an empty database beside it."""
+
+    def __init__(self, exchange, dsn):
+        self.exchange = exchange
+        self.turns = Turns()
+        self.rest = RestClient(exchange.rest_url, budget=self.turns)
+        self.database = open_database(dsn, create=True, origin="local")
+        self.connection = self.database.connect()
+        self.fills = exchange.fills(SYMBOL)
+        self.ids = [fill.trade_id for fill in self.fills]
+
+    def close(self):
+        self.connection.close()
+        self.database.close()
+        self.rest.close()
+
+    def backfill(self, **options):
+        begun = now_ms()
+        options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
+        return Backfill(self.database.connect, TradeHistory(self.rest), FRAMES, **options)
+
+    def run(self, since=None, until=None, **options):
+        with closing(self.backfill(**options)) as work:
+            return list(work.run([SYMBOL], since, until))
+
+    def store(self, lines):
+        with closing(Writer(self.database.connect)) as writer:
+            for line in lines:
+                writer.add(line)
+            writer.flush()
+
+    def lines(self):
+        """Return every fill as a trade line."""
+        return [
+            StandardizedTrade("okx", SYMBOL, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts, source=0)
+            for f in self.exchange.fills(SYMBOL)
+        ]
+
+    def execute(self, query, *values):
+        return self.connection.execute(query, values)
+
+    def stored(self):
+        return [row[0] for row in self.execute("SELECT trade_id FROM raw_trades ORDER BY 1")]
+
+    def missing(self):
+        found = gaps.ranges(self.connection, *KEY)
+        return [(one.kind, one.first, one.last) for one in found if one.kind != "covered"]
+
+    def candles(self):
+        with reader.snapshot(self.connection):
+            found = [c for f in FRAMES for c in reader.candles(self.connection, Series(*KEY, f), EVERYTHING)]
+        return {(c.timeframe, c.timestamp): as_written(c) for c in found}
+
+    def forget(self, ids, rows_only=False):
+        """Delete fills from the rows, and from the ledger."""
+        self.execute("DELETE FROM raw_trades WHERE trade_id = ANY(%s)", ids)
+        if not rows_only:
+            recount.repair(self.connection, *KEY)
+
+
+def as_written(candle):
+    return {f: getattr(candle, f) for f in candle.__struct_fields__ if f != "revision"}
+
+
+def made(lines):
+    """Return the bars that the candle maker makes of lines."""
+    found = {}
+    maker = RealTimeCandleProcessor(FRAMES, lambda c: found.__setitem__((c.timeframe, c.timestamp), as_written(c)))
+    for line in lines:
+        maker.feed(line)
+    maker.finish()
+    return found
+
+
+@pytest.fixture
+def place(database):
+    """An exchange whose clock stands still after ten minutes of trading."""
+    with LocalExchange(
+        [SYMBOL], rate=12, history_s=600, start_ms=START_MS, seed=5, options=Options(limits=0)
+    ) as exchange:
+        exchange.stop_market()
+        with closing(Place(exchange, database)) as found:
+            yield found
+
+
+@given(st.sets(st.integers(1, 900)), st.integers(1, 30))
+def test_the_fewest_pages(ids, size):
+    """Every wanted id is in a run, and the pages of the runs are no more than a greedy cover needs."""
+    from okxcli.storage.ledger import ranges_of
+
+    runs = pages(ranges_of(sorted(ids)), size)
+    asked = [n for first, last in runs for n in range(first, last + 1)]
+    assert len(asked) == len(set(asked))
+    assert ids <= set(asked)
+    needed, end = 0, 0
+    for number in sorted(ids):
+        if number > end:
+            needed, end = needed + 1, number + size - 1
+    assert sum(-(-(last - first + 1) // size) for first, last in runs) == needed
+
+
+def test_a_symbol_that_was_never_stored(place):
+    """Nothing is known of where to begin; with --since it is fetched, beginning one fill early, and bars are made."""
+    assert place.run() == []
+    since = place.fills[0].ts + 60_000
+    (row,) = place.run(since)
+    ids = [fill.trade_id for fill in place.fills if fill.ts >= since]
+    assert place.stored() == [ids[0] - 1, *ids]
+    assert (row["fetched"], row["left"]) == (len(ids) + 1, 0)
+    wanted = made([line for line in place.lines() if line.trade_id >= ids[0] - 1])
+    assert place.candles() == {key: bar for key, bar in wanted.items() if bar["timestamp"] > since}
+    assert place.run(since) == []
+
+
+def test_thirty_percent_of_the_ids(place):
+    """Deleted from rows and ledger: the ids, the bars, and no more requests than their pages need."""
+    place.store(place.lines())
+    place.run()
+    whole = place.candles()
+    assert whole == made(place.lines())
+    chance = Random(1)
+    ids = place.ids
+    gone = [i for at in range(0, len(ids), 50) if chance.random() < 0.3 for i in ids[at : at + 50]]
+    place.forget(gone)
+    place.execute("UPDATE market_data SET complete = false, trade_count = 1, volume = 1 WHERE timeframe <> '1h'")
+    assert place.missing() != []
+    with closing(place.backfill()) as work:
+        needed = work.plan(SYMBOL).requests
+    place.turns.asked.clear()
+    (row,) = place.run()
+    asked = [path for path in place.turns.asked if path.endswith("history-trades")]
+    assert len(asked) <= needed * 1.05
+    assert (row["missing"], row["fetched"], row["left"]) == (len(gone), len(gone), 0)
+    assert place.missing() == []
+    assert place.stored() == ids
+    assert place.candles() == whole
+    assert place.run() == []
+
+
+def test_killed_again_and_again(place):
+    """Each run stops after a page or two, some without mending a bar; the end is the same."""
+    place.store(place.lines())
+    place.run()
+    whole = place.candles()
+    gone = [i for at in range(0, len(place.ids), 700) for i in place.ids[at : at + 300]]
+    place.forget(gone)
+    place.execute("UPDATE market_data SET complete = false, trade_count = trade_count - 1 WHERE timeframe <> '1h'")
+    for pages_done in (1, 2, 1, 3, 2):
+        work = place.backfill()
+        plan = work.plan(SYMBOL)
+        done = iter(range(pages_done))
+        work._stopped = lambda done=done: next(done, None) is None
+        work._fetch(plan, plan.runs, Counter())
+        work.close()
+    before = len(place.missing())
+    assert 0 < len(place.stored()) < len(place.ids)
+    (row,) = place.run()
+    assert row["fetched"] < len(gone)
+    assert before > 0 and place.missing() == []
+    assert place.stored() == place.ids
+    assert place.candles() == whole
+
+
+def test_rows_alone_were_deleted(place):
+    """The ledger does not know; recount and repair find out, and the holes are filled, at both ends of the tape too."""
+    place.store(place.lines())
+    place.run()
+    whole = place.candles()
+    gone = [*place.ids[:40], *place.ids[1000:1500], *place.ids[-7:]]
+    place.forget(gone, rows_only=True)
+    assert place.missing() == []
+    recount.repair(place.connection, *KEY)
+    assert sum(last - first + 1 for _, first, last in place.missing()) == len(gone)
+    (row,) = place.run()
+    assert row["fetched"] == len(gone)
+    assert place.stored() == place.ids
+    assert place.candles() == whole
+
+
+def test_ids_that_okx_has_not(place):
+    """Asked for three times over the spread, then absent; the bars around them are complete, and nothing is left."""
+    place.exchange.skip_ids(SYMBOL, 3)
+    place.exchange.trade(SYMBOL, "5", "1")
+    last = place.exchange.fills(SYMBOL)[-1].trade_id
+    place.store(place.lines())
+    (row,) = place.run()
+    assert (row["fetched"], row["absent"], row["left"]) == (0, 3, 0)
+    assert place.missing() == [("absent", last - 3, last - 1)]
+    assert place.run() == []
+
+
+def test_without_waiting_the_answers_add_up(place):
+    """A run from cron that does not wait counts one answer; the third, late enough, settles it."""
+    place.exchange.skip_ids(SYMBOL, 2)
+    place.exchange.trade(SYMBOL, "5", "1")
+    place.store(place.lines())
+    at = START_MS + 3_600_000
+    for minute, absent in ((0, 0), (10, 0), (20, 2)):
+        (row,) = place.run(wait=False, spread_ms=60_000, clock=lambda minute=minute: at + 60_000 * minute)
+        assert (row["absent"], row["left"]) == (absent, 2 - absent)
+    assert place.run(wait=False, clock=lambda: at + 1_800_000) == []
+
+
+def test_absent_ids_are_asked_for_once_more_a_day_later(place):
+    """What OKX shows by then is stored after all, and is no longer absent."""
+    lines = place.lines()
+    hidden = {lines[300].trade_id, lines[301].trade_id}
+    place.store([line for line in lines if line.trade_id not in hidden])
+    place.store([Absent(*KEY, min(hidden), max(hidden))])
+    noted = now_ms()
+    place.run(clock=lambda: noted + 1000)
+    assert place.missing() == [("absent", min(hidden), max(hidden))]
+    (row,) = place.run(clock=lambda: noted + 90_000_000)
+    assert row["fetched"] == 2
+    assert place.missing() == []
+    assert place.candles() == made(lines)
+    place.turns.asked.clear()
+    assert place.run(clock=lambda: noted + 180_000_000) == []
+
+
+def test_a_range_of_time(place):
+    """Only its holes are filled."""
+    lines = place.lines()
+    holes = [range(500, 520), range(3000, 3010)]
+    place.store([line for at, line in enumerate(lines) if not any(at in hole for hole in holes)])
+    middle = lines[1500].timestamp
+    place.run(until=middle)
+    assert place.missing() == [("missing", lines[3000].trade_id, lines[3009].trade_id)]
+    place.run(since=middle)
+    assert place.missing() == []
+
+
+def test_the_tail_is_left_to_the_collector_for_a_minute(place):
+    """Fills of the last minute are on their way already; older ones are fetched."""
+    lines = place.lines()
+    place.store(lines[:-50])
+    newest = lines[-51].timestamp
+    place.run(clock=lambda: newest + 59_000)
+    assert place.run(clock=lambda: newest + 59_000) == []
+    assert [path for path in place.turns.asked if path.endswith("market/trades")] == []
+    place.run(clock=lambda: newest + 61_000)
+    assert place.stored() == place.ids
+
+
+def test_retired_days(place):
+    """Their fills were here and are not fetched; restored they are missing, and come back."""
+    place.store(place.lines())
+    place.run()
+    whole = place.candles()
+    place.execute("UPDATE trade_ledger SET archived = true")
+    place.execute("DELETE FROM raw_trades")
+    assert place.run() == []
+    with closing(place.backfill()) as work:
+        assert work.restore(SYMBOL, START_MS - 86_400_000, START_MS + 1) == len(place.ids)
+    place.run()
+    assert place.stored() == place.ids
+    assert place.candles() == whole
+
+
+def test_a_symbol_that_okx_does_not_have(place):
+    """Does not keep the others from being filled; the error comes at the end."""
+    place.store(place.lines()[:-500])
+    found = []
+    with closing(place.backfill()) as work, pytest.raises(ExchangeUnavailable):
+        for row in work.run(["NO-SUCH", SYMBOL], START_MS - 500_000):
+            found.append(row)
+    assert place.stored() == place.ids
+    assert [row["symbol"] for row in found] == [SYMBOL]
+
+
+def test_a_hole_while_the_day_is_open(place):
+    """A bar that is not over is left alone until it is; then the ledger makes it whole."""
+    lines = place.lines()
+    place.store([line for at, line in enumerate(lines) if not 900 <= at < 1000])
+    place.run()
+    (hour,) = parse_list("1h")
+    assert all(end <= lines[-1].timestamp for _, end in place.candles())
+    day = place.exchange
+    day.trade(SYMBOL, "5", "1", ts=hour.end_of(hour.start_of(lines[-1].timestamp)) + 1)
+    day.trade(SYMBOL, "5", "1", ts=hour.end_of(hour.start_of(lines[-1].timestamp)) + 2)
+    place.run(clock=lambda: START_MS + 2 * 3_600_000)
+    hours = [c for (frame, _), c in place.candles().items() if frame == "1h"]
+    assert [c["complete"] for c in hours][-1:] == [True]
+
+
+def test_one_lock_for_a_database():
+    """The locks of the database are different numbers."""
+    locks = [value for name, value in vars(schema).items() if name.endswith("_LOCK")]
+    assert len(set(locks)) == len(locks) == 4
