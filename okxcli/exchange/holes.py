@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import orjson
-
 from okxcli.core.tape import IdRanges
-from okxcli.exchange.doubts import SPREAD_MS, Absence, Doubts, Page
+from okxcli.exchange.doubts import SPREAD_MS, Doubts, Page
+from okxcli.exchange.taped import HEAD, absent_line, ids_of
 
 __all__ = ["Fetch", "Holes", "Page"]
 
@@ -27,11 +26,11 @@ MAX_LINES = 20_000
 MAX_BYTES = 8 << 20
 #: With two sockets up, the other one may bring what is missing.
 OVERLAP_MS = 500
+#: An id further off than this (a week of the busiest market) is one damaged message, or, if the next one follows on
+#: it, the ids have begun anew: no hole to be filled.
+FAR = 10_000_000
 #: Between two questions that brought nothing.
 _AGAIN_MS = 1_000
-
-_HEAD = b'{"arg":{"channel":"trades-all","instId":"'
-_ID = b'"tradeId":"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,7 @@ class _Symbol:
     progress_ms: int = 0
     held: list[_Held] = field(default_factory=list)  # by id
     size: int = 0
+    stray: int = -2  # the last id that was far off
     written: IdRanges = field(default_factory=IdRanges)
     fetching: Fetch | None = None
     ask_ms: int = 0
@@ -113,10 +113,10 @@ class Holes:
         """Take lines that have come; return those to be written now. `overlap`: two sockets bring them."""
         out: list[bytes] = []
         for line in lines:
-            if not line.startswith(_HEAD):
+            if not line.startswith(HEAD):
                 out.append(line)
                 continue
-            ids = _ids(line)
+            ids = ids_of(line)
             if ids is None:
                 out.append(line)  # whoever reads it says what is wrong with it
                 continue
@@ -138,6 +138,8 @@ class Holes:
             self.counts["old"] += 1
         elif tape.last is None and not tape.past:
             self._write(tape, held, out)
+        elif tape.last is not None and not tape.past and abs(held.first - tape.last) > FAR:
+            self._stray(tape, held, out)
         elif tape.last is not None and held.last <= tape.last:
             self._write(tape, held, out)  # it was given up, or is older than all that we have
         else:
@@ -147,6 +149,15 @@ class Holes:
             self._hold(tape, held)
             self._drain(tape, out)
             self._bound(tape, held.came, out)
+
+    def _stray(self, tape: _Symbol, held: _Held, out: list[bytes]) -> None:
+        """Pass on a line whose id is far off; from the second one on that is where the symbol is."""
+        if held.first == tape.stray + 1:
+            _log.warning("%s: its ids go on at %d, after %d", tape.name, held.first, tape.last)
+            out += self._all(tape)
+            tape.last = tape.stray
+        self._write(tape, held, out, tape.last == tape.stray)
+        tape.stray = held.last
 
     def _hold(self, tape: _Symbol, held: _Held) -> None:
         if tape.held and held < tape.held[-1]:
@@ -171,10 +182,10 @@ class Holes:
             del tape.held[:done]
 
     @staticmethod
-    def _write(tape: _Symbol, held: _Held, out: list[bytes]) -> None:
+    def _write(tape: _Symbol, held: _Held, out: list[bytes], counts: bool = True) -> None:
         out.append(held.line)
         tape.written.add(held.first, held.last)
-        if tape.last is None or held.last > tape.last:
+        if counts and (tape.last is None or held.last > tape.last):
             tape.last = held.last
 
     def _bound(self, tape: _Symbol, now: int, out: list[bytes]) -> None:
@@ -246,7 +257,7 @@ class Holes:
                 self._write(tape, _Held(number, number, line, now), out)
         for absence in tape.doubts.answered(page, now):
             self.counts["absent"] += absence.last - absence.first + 1
-            out.append(_absent_line(tape.name, absence))
+            out.append(absent_line(tape.name, *absence))
         return out
 
     def ended(self, fetch: Fetch, now: int) -> list[bytes]:
@@ -346,30 +357,13 @@ class Holes:
 
     def release(self) -> list[bytes]:
         """Return all that is held, in order: this is the end."""
+        return [line for tape in self._symbols.values() for line in self._all(tape)]
+
+    def _all(self, tape: _Symbol) -> list[bytes]:
+        """Let everything go that a symbol holds, in order."""
         out: list[bytes] = []
-        for tape in self._symbols.values():
-            while tape.held:
-                tape.last = tape.held[0].first - 1
-                self._drain(tape, out)
+        tape.fetching = None
+        while tape.held:
+            tape.last = tape.held[0].first - 1
+            self._drain(tape, out)
         return out
-
-
-def _ids(line: bytes) -> tuple[bytes, int, int] | None:
-    """Return the symbol and the lowest and highest id of a push of `trades-all`; None if it cannot be one."""
-    start = len(_HEAD)
-    name = line[start : line.find(b'"', start)]
-    at = line.find(_ID)
-    if at >= 0 and line.find(b'"tradeId"', at + 9) < 0:
-        number = line[at + 11 : line.find(b'"', at + 11)]
-        if number.isdigit() and len(number) < 20:
-            return name, int(number), int(number)
-    try:
-        found = [int(row["tradeId"]) for row in orjson.loads(line)["data"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return None
-    return (name, min(found), max(found)) if found and min(found) > 0 else None
-
-
-def _absent_line(symbol: str, absence: Absence) -> bytes:
-    argument = {"channel": "trades-all", "instId": symbol}
-    return orjson.dumps({"event": "absent", "arg": argument, "first": str(absence.first), "last": str(absence.last)})

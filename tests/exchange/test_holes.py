@@ -254,6 +254,28 @@ def test_older_than_the_history_of_the_exchange():
     assert ids(holes.feed([line(60)], 2)) == [60]
 
 
+@pytest.mark.parametrize("poison", [9_000_000_000_000_000_000, 50_000_000])
+def test_one_damaged_id_does_no_harm(poison):
+    """A line whose id is far off passes alone: nothing waits for it, and holes are seen as before."""
+    holes = Holes([SYMBOL])
+    assert ids(holes.feed([line(1), line(2), line(poison), line(3), line(5)], 0)) == [1, 2, poison, 3]
+    (fetch,) = holes.fetches(0)
+    assert (fetch.first, fetch.last) == (4, 4)
+    assert ids(answer(holes, fetch, 1)) == [4, 5]
+
+
+@pytest.mark.parametrize("anew", [1, 900_000_000])
+def test_ids_that_begin_anew(anew, caplog):
+    """Two lines in a row far off, above or below: there holes are repaired as before; what waited goes first."""
+    holes = Holes([SYMBOL])
+    out = holes.feed([line(100_000_000), line(100_000_003), line(anew), line(anew + 1), line(anew + 3)], 0)
+    assert ids(out) == [100_000_000, anew, 100_000_003, anew + 1]
+    assert "its ids go on" in caplog.text
+    (fetch,) = list(holes.fetches(0))
+    assert (fetch.first, fetch.last) == (anew + 2, anew + 2)
+    assert ids(answer(holes, fetch, 1)) == [anew + 2, anew + 3]
+
+
 def test_the_end_lets_everything_go():
     """What is held when the stream ends comes out, in order."""
     holes = Holes([SYMBOL])
