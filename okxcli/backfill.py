@@ -40,12 +40,14 @@ class Plan:
     """What one symbol lacks. `wanted` are the ids to ask for, `runs` the requests: each run in pages of a hundred ids.
 
     `note` says why nothing can be asked for. `ceiling` is an id that is known to exist, at or above all of `wanted`.
+    `link` is the id before the first that is asked for, which need not exist; it is wanted and not counted.
     """
 
     symbol: str
     wanted: Ranges = field(default_factory=list)
     ceiling: int = 0
     note: str | None = None
+    link: int = 0
 
     @property
     def runs(self) -> Ranges:
@@ -59,8 +61,8 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """How many ids are wanted."""
-        return sum(last - first + 1 for first, last in self.wanted)
+        """How many ids are wanted, those counted that exist for certain."""
+        return sum(last - first + 1 for first, last in ledger.subtract(self.wanted, [(self.link, self.link)]))
 
 
 def pages(wanted: Ranges, size: int = TRADES_PAGE) -> Ranges:
@@ -161,12 +163,14 @@ class Backfill:
             if end > last_id:
                 found.append((last_id + 1, end))
                 top = end
+        link = 0
         if since_ms is not None and first_time is not None and since_ms < first_time:
             begin = max(self._history.first_id_at(symbol, since_ms) - 1, 1)
             if begin < proof.covered[0][0]:
+                link = begin
                 found.append((begin, proof.covered[0][0] - 1))
         wanted = ledger.union(found)
-        return Plan(symbol, wanted, max(top, wanted[-1][1] if wanted else 0))
+        return Plan(symbol, wanted, max(top, wanted[-1][1] if wanted else 0), link=link)
 
     def _beginning(self, symbol: str, since_ms: int | None, until_ms: int | None) -> Plan:
         """Return the plan for a symbol of which no fill is stored."""
@@ -174,7 +178,7 @@ class Backfill:
             only = ": only candles are stored of it" if symbol in gaps.taped(self._connection) else ""
             return Plan(symbol, note=f"no fill of {symbol} is stored{only}. Say where to begin: --since 1d")
         begin, end = max(self._history.first_id_at(symbol, since_ms) - 1, 1), self._end(symbol, until_ms)
-        return Plan(symbol, [(begin, end)] if begin <= end else [], end)
+        return Plan(symbol, [(begin, end)] if begin < end else [], end, link=begin)
 
     def _end(self, symbol: str, until_ms: int | None) -> int:
         newest, newest_ms = self._history.newest(symbol)
@@ -223,7 +227,7 @@ class Backfill:
             counts["candles"] += self.mend(plan.symbol, since_ms, until_ms)
             if self._wait and self._doubtful(plan.symbol):
                 waiting.append((plan, counts))
-            elif plan.count or any(counts.values()):
+            elif plan.count or counts["fetched"] or counts["candles"]:
                 yield self._row(plan, counts)
         for plan, counts in self._settled(waiting, failed):
             counts["candles"] += self.mend(plan.symbol, since_ms, until_ms)
@@ -245,7 +249,8 @@ class Backfill:
 
     def _left(self, plan: Plan) -> int:
         proof = Proof.load(self._connection, EXCHANGE, plan.symbol)
-        return plan.count - sum(count_within(proof.known, first, last) for first, last in plan.wanted)
+        here = sum(count_within(proof.known, first, last) for first, last in plan.wanted)
+        return plan.count - here + count_within(proof.known, plan.link, plan.link)
 
     def _fetch(self, plan: Plan, runs: Ranges, counts: Counter[str]) -> None:
         """Ask for runs of ids, store what comes, and remember what does not."""
