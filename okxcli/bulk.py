@@ -6,7 +6,7 @@ the bars that the ledger proves by then and that are not stored, or not whole, a
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import psycopg
 
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import Instrument
-from okxcli.core.timeframes import Timeframe, common
+from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
 from okxcli.exchange.archive_duck import DuckFile, Fills
@@ -51,49 +51,59 @@ class Loaded:
 class BulkLoader:
     """Stores the fills of `symbols` that bulk files hold, and their bars in `timeframes`.
 
-    `stop` is asked between two days and ends the load early: what was stored stays, the next run goes on. `progress`
-    is called with files done and all files. With `fill` a quiet that the ids prove gets flat bars.
+    With `fill` a quiet that the ids prove gets flat bars. `describe` gives raw lines of what a symbol is, for one that
+    the database does not know.
     """
 
     def __init__(
         self,
         database: Database,
         symbols: Iterable[str],
-        timeframes: Sequence[Timeframe],
+        timeframes: Iterable[str],
         since_ms: int | None = None,
         until_ms: int | None = None,
         fill: bool = False,
-        stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        describe: Callable[[str], list[bytes]] = lambda symbol: [],
     ) -> None:
         self.symbols = list(dict.fromkeys(symbols))
         self._database = database
-        self._timeframes = sorted(timeframes, key=lambda frame: (frame.months, frame.length))
+        names = list(timeframes)
+        self._timeframes = parse_list(names) if names else ()
         self._since = since_ms or 0
         self._until = _FOREVER if until_ms is None else until_ms
         self._fill = fill
-        self._stop = stop
-        self._progress = progress
+        self._stop: Callable[[], bool] = lambda: False
+        self._describe = describe
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
         self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
 
-    def load(self, places: Iterable[str | Path]) -> Loaded:
+    def load(
+        self,
+        places: Iterable[str | Path],
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Loaded:
         """Store what the files at `places` (files, folders, patterns) hold.
+
+        `stop` is asked between two days and ends the load early: what was stored stays, the next run goes on.
+        `progress` is called with files done and all files.
 
         Raises:
             UsageError: no such file, folder or pattern.
             DatabaseUnavailable: Postgres went away; what was stored stays.
         """
+        self._stop = stop
         paths = Archive(places, self.symbols, self._since or None, self._until).paths
         connection = self._database.connect()
         try:
+            self._introduce(connection)
             for number, path in enumerate(paths):
                 if self._stop():
                     break
                 self._file(connection, path)
-                self._progress(number + 1, len(paths))
+                progress(number + 1, len(paths))
             self._writer.flush()
             if not self._stop():
                 self._rest(connection)
@@ -108,6 +118,16 @@ class BulkLoader:
         self._loaded.candles += counts["market_data"] + self._proven.counts()["market_data"]
         self._loaded.duplicates += counts["duplicates"]
         return self._loaded
+
+    def _introduce(self, connection: Connection) -> None:
+        """Store what the symbols are, without which nobody knows what a size is worth."""
+        normalizer = Normalizer()
+        for symbol in self.symbols:
+            known = reader.instruments(connection, Series(EXCHANGE, symbol))
+            for raw in [] if known else self._describe(symbol):
+                for line in normalizer.feed(raw):
+                    self._writer.add(line)
+        self._writer.flush()
 
     def _file(self, connection: Connection, path: Path) -> None:
         try:

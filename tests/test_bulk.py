@@ -16,7 +16,6 @@ from okxcli.bulk import BulkLoader
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.decimals import parse
 from okxcli.core.model import Instrument, StandardizedTrade
-from okxcli.core.timeframes import parse_list
 from okxcli.exchange.archive_duck import DuckFile
 from okxcli.exchange.archive_files import tables
 from okxcli.storage.database import open_database
@@ -115,7 +114,8 @@ def stored(database):
 
 
 def load(database, folder, *symbols, **more):
-    return BulkLoader(database, symbols or [SPOT], parse_list(FRAMES), **more).load([folder])
+    ways = {"stop": more.pop("stop")} if "stop" in more else {}
+    return BulkLoader(database, symbols or [SPOT], FRAMES.split(","), **more).load([folder], **ways)
 
 
 @pytest.mark.parametrize("make", GENERATIONS.values(), ids=GENERATIONS)

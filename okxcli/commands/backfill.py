@@ -68,8 +68,8 @@ def backfill(
     second exits with 75. It takes at most half of what OKX allows an address.
     """
     from okxcli.backfill import Backfill
+    from okxcli.bulk import BulkLoader
     from okxcli.errors import UsageError
-    from okxcli.exchange.archive import Archive
     from okxcli.exchange.history import TradeHistory
     from okxcli.exchange.instruments import Catalogue
     from okxcli.exchange.past import instruments
@@ -108,6 +108,9 @@ def backfill(
             if not life.stop:
                 life.wait(None, seconds)
 
+        def describe(symbol: str) -> list[bytes]:
+            return instruments(Catalogue(rest), [symbol])
+
         rest = RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL, share=_SHARE, sleep=sleep)
         work = Backfill(
             database.connect,
@@ -116,7 +119,7 @@ def backfill(
             fill=settings.fill,
             keep_candles_days=settings.keep_days.get("candles"),
             wait=wait,
-            describe=lambda symbol: instruments(Catalogue(rest), [symbol]),
+            describe=describe,
             stopped=lambda: life.stop,
             sleep=sleep,
             progress=progress,
@@ -128,8 +131,10 @@ def backfill(
             for name in names:
                 if restore and begin is not None:
                     work.restore(name, begin, end or now)
-                if files:
-                    work.take_lines(name, Archive(files, [name], begin, end).lines())
+            if files:
+                BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe).load(
+                    files, lambda: life.stop, progress
+                )
             rows: list[Row] = []
             try:
                 rows += work.run(names, begin, end)
