@@ -48,6 +48,15 @@ class _Market:
             for tf in owner.timeframes
         ]
 
+    def seed(self, known: Iterable[tuple[int, int]], parts: Iterable[TimeframeBucket], until: int) -> None:
+        """Take in ids, and what traded before `until` in bars that end after it."""
+        for first, last in known:
+            self.ids.add(first, last)
+        for part in parts:
+            for series in self.series:
+                if series.timeframe.end_of(series.timeframe.start_of(part.start)) > until:
+                    series.open_bar(part.start, until).merge(part)
+
     def trade(self, trade: StandardizedTrade) -> None:
         """Fold one trade in and write what it makes due."""
         owner = self._owner
@@ -201,6 +210,17 @@ class RealTimeCandleProcessor:
         if market is None:
             market = self._market(trade.exchange, trade.symbol)
         market.trade(trade)
+
+    def seed(
+        self, exchange: str, symbol: str, known: Iterable[tuple[int, int]], parts: Iterable[TimeframeBucket], until: int
+    ) -> None:
+        """Take in what is known of a symbol from before its first trade, so that its open bars come out whole.
+
+        `known` are ids that are stored or absent; `parts` what traded before `until` (ms, an edge of `base`), each
+        within one bar of `base`. Of bars that were over by then nothing is made. The trades from `until` on are to be
+        fed next, the newest of them at least `lateness_ms` after it: what is older is too late for `parts` to change.
+        """
+        self._market(exchange, symbol).seed(known, parts, until)
 
     def instrument(self, instrument: Instrument) -> None:
         """Learn what a size of this symbol means, from here on."""
