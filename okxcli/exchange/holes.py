@@ -205,6 +205,10 @@ class Holes:
     def _give_up(self, tape: _Symbol, out: list[bytes], why: str) -> None:
         """Go on after the lowest hole."""
         first = tape.held[0].first
+        if tape.last is not None and first - tape.last > FAR and len(tape.held) == 1:
+            self._write(tape, tape.held.pop(), out, counts=False)  # came while the past was fetched: see `_stray`
+            tape.size = 0
+            return
         if tape.last is not None:
             self.counts["left"] += first - 1 - tape.last
             _log.warning(

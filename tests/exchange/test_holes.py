@@ -264,6 +264,21 @@ def test_one_damaged_id_does_no_harm(poison):
     assert ids(answer(holes, fetch, 1)) == [4, 5]
 
 
+def test_a_damaged_id_while_the_past_is_fetched():
+    """It comes out by itself when its time is over, and the symbol goes on where it is."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 5}, wait_ms=1000)
+    (fetch,) = holes.fetches(0)
+    holes.feed([line(9), line(1 << 62)], 0)
+    assert ids(answer(holes, fetch, 1, newest=9)) == [6, 7, 8, 9]
+    out = []
+    for now in range(2, 3000):
+        for fetch in holes.fetches(now):
+            out += holes.failed(fetch, now, "nothing there")
+        out += holes.tick(now)
+    assert ids(out) == [1 << 62]
+    assert ids(holes.feed([line(10), line(11)], 3000)) == [10, 11]
+
+
 @pytest.mark.parametrize("anew", [1, 900_000_000])
 def test_ids_that_begin_anew(anew, caplog):
     """Two lines in a row far off, above or below: there holes are repaired as before; what waited goes first."""
