@@ -41,11 +41,11 @@ EVIDENCE_MS = 1_200
 _RUN = """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
-from okxcli.exchange import feed, holes
+from okxcli.exchange import doubts
+doubts.SPREAD_MS = evidence
 from okxcli.storage import doubts
-holes.Holes.__init__.__kwdefaults__["evidence_ms"] = evidence
-for function in (doubts.proven, doubts.settle):
-    function.__defaults__ = (*function.__defaults__[:-1], evidence)
+doubts.SPREAD_MS = evidence
+from okxcli.exchange import feed
 if not repair:
     made = feed.Feed.__init__
     def without(self, *arguments, **options):
