@@ -13,12 +13,16 @@ from collections.abc import Callable
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, TryLater
-from okxcli.exchange.feed import Feed
+from okxcli.exchange.feed import TAPE, Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
+from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.config import Config
 from okxcli.runtime.signals import Lifecycle
+from okxcli.storage.database import Connection
 from okxcli.storage.keeper import Keeper
+from okxcli.storage.mender import Mender
+from okxcli.storage.opening import reopen
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +31,15 @@ _HOUSEKEEPING_S = 600.0
 _HEARTBEAT_S = 60.0
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
+#: Bars held while the open ones are taken up again.
+_REOPENED = 1_000
 
 
 class Collector:
     """Collects what `config` names from `feed` into `keeper`.
 
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
-    and then, between two batches.
+    and then, between two batches. `mender` makes bars whole that had to be written incomplete.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class Collector:
         keeper: Keeper,
         housekeep: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = now_ms,
+        mender: Mender | None = None,
     ) -> None:
         self.rejected = 0
         self.stored_books = 0
@@ -56,7 +63,11 @@ class Collector:
         self._candles = RealTimeCandleProcessor(
             config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
         )
-        self._fill_by_fill = "trades-all" in config.channels
+        self._fill_by_fill = TAPE in config.channels
+        self._symbols = config.symbols
+        self._mender = mender
+        if mender is not None and self._fill_by_fill:
+            self._candles.on_candle(mender.note)
         self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
@@ -79,6 +90,21 @@ class Collector:
         self._feed.stop()
         self.take(self._feed.poll())
         self.finish()
+
+    def reopen(self, connection: Connection) -> None:
+        """Take up the bars that are open by what is stored, before anything is taken in."""
+        if not self._fill_by_fill:
+            return
+        for symbol in self._symbols:
+            last = reopen(connection, EXCHANGE, symbol, self._candles, self._give)
+            self._store()
+            if last is not None:
+                _log.debug("%s: goes on after id %d", symbol, last)
+
+    def _give(self, line: Line) -> None:
+        self._candles.feed(line)
+        if len(self._ready) >= _REOPENED:
+            self._store()
 
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
@@ -125,15 +151,22 @@ class Collector:
         self._candles_due = self._candles.advance(now)
         self._store()
         self._keeper.tick()
+        self._guarded("bars are mended later", self._mender.tick if self._mender is not None else None)
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
-            try:
-                self._housekeep()
-            except DatabaseUnavailable as error:
-                _log.debug("no housekeeping this time: %s", error)
+            self._guarded("no housekeeping this time", self._housekeep)
+
+    @staticmethod
+    def _guarded(told: str, work: Callable[[], None] | None) -> None:
+        """Do what can wait until Postgres is back."""
+        try:
+            if work is not None:
+                work()
+        except DatabaseUnavailable as error:
+            _log.debug("%s: %s", told, error)
 
     def _wait_s(self, end: float | None) -> float:
         now = self._clock()
@@ -141,6 +174,9 @@ class Collector:
         due = self._keeper.due_in(now)
         if due is not None:
             waits.append(due)
+        mending = self._mender.due_in() if self._mender is not None else None
+        if mending is not None:
+            waits.append(mending)
         if self._candles_due is not None:
             waits.append(max(self._candles_due - now, 0) / 1000)
         if end is not None:

@@ -36,7 +36,9 @@ def collect(
     committed. Running it again goes on where it stopped; rows that are there already are not written twice.
     """
     from okxcli.collector import Collector
-    from okxcli.exchange.feed import Feed
+    from okxcli.core.timeframes import parse_list
+    from okxcli.exchange.feed import TAPE, Feed
+    from okxcli.exchange.rows import EXCHANGE
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration
@@ -45,6 +47,8 @@ def collect(
     from okxcli.storage import retention
     from okxcli.storage.database import open_database
     from okxcli.storage.keeper import Keeper
+    from okxcli.storage.mender import Mender
+    from okxcli.storage.opening import newest_ids
     from okxcli.storage.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
@@ -53,28 +57,36 @@ def collect(
         log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file, file_level=settings.log_level)
     seconds = parse_duration(duration) if duration is not None else None
     ws_base = ws_url or settings.ws_url or options.DEFAULT_WS_URL
-    feed = Feed(
-        settings.symbols,
-        settings.channels,
-        ws_url=ws_base,
-        rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
-        connect_timeout_s=settings.connect_timeout_s,
-        stamp=True,
-    )
     with (
         Lifecycle("source") as life,
         open_database(
             dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect"
         ) as database,
     ):
+        resume: dict[str, int] = {}
+        if TAPE in settings.channels:
+            with database.session() as connection:
+                resume = newest_ids(connection, EXCHANGE, settings.symbols)
+        feed = Feed(
+            settings.symbols,
+            settings.channels,
+            ws_url=ws_base,
+            rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
+            connect_timeout_s=settings.connect_timeout_s,
+            stamp=True,
+            resume=resume,
+        )
         keeper = Keeper(database, Spool(default_folder(database.where)))
 
         def housekeep() -> None:
             with database.session() as connection:
                 retention.apply(connection, settings.keep_days, now_ms())
 
-        collector = Collector(settings, feed, keeper, housekeep)
+        mender = Mender(database.session, parse_list(settings.timeframes), now_ms, settings.fill)
+        collector = Collector(settings, feed, keeper, housekeep, mender=mender)
         try:
+            with database.session() as connection:
+                collector.reopen(connection)
             with feed:
                 collector.run(life, seconds)
         finally:

@@ -59,6 +59,12 @@ def reopen(
     return proof.last_id
 
 
+def newest_ids(connection: Connection, exchange: str, symbols: Iterable[str]) -> dict[str, int]:
+    """Return the highest known id of each symbol that has a tape."""
+    found = {symbol: Proof.load(connection, exchange, symbol).last_id for symbol in symbols}
+    return {symbol: last for symbol, last in found.items() if last is not None}
+
+
 def _alike(one: Timeframe, other: Timeframe) -> bool:
     return (one.length, one.offset, one.months) == (other.length, other.offset, other.months)
 

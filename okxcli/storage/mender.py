@@ -1,0 +1,98 @@
+"""Bars that a collector had to write as incomplete, made again as soon as the ledger proves them.
+
+Somebody else may have what it lacked: a backfill that mended the past of a bar while it was open, or a second
+collector on the same database.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from okxcli.core.model import OHLCVCandle
+from okxcli.core.timeframes import Timeframe
+from okxcli.storage.database import Connection
+from okxcli.storage.proof import Proof
+from okxcli.storage.rebuild import rebuild
+
+_log = logging.getLogger(__name__)
+
+#: A bar is looked at this long after it was written, and again, for so long; later it is backfill's.
+FIRST_MS = 1_000
+AGAIN_MS = 5_000
+GIVE_UP_MS = 600_000
+#: Bars remembered; the oldest goes first.
+_MOST = 2_000
+
+_Key = tuple[str, str, str, int]
+
+
+class Mender:
+    """Watches the closed bars that are written. `session` gives a connection for a `with` block."""
+
+    def __init__(
+        self,
+        session: Callable[[], AbstractContextManager[Connection]],
+        frames: Sequence[Timeframe],
+        clock: Callable[[], int],
+        fill: bool = False,
+    ) -> None:
+        self.mended = 0
+        self._session = session
+        self._frames = {frame.name: frame for frame in frames}
+        self._clock = clock
+        self._fill = fill
+        self._watched: dict[_Key, tuple[OHLCVCandle, int]] = {}  # and when it was written first
+        self._next: int | None = None
+
+    def note(self, bar: OHLCVCandle) -> None:
+        """Take notice of a closed bar that is being written."""
+        key = (bar.exchange, bar.symbol, bar.timeframe, bar.start)
+        if bar.complete or bar.first_trade_id is None:
+            self._watched.pop(key, None)
+            return
+        now = self._clock()
+        self._watched[key] = (bar, self._watched[key][1] if key in self._watched else now)
+        if len(self._watched) > _MOST:
+            del self._watched[next(iter(self._watched))]
+        if self._next is None:
+            self._next = now + FIRST_MS
+
+    def due_in(self) -> float | None:
+        """Return the seconds until `tick` has something to do; None when nothing is watched."""
+        return None if self._next is None else max(self._next - self._clock(), 0) / 1000
+
+    def tick(self) -> None:
+        """Make the watched bars again that the ledger proves by now, if it is time to look.
+
+        Raises:
+            DatabaseUnavailable: it is looked again later.
+        """
+        now = self._clock()
+        if self._next is None or now < self._next:
+            return
+        self._next = now + AGAIN_MS
+        self._watched = {key: found for key, found in self._watched.items() if now - found[1] < GIVE_UP_MS}
+        if self._watched:
+            with self._session() as connection:
+                for exchange, symbol in sorted({key[:2] for key in self._watched}):
+                    self._mend(connection, exchange, symbol)
+        if not self._watched:
+            self._next = None
+
+    def _mend(self, connection: Connection, exchange: str, symbol: str) -> None:
+        proof = Proof.load(connection, exchange, symbol)
+        clock = proof.last_time or 0
+        proven: dict[str, list[int]] = {}
+        for key, (bar, _) in list(self._watched.items()):
+            first, last = bar.first_trade_id or 0, bar.last_trade_id or 0
+            if key[:2] == (exchange, symbol) and bar.timestamp <= clock and proof.proves(first - 1, last + 1):
+                proven.setdefault(bar.timeframe, []).append(bar.start)
+                del self._watched[key]
+        for at, (name, frame) in enumerate(self._frames.items()):
+            if name in proven:
+                smaller = [other for other in list(self._frames.values())[:at] if frame.holds(other)]
+                source = smaller[-1] if smaller else None
+                changed = rebuild(connection, exchange, symbol, frame, proven[name], source=source, fill=self._fill)
+                self.mended += changed
+                if changed:
+                    _log.debug("%s: %d bars of %s mended, which the ledger proves by now", symbol, changed, name)
