@@ -38,7 +38,8 @@ class Fetch:
     """Ask REST for the fills `first .. last` of a symbol; the page's ends are given to `Holes.page` in their order.
 
     `last` None: up to the newest. `first` None: from one fill before the time `since_ms` on. `known` is an id above
-    `last` that exists. `doubt`: asked only to see whether they are there by now.
+    `last` that exists. `doubt`: asked only to see whether they are there by now. `limited`: what takes minutes is to be
+    refused, for the present is more urgent.
     """
 
     symbol: str
@@ -46,6 +47,7 @@ class Fetch:
     last: int | None
     known: int | None = None
     doubt: bool = False
+    limited: bool = False
 
 
 class _Held(NamedTuple):
@@ -64,6 +66,7 @@ class _Symbol:
     name: str
     last: int | None = None
     past: bool = False  # what was before the first live line is being fetched: nothing is given up for time
+    resumed: bool = False
     begin: int | None = None  # ... from this id on; None: from a time on
     progress_ms: int = 0
     held: list[_Held] = field(default_factory=list)  # by id
@@ -103,7 +106,7 @@ class Holes:
             if resume is not None and name in resume:
                 tape.last = resume[name]
                 tape.written.add(tape.last, tape.last)
-                tape.begin, tape.past = tape.last + 1, True
+                tape.begin, tape.past, tape.resumed = tape.last + 1, True, True
             elif since:
                 tape.past = True
 
@@ -341,7 +344,8 @@ class Holes:
         lowest = tape.held[0].first if tape.held else None
         if tape.past:
             tape.progress_ms = tape.progress_ms or now
-            return Fetch(tape.name, tape.begin, None if lowest is None or tape.last is None else lowest - 1, lowest)
+            last = None if lowest is None or tape.last is None else lowest - 1
+            return Fetch(tape.name, tape.begin, last, lowest, limited=tape.resumed)
         if lowest is None or tape.last is None:
             return None
         return Fetch(tape.name, tape.last + 1, lowest - 1, lowest)

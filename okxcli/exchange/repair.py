@@ -181,12 +181,10 @@ class Repair:
     def _pages(self, fetch: Fetch) -> Iterator[Page]:
         if fetch.first is None:
             return self._history.trades(fetch.symbol, self._since_ms or 0)
-        if fetch.last is not None:
-            return self._history.range(fetch.symbol, fetch.first, fetch.last, fetch.known)
-        newest = self._history.newest(fetch.symbol)[0]
-        if newest - fetch.first >= RESUME_IDS:
-            raise _TooFar(f"{newest - fetch.first + 1} fills behind; okx backfill will fetch them")
-        return self._history.range(fetch.symbol, fetch.first, newest)
+        last = self._history.newest(fetch.symbol)[0] if fetch.last is None else fetch.last
+        if fetch.limited and last - fetch.first >= RESUME_IDS:
+            raise _TooFar(f"{last - fetch.first + 1} fills behind; okx backfill will fetch them")
+        return self._history.range(fetch.symbol, fetch.first, last, fetch.known)
 
 
 def _now() -> int:
