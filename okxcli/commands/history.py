@@ -100,7 +100,7 @@ def history(
 
         base = urls("", rest_url)[1]
         # Files need REST for the instruments alone, and can do without.
-        patience_s = 6.0 if files or download else 60.0
+        patience_s = 2.0 if files or download else 60.0
         rest = RestClient(base, patience_s=patience_s, sleep=sleep)
         if download:
             files = _fetched(symbols, channel, begin, now if end is None else end, files, files_url, progress, life)
