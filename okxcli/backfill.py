@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from okxcli.core.model import Instrument, Line, StandardizedTrade
+from okxcli.core.model import Line, StandardizedTrade
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import ExchangeUnavailable, InvalidLine
 from okxcli.exchange.history import Page, TradeHistory
@@ -381,28 +381,7 @@ class Backfill:
         kept = 0 if self._keep_candles_ms is None else self._clock() - self._keep_candles_ms
         return max(since_ms or 0, kept), until_ms or _FOREVER_MS
 
-    # ---- files and retired days
-
-    def take_lines(self, symbol: str, blocks: Iterable[list[bytes]]) -> int:
-        """Store raw lines of the past, from files, as far as the ledger lacks them; return how many fills were new."""
-        known = Proof.load(self._connection, EXCHANGE, symbol).covered
-        writer = Writer(self._connect)
-        try:
-            for block in blocks:
-                for raw in block:
-                    for line in self._normalized(raw):
-                        if isinstance(line, Instrument | StandardizedTrade) and not (
-                            isinstance(line, StandardizedTrade)
-                            and line.count == 1
-                            and count_within(known, line.trade_id, line.trade_id)
-                        ):
-                            writer.add(line)
-                if self._stopped():
-                    break
-            writer.flush()
-            return writer.counts()["raw_trades"]
-        finally:
-            writer.close()
+    # ---- retired days
 
     def restore(self, symbol: str, since_ms: int, until_ms: int) -> int:
         """Take the days in `[since_ms, until_ms)` whose rows retention dropped as missing; return how many fills."""
