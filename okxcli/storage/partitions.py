@@ -93,12 +93,20 @@ def make(connection: Connection, table: str, start: date) -> bool:
             return False
         # It may stand there detached, if retention was cut short; its rows are then as good as they were.
         connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)").format(part, parent))
-        connection.execute(
-            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-                parent, part, _midnight(start), _midnight(end_of(table, start))
-            )
-        )
+        attach(connection, table, start)
     return True
+
+
+def attach(connection: Connection, table: str, start: date) -> None:
+    """Make the table that bears its name the partition of `table` that begins at `start`, under the partition lock."""
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            sql.Identifier(table),
+            sql.Identifier(name_of(table, start)),
+            _midnight(start),
+            _midnight(end_of(table, start)),
+        )
+    )
 
 
 def drop(connection: Connection, table: str, start: date) -> None:
