@@ -1,6 +1,6 @@
 """`okx backfill`: find the holes of the tape, fill them, mend the bars."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,9 @@ from okxcli import options
 
 if TYPE_CHECKING:
     from okxcli.backfill import Backfill
-    from okxcli.storage.database import Connection, Database
+    from okxcli.runtime.config import Config
+    from okxcli.runtime.signals import Lifecycle
+    from okxcli.storage.database import Database
 
 #: The part of OKX's limits that it takes; the other half is for those who follow the present.
 _SHARE = 0.5
@@ -67,13 +69,8 @@ def backfill(
     fetched is committed from second to second: killed at any moment, the next run goes on. Two at once do not run: the
     second exits with 75. It takes at most half of what OKX allows an address.
     """
-    from okxcli.backfill import Backfill
     from okxcli.bulk import BulkLoader
     from okxcli.errors import UsageError
-    from okxcli.exchange.history import TradeHistory
-    from okxcli.exchange.instruments import Catalogue
-    from okxcli.exchange.past import instruments
-    from okxcli.exchange.rest import RestClient
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_time
@@ -81,8 +78,6 @@ def backfill(
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage import schema
-    from okxcli.storage.database import open_database
 
     log.setup("backfill", verbose=verbose, quiet=not verbose)
     settings = load(config)
@@ -95,42 +90,20 @@ def backfill(
     names = list(dict.fromkeys(symbols or settings.symbols))
     if not names:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
+    site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
+    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
     with (
         Lifecycle("source") as life,
-        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx backfill") as database,
-        database.session() as connection,
+        _alone(dsn, settings.dsn, site) as database,
         Progress("okx backfill", not quiet) as progress,
     ):
-        site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
-        schema.guard_origin(connection, site, database.where)
-
-        def sleep(seconds: float) -> None:
-            if not life.stop:
-                life.wait(None, seconds)
-
-        def describe(symbol: str) -> list[bytes]:
-            return instruments(Catalogue(rest), [symbol])
-
-        rest = RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL, share=_SHARE, sleep=sleep)
-        work = Backfill(
-            database.connect,
-            TradeHistory(rest, sleep=sleep),
-            settings.timeframes,
-            fill=settings.fill,
-            keep_candles_days=settings.keep_days.get("candles"),
-            wait=wait,
-            describe=describe,
-            stopped=lambda: life.stop,
-            sleep=sleep,
-            progress=progress,
-        )
-        with _alone(connection, database), closing(work):
+        work, describe = _worker(database, base, settings, wait, life, progress)
+        with closing(work):
             if dry_run:
                 write_rows(_planned(work, names, begin, end), table)
                 return
-            for name in names:
-                if restore and begin is not None:
-                    work.restore(name, begin, end or now)
+            for name in names if restore and begin is not None else ():
+                work.restore(name, begin or 0, end or now)
             if files:
                 BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe).load(
                     files, lambda: life.stop, progress
@@ -143,18 +116,63 @@ def backfill(
 
 
 @contextmanager
-def _alone(connection: "Connection", database: "Database") -> Iterator[None]:
-    """Hold the lock of which there is one in a database.
+def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Database"]:
+    """Open the database, if it holds data of this site, and hold the lock of which there is one in it.
 
     Raises:
         TryLater: another run holds it.
     """
     from okxcli.errors import TryLater
-    from okxcli.storage.schema import BACKFILL_LOCK
+    from okxcli.storage import schema
+    from okxcli.storage.database import open_database
 
-    if connection.execute("SELECT pg_try_advisory_lock(%s)", [BACKFILL_LOCK]).fetchone() != (True,):
-        raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
-    yield
+    with (
+        open_database(dsn, config_dsn=config_dsn, create=False, application="okx backfill") as database,
+        database.session() as connection,
+    ):
+        schema.guard_origin(connection, site, database.where)
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", [schema.BACKFILL_LOCK]).fetchone() != (True,):
+            raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
+        yield database
+
+
+def _worker(
+    database: "Database",
+    rest_url: str,
+    settings: "Config",
+    wait: bool,
+    life: "Lifecycle",
+    progress: Callable[[int, int | None], None],
+) -> tuple["Backfill", Callable[[str], list[bytes]]]:
+    """Return what does the work, and what tells in raw lines what a symbol is."""
+    from okxcli.backfill import Backfill
+    from okxcli.exchange.history import TradeHistory
+    from okxcli.exchange.instruments import Catalogue
+    from okxcli.exchange.past import instruments
+    from okxcli.exchange.rest import RestClient
+
+    def sleep(seconds: float) -> None:
+        if not life.stop:
+            life.wait(None, seconds)
+
+    rest = RestClient(rest_url, share=_SHARE, sleep=sleep)
+
+    def describe(symbol: str) -> list[bytes]:
+        return instruments(Catalogue(rest), [symbol])
+
+    work = Backfill(
+        database.connect,
+        TradeHistory(rest, sleep=sleep),
+        settings.timeframes,
+        fill=settings.fill,
+        keep_candles_days=settings.keep_days.get("candles"),
+        wait=wait,
+        describe=describe,
+        stopped=lambda: life.stop,
+        sleep=sleep,
+        progress=progress,
+    )
+    return work, describe
 
 
 def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None) -> list[Row]:
