@@ -18,6 +18,7 @@ from okxcli.core.decimals import parse
 from okxcli.core.model import Instrument, StandardizedTrade
 from okxcli.exchange.archive_duck import DuckFile
 from okxcli.exchange.archive_files import tables
+from okxcli.storage import bulk
 from okxcli.storage.database import open_database
 from okxcli.storage.writer import Writer
 
@@ -242,3 +243,38 @@ def test_a_span_and_a_stop(opened, tmp_path):
         assert connection.execute("SELECT count(*), count(DISTINCT trade_id) FROM raw_trades").fetchall() == [
             (4_000, 4_000)
         ]
+
+
+def test_a_partition_that_came_meanwhile(opened, other, tmp_path, monkeypatch):
+    """Somebody else makes the day's partition while its rows come in beside it: they are moved there."""
+    fills = made(600)
+    by_line(other, {SPOT: fills})
+    by_line(opened, {"ETH-USDT": fills[::40]})
+    daily(tmp_path, SPOT, fills)
+    monkeypatch.setattr(bulk.partitions, "existing", lambda *_: [])
+    load(opened, tmp_path)
+    found, wanted = stored(opened), stored(other)
+    assert [row for row in found["rows"] if row[1] == SPOT] == wanted["rows"]
+    with opened.connect() as connection:
+        assert connection.execute("SELECT to_regclass('loading_raw_trades_20260517')").fetchone() == (None,)
+
+
+def test_a_new_partition_is_like_the_others(opened, tmp_path):
+    """The day that a load makes has the same key and columns as one that the writer makes, and takes rows like it."""
+    fills = made(600)
+    daily(tmp_path, SPOT, fills)
+    load(opened, tmp_path)
+    by_line(opened, {"ETH-USDT": made(50, start=MIDNIGHT - 24 * 3_600_000), "SOL-USDT": fills})
+    with opened.connect() as connection:
+        parts = connection.execute(
+            "SELECT i.inhrelid::regclass::text, pg_get_constraintdef(k.oid), k.conname = c.relname || '_pkey',"
+            " (SELECT count(*) FROM pg_inherits WHERE inhrelid = k.conindid)"
+            " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " JOIN pg_constraint k ON k.conrelid = i.inhrelid AND k.contype = 'p'"
+            " WHERE i.inhparent = 'raw_trades'::regclass ORDER BY 1"
+        ).fetchall()
+        assert len(parts) >= 2 and {part[1:] for part in parts} == {
+            ('PRIMARY KEY (exchange, symbol, epoch, trade_id, "timestamp")', True, 1)
+        }
+        counts = connection.execute("SELECT symbol, count(*) FROM raw_trades GROUP BY 1 ORDER BY 1").fetchall()
+    assert counts == [(SPOT, 600), ("ETH-USDT", 50), ("SOL-USDT", 600)]
