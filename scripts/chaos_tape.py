@@ -399,12 +399,16 @@ def run(numbers: range, plan: Plan, jobs: int) -> list[Round]:
             ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
         ):
             waiting = [pool.submit(play, number, plan, server.dsn, str(folder)) for number in numbers]
-            for future in as_completed(waiting):
-                done.append(future.result())
-                if done[-1].failed and plan.repair:
-                    tell(done[-1])
-                elif sys.stderr.isatty():
-                    print(f"\r{len(done)} of {len(numbers)} rounds", end="", file=sys.stderr, flush=True)
+            try:
+                for future in as_completed(waiting):
+                    done.append(future.result())
+                    if done[-1].failed and plan.repair:
+                        tell(done[-1])
+                    elif sys.stderr.isatty():
+                        print(f"\r{len(done)} of {len(numbers)} rounds", end="", file=sys.stderr, flush=True)
+            except BaseException:  # Ctrl-C: the rounds that run end by themselves, the others do not begin
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
     finally:
         shutil.rmtree(base, ignore_errors=True)
         if plan.keep is None:
