@@ -1,0 +1,122 @@
+"""The judge of `scripts/chaos tape`: right data passes, and one planted mistake of any kind does not."""
+
+import sys
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.local.exchange import LocalExchange
+from okxcli.storage.database import open_database
+from okxcli.storage.writer import Writer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from chaos_oracle import Symbol, judge
+
+START = 1_767_571_200_000  # 2026-01-05T00:00Z
+NAME = "PEPE-USDT"
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    """A file of fills of two minutes, and the fills; 20 ids in the middle are nobody's."""
+    file = tmp_path_factory.mktemp("market") / "fills.jsonl"
+    with LocalExchange([NAME], rate=8, start_ms=START, history_s=120, quiet=0, fills_file=file) as exchange:
+        exchange.stop_market()
+        exchange.skip_ids(NAME, 20)
+        for second in (1, 2, 40):
+            exchange.trade(NAME, "0.0000085", "12345", ts=START + second * 1000)
+        fills, absent = exchange.fills(NAME), exchange.absent(NAME)
+    return file, fills, absent
+
+
+@pytest.fixture
+def stored(market, database):
+    """Everything in its place: rows, ledger with the absent ids, candles."""
+    _, fills, absent = market
+    lines = []
+    maker = RealTimeCandleProcessor("1s,5s,15s", lines.append)
+    for f in fills:
+        if f.trade_id == absent[-1] + 1:
+            lost = Absent("okx", NAME, absent[0], absent[-1])
+            maker.absent(lost)
+            lines.append(lost)
+        trade = StandardizedTrade("okx", NAME, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts)
+        maker.trade(trade)
+        lines.append(trade)
+    with open_database(database, create=True) as opened, closing(Writer(opened.connect)) as writer:
+        for line in lines:
+            writer.add(line)
+        writer.flush()
+    return database
+
+
+def verdict(market, dsn):
+    """Judge what is stored."""
+    file, fills, absent = market
+    return judge(file, dsn, [Symbol(NAME, fills[0].trade_id, absent)])
+
+
+def test_what_is_right_passes(market, stored):
+    """Rows, ledger and candles that equal the exchange's fills are no problem."""
+    found = verdict(market, stored)
+    assert found.problems == []
+    assert found.fills == found.stored == len(market[1])
+    assert found.absent == 20
+    assert found.bars > 40
+
+
+# Each is one mistake in one row; the third column is what the judge says of it.
+_BAR = "WHERE timeframe = '1s' AND complete AND trade_count > 1 AND start = (SELECT max(start) FROM market_data WHERE \
+timeframe = '1s' AND complete AND trade_count > 1)"
+_ID = "(SELECT max(trade_id) - 40 FROM raw_trades)"
+_MULTI = f"int8multirange(int8range({_ID}, {_ID}, '[]'))"
+MISTAKES = {
+    "a fill is lost": (f"DELETE FROM raw_trades WHERE trade_id = {_ID}", "1 fills are not stored"),
+    "a fill is nobody's": (
+        "INSERT INTO raw_trades SELECT exchange, symbol, trade_id - 1, count, side, price, size, timestamp, received, "
+        "source, origin FROM raw_trades ORDER BY trade_id DESC OFFSET 2 LIMIT 1",
+        "1 rows are no fills",
+    ),
+    "a fill is there twice": (
+        "INSERT INTO raw_trades SELECT exchange, symbol, trade_id, count, side, price, size, "
+        f"timestamp + interval '1 ms', received, source, origin FROM raw_trades WHERE trade_id = {_ID}",
+        "stored twice",
+    ),
+    "a digit of a fill": (f"UPDATE raw_trades SET size = size + 0.00000001 WHERE trade_id = {_ID}", "other values"),
+    "the ledger has too little": (f"UPDATE trade_ledger SET covered = covered - {_MULTI}", "lacks 1 "),
+    "the ledger has too much, on each of two days": (
+        "UPDATE trade_ledger SET covered = covered + int8multirange(int8range(last_id + 5, last_id + 6))",
+        "covers 2 ids too many",
+    ),
+    "a fill is called absent": (f"UPDATE trade_ledger SET absent = absent + {_MULTI}", "called absent"),
+    "a digit of a bar": (f"UPDATE market_data SET quote_volume = quote_volume + 0.0000000000001 {_BAR}", "the bar at"),
+    "open and close of a bar": (f"UPDATE market_data SET first_trade_id = first_trade_id + 1 {_BAR}", "the bar at"),
+    "a bar is lost": (f"DELETE FROM market_data {_BAR}", "1 bars are not stored"),
+    "a bar is nobody's": (
+        "INSERT INTO market_data SELECT exchange, symbol, '5s', start + interval '1 s', timestamp + interval '1 s', "
+        "open, high, low, close, volume, base_volume, quote_volume, buy_volume, trade_count, first_trade_id, "
+        "last_trade_id, closed, false, 0, origin FROM market_data WHERE timeframe = '5s' ORDER BY start LIMIT 1",
+        "hold no fill",
+    ),
+    "a whole bar is not called so": (f"UPDATE market_data SET complete = false {_BAR}", "complete and not called so"),
+    "the first bar is called complete": ("UPDATE market_data SET complete = true", "called complete and are not"),
+    "a line is in quarantine": (
+        "INSERT INTO quarantine (type, exchange, symbol, reason, line) VALUES ('trade', 'okx', 'A', 'id reused', '{}')",
+        "in quarantine",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_one_mistake_is_noticed(market, stored, name):
+    """The judge names each planted mistake."""
+    change, words = MISTAKES[name]
+    with psycopg.connect(stored, autocommit=True) as connection:
+        assert connection.execute(change).rowcount >= 1
+    assert any(words in problem for problem in verdict(market, stored).problems), verdict(market, stored).problems
