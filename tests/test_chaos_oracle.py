@@ -1,5 +1,6 @@
 """The judge of `scripts/chaos tape`: right data passes, and one planted mistake of any kind does not."""
 
+import os
 import sys
 from contextlib import closing
 from decimal import Decimal
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import Absent, StandardizedTrade
@@ -35,9 +37,9 @@ def market(tmp_path_factory):
     return file, fills, absent
 
 
-@pytest.fixture
-def stored(market, database):
-    """Everything in its place: rows, ledger with the absent ids, candles."""
+@pytest.fixture(scope="module")
+def pattern(market, embedded_dsn):
+    """The name of a database in which everything is in its place: rows, ledger with the absent ids, candles."""
     _, fills, absent = market
     lines = []
     maker = RealTimeCandleProcessor("1s,5s,15s", lines.append)
@@ -49,11 +51,25 @@ def stored(market, database):
         trade = StandardizedTrade("okx", NAME, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts)
         maker.trade(trade)
         lines.append(trade)
-    with open_database(database, create=True) as opened, closing(Writer(opened.connect)) as writer:
-        for line in lines:
-            writer.add(line)
-        writer.flush()
-    return database
+    name = f"okx_test_pattern_{os.getpid()}"
+    with psycopg.connect(embedded_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        dsn = make_conninfo(embedded_dsn, dbname=name)
+        with open_database(dsn, create=True) as opened, closing(Writer(opened.connect)) as writer:
+            for line in lines:
+                writer.add(line)
+            writer.flush()
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def stored(pattern, embedded_dsn):
+    """A copy of that database, for a test alone."""
+    with psycopg.connect(embedded_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {pattern}_copy TEMPLATE {pattern}")
+        yield make_conninfo(embedded_dsn, dbname=f"{pattern}_copy")
+        connection.execute(f"DROP DATABASE {pattern}_copy WITH (FORCE)")
 
 
 def verdict(market, dsn):
