@@ -68,7 +68,7 @@ def candles(env, lines, first, last):
 
 def test_live_rest_and_every_generation_are_one_tape(exchange, env, tmp_path):
     """The same fills as they came live, by REST, and from each layout of files: the same trades, the same candles."""
-    live = normalized(env, run(env, "stream", SYMBOL, "-n", "900", "-q").stdout)
+    live = normalized(env, run(env, "stream", SYMBOL, "-n", "480", "-q").stdout)
     ids = [trade["trade_id"] for trade in map(json.loads, live) if trade["type"] == "trade"]
     first, last = ids[5], ids[-1]
     fills = exchange.fills(SYMBOL)
@@ -80,9 +80,9 @@ def test_live_rest_and_every_generation_are_one_tape(exchange, env, tmp_path):
         daily(folder, SYMBOL, fills, make, packed=generation != "chinese")
         sources[generation] = normalized(env, run(env, "history", SYMBOL, "--files", folder, *span).stdout)
     wanted = facts(live, first, last)
-    assert len(wanted) == last - first + 1 > 800
+    assert len(wanted) == last - first + 1 > 400
     bars = candles(env, live, first, last)
-    assert len(bars) > 8 and sum(json.loads(bar)["complete"] for bar in bars) > 5
+    assert len(bars) > 5 and sum(json.loads(bar)["complete"] for bar in bars) > 2
     for source, lines in sources.items():
         assert facts(lines, first, last) == wanted, source
         assert candles(env, lines, first, last) == bars, source
@@ -162,7 +162,8 @@ def test_backfill_takes_files(exchange, env, tmp_path, database):
     run(own, "db", "migrate")
     config = tmp_path / "okx.json"
     config.write_text(json.dumps({"symbols": [SYMBOL], "timeframes": ["1s", "5s"]}))
-    until = exchange.now_ms() - 70_000  # what is younger than a minute is left to collectors
+    until = fills[count + 250].ts
+    assert until < exchange.now_ms() - 65_000  # what is younger than a minute is left to collectors
     command = ("backfill", "--config", config, "--since", fills[0].ts, "--until", until, "--files", tmp_path / "files")
     run(own, *command)
     inside = [fill for fill in fills if fill.ts < until]
