@@ -8,7 +8,6 @@ import logging
 from collections.abc import Collection, Iterator
 from operator import lt
 
-from okxcli.core.tape import IdRanges
 from okxcli.errors import InvalidLine
 from okxcli.exchange.archive_files import Table, blocks, first_line
 from okxcli.exchange.archive_layout import FileName, Kind, Layout, Row, read_layout, read_name
@@ -17,20 +16,74 @@ _log = logging.getLogger(__name__)
 
 #: A file of fills may lack some: so many holes in a thousand of its rows. Aggregates have 190 to 390 (measured).
 HOLES_PER_THOUSAND = 5
+_BITS = 16
+_MASK = (1 << _BITS) - 1
+#: 32 MiB for 268 million ids, three times the largest month known.
+_MAX_PAGES = 4_096
 #: Damaged rows of a file that are told one by one.
 _TOLD = 10
+
+
+class _Ids:
+    """A set of ids, a bit each in pages of 65,536: whatever their order, a million of neighbours take 128 KiB.
+
+    `overflow` tells that they are too far apart to be kept; no file of fills is like that.
+    """
+
+    def __init__(self) -> None:
+        self.overflow = False
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, number: int) -> None:
+        """Add one id."""
+        page = self._page(number >> _BITS)
+        page[(number & _MASK) >> 3] |= 1 << (number & 7)
+
+    def add_run(self, first: int, last: int) -> None:
+        """Add the ids `first .. last`."""
+        while first <= last:
+            if first & 7 or last - first < 7:
+                self.add(first)
+                first += 1
+                continue
+            count = min(last - first + 1, (1 << _BITS) - (first & _MASK)) >> 3
+            at = (first & _MASK) >> 3
+            self._page(first >> _BITS)[at : at + count] = b"\xff" * count
+            first += count << 3
+
+    def runs(self) -> tuple[int, int]:
+        """Return how many runs of neighbours there are, and how many ids."""
+        runs = ids = 0
+        before, carry = -1, 0
+        for number in sorted(self._pages):
+            bits = int.from_bytes(self._pages[number], "little")
+            carry = carry if number == before + 1 else 0
+            runs += (bits & ~(bits << 1 | carry)).bit_count()
+            ids += bits.bit_count()
+            before, carry = number, bits >> _MASK
+        return runs, ids
+
+    def _page(self, number: int) -> bytearray:
+        page = self._pages.get(number)
+        if page is None:
+            if len(self._pages) >= _MAX_PAGES:
+                self.overflow = True
+                return bytearray(1 << (_BITS - 3))
+            page = self._pages[number] = bytearray(1 << (_BITS - 3))
+        return page
 
 
 class Extent:
     """The rows of one symbol in one table: the lowest and highest key, the times, and whether the keys rise."""
 
-    def __init__(self) -> None:
+    def __init__(self, fills: bool) -> None:
         self.rows = 0
         self.first = self.last = 0
         self.since_ms = self.until_ms = 0
         self.rising = True
         self.merged = False
-        self.ids = IdRanges()
+        self.missing = 0  # ids between the first and the last that no row has
+        self._ids: _Ids | None = _Ids() if fills else None
         self._newest = 0  # the key of the row before
 
     def add(self, keys: list[int], times: list[int]) -> None:
@@ -49,16 +102,22 @@ class Extent:
         self.since_ms, self.until_ms = min(self.since_ms, earliest), max(self.until_ms, latest + 1)
         self.rows += len(keys)
         self._newest = keys[-1]
+        if self._ids is None:
+            return
         if self.rising and high - low + 1 == len(keys):
-            self.ids.add(low, high)
+            self._ids.add_run(low, high)
         else:
             for key in keys:
-                self.ids.add(key, key)
+                self._ids.add(key)
 
     def are_aggregates(self, damaged: int) -> bool:
-        """Whether the ids have more holes than files of fills do; each damaged row excuses one."""
-        holes = len(self.ids) - 1 if not self.ids.floor else self.rows
-        return (holes - damaged) * 1000 > self.rows * HOLES_PER_THOUSAND
+        """Whether the ids have more holes than files of fills do; each damaged row excuses one. To be asked once."""
+        ids, self._ids = self._ids, None
+        if ids is None or ids.overflow:
+            return ids is not None
+        runs, count = ids.runs()
+        self.missing = self.last - self.first + 1 - count
+        return (runs - 1 - damaged) * 1000 > count * HOLES_PER_THOUSAND
 
 
 class Part:
@@ -134,7 +193,7 @@ def scan(table: Table, symbols: Collection[str], kind: Kind) -> Scan:
         for number, reason in faults:
             found.fault(number, reason)
         for symbol in {row[2] for row in rows} & wanted:
-            extents.setdefault(symbol, Extent()).add(
+            extents.setdefault(symbol, Extent(kind == "trades")).add(
                 [row[0] for row in rows if row[2] == symbol], [row[1] for row in rows if row[2] == symbol]
             )
     if found.damaged > _TOLD:
@@ -150,15 +209,14 @@ def scan(table: Table, symbols: Collection[str], kind: Kind) -> Scan:
 
 def _judge(found: Scan, symbol: str, extent: Extent, named: bool) -> None:
     """Decide whether the rows of a symbol are fills, and say so if not."""
-    extent.merged = named or extent.are_aggregates(found.damaged)
+    extent.merged = extent.are_aggregates(found.damaged) or named
     if extent.merged:
         _log.warning(
             "%s: %s: merged trades (%s), kept out of the tape",
             found.table,
             symbol,
-            "by its name" if named else f"{extent.rows} rows with {extent.ids.missing()} ids missing between them",
+            "by its name" if named else f"{extent.rows} rows with {extent.missing} ids missing between them",
         )
-    extent.ids = IdRanges()  # it may be large, and has told what it had to
 
 
 def _rows(table: Table, layout: Layout) -> Iterator[tuple[list[Row], list[tuple[int, str]]]]:

@@ -12,8 +12,8 @@ from typing import BinaryIO, cast
 from okxcli.errors import InputError
 from okxcli.exchange.archive_layout import Row
 
-#: Rows sorted in memory at a time, some 40 MiB; and runs merged at a time, an open file each.
-RUN_ROWS = 100_000
+#: Rows sorted in memory at a time, some 15 MiB; and runs merged at a time, an open file each.
+RUN_ROWS = 30_000
 MAX_RUNS = 64
 _BATCH = 5_000
 

@@ -12,7 +12,7 @@ from bulk_files import GENERATIONS, MODERN, chinese, daily, headerless, modern, 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.decimals import plain
 from okxcli.errors import UsageError
-from okxcli.exchange import archive, archive_sort
+from okxcli.exchange import archive, archive_scan, archive_sort
 from okxcli.exchange.archive import Archive
 from okxcli.exchange.archive_layout import read_name
 from okxcli.exchange.normalize import Normalizer
@@ -327,3 +327,29 @@ def test_header_alone_is_an_empty_day(tmp_path):
     """A day without trades is no fault."""
     path = write(tmp_path, "BTC-USDT-trades-2026-05-17", (MODERN + "\n").encode())
     assert read(path)[0] == [] and read(path)[1].unreadable == 0
+
+
+def test_ids_in_any_order_are_counted_exactly():
+    """Runs of neighbours and their ids, over the edges of pages and bytes, are those of a plain set."""
+    rng = random.Random(5)
+    for start in (1, 65_530, 131_060, 2**40 - 9):
+        ids, plain_set = archive_scan._Ids(), set()
+        for _ in range(40):
+            first = start + rng.randrange(3_000)
+            last = first + rng.choice([0, 0, 1, 7, 8, 63, 400])
+            ids.add_run(first, last)
+            plain_set |= set(range(first, last + 1))
+        for number in rng.sample(sorted(plain_set), 5):
+            ids.add(number)
+        assert ids.runs() == (sum(number - 1 not in plain_set for number in plain_set), len(plain_set))
+
+
+def test_a_shuffled_day_is_no_file_of_aggregates(tmp_path, caplog):
+    """However the rows of fills are mixed up, they are known as fills: their ids have no holes."""
+    fills = made(60_000, step=200)
+    mixed = fills[:]
+    random.Random(8).shuffle(mixed)
+    path = write(tmp_path, "BTC-USDT-trades-2026-05-17", modern("BTC-USDT", mixed))
+    found, _ = read(path)
+    assert [t.trade_id for t in found] == [f.trade_id for f in fills] and {t.origin for t in found} == {"file"}
+    assert caplog.text == ""
