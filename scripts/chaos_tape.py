@@ -433,13 +433,13 @@ def table(done: list[Round]) -> str:
     """
     sums = ("fills", "stored", "missing", "extra", "bars", "wrong_bars", "wrong_complete")
     heads = ["rounds", "hit", "failed", *(name.replace("_", " ") for name in sums), "by itself"]
-    lines = [f"{'fault':<10}" + "".join(f"{head:>{max(9, len(head) + 2)}}" for head in heads)]
+    lines = [f"{'fault':<10}" + "".join(f"{head:>{max(11, len(head) + 2)}}" for head in heads)]
     for kind in [*KINDS, "all"]:
         some = done if kind == "all" else [one for one in done if one.kinds[kind]]
         numbers = [len(some), sum(kind == "all" or one.hits[kind] > 0 for one in some), sum(one.failed for one in some)]
         numbers += [sum(getattr(one.verdict, name) for one in some) for name in sums]
         numbers.append(sum(not one.before and not one.error for one in some))
-        cells = (f"{number:>{max(9, len(head) + 2)},}" for number, head in zip(numbers, heads, strict=True))
+        cells = (f"{number:>{max(11, len(head) + 2)},}" for number, head in zip(numbers, heads, strict=True))
         lines.append(f"{kind:<10}" + "".join(cells))
     absent, doubtful = (sum(getattr(one.verdict, name) for one in done) for name in ("absent", "doubtful"))
     seconds = sorted(one.seconds for one in done)
