@@ -71,7 +71,8 @@ def _times(connection: Connection, proof: Proof, first: int, last: int) -> tuple
 
 # Bars cut into segments whose ids do not reach into another (the ids of neighbouring bars may interleave): of each the
 # lowest id, the start, the end of its first bar, the fills in it, its bars that are not complete, and whether it holds
-# every id up to the next segment. Good ones after a good one are left out: a year of them is one row.
+# every id up to the next segment. (`later` runs backwards: a frame whose start moves would be counted anew for every
+# row.) Good ones after a good one are left out: a year of them is one row.
 _SEGMENTS = """
 WITH bars AS (
     SELECT first_trade_id AS first, last_trade_id AS last, (extract(epoch FROM start) * 1000)::bigint AS start,
@@ -81,7 +82,7 @@ WITH bars AS (
     WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s AND closed
         AND first_trade_id IS NOT NULL AND start >= %s::timestamptz AND timestamp <= %s::timestamptz
     WINDOW earlier AS (ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        later AS (ORDER BY timestamp ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
+        later AS (ORDER BY timestamp DESC ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ), cut AS (
     SELECT *, sum((lowest = first AND coalesce(before < first, true))::int) OVER (ORDER BY start) AS segment FROM bars
 ), segments AS (
