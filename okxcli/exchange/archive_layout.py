@@ -143,6 +143,7 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
         columns = _HEADERLESS + ("",) * (head.count(",") + 1 - len(_HEADERLESS))
     known = set(columns)
     kind: Kind
+    cells: tuple[str, ...]
     if {"trade_id", "side", "size", "price", "created_time"} <= known:
         kind, key, time, cells = "trades", "trade_id", "created_time", _TRADE_CELLS
     elif {"open_time", *_CANDLE_CELLS} <= known:
