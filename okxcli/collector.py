@@ -60,13 +60,15 @@ class Collector:
         self._clock = clock
         self._normalizer = Normalizer()
         self._ready: deque[Line] = deque()
-        self._candles = RealTimeCandleProcessor(
-            config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
-        )
+        self._candles: RealTimeCandleProcessor | None = None
+        if config.timeframes:
+            self._candles = RealTimeCandleProcessor(
+                config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
+            )
         self._fill_by_fill = TAPE in config.channels
         self._symbols = config.symbols
         self._mender = mender
-        if mender is not None and self._fill_by_fill:
+        if mender is not None and self._candles is not None and self._fill_by_fill:
             self._candles.on_candle(mender.note)
         self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
@@ -93,18 +95,20 @@ class Collector:
 
     def reopen(self, connection: Connection) -> None:
         """Take up the bars that are open by what is stored, before anything is taken in."""
-        if not self._fill_by_fill:
+        if not self._fill_by_fill or self._candles is None:
             return
+        candles = self._candles
+
+        def give(line: Line) -> None:
+            candles.feed(line)
+            if len(self._ready) >= _REOPENED:
+                self._store()
+
         for symbol in self._symbols:
-            last = reopen(connection, EXCHANGE, symbol, self._candles, self._give)
+            last = reopen(connection, EXCHANGE, symbol, candles, give)
             self._store()
             if last is not None:
                 _log.debug("%s: goes on after id %d", symbol, last)
-
-    def _give(self, line: Line) -> None:
-        self._candles.feed(line)
-        if len(self._ready) >= _REOPENED:
-            self._store()
 
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
@@ -136,7 +140,9 @@ class Collector:
                     return
                 self._book_slots[key] = slot
             self.stored_books += 1
-        elif not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill:
+        elif self._candles is not None and (
+            not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill
+        ):
             self._candles.feed(item)
         self._ready.append(item)
 
@@ -148,23 +154,24 @@ class Collector:
     def tick(self) -> None:
         """Do what time has made due: candles by the wall clock, a batch, housekeeping."""
         now = self._clock()
-        self._candles_due = self._candles.advance(now)
+        if self._candles is not None:
+            self._candles_due = self._candles.advance(now)
         self._store()
         self._keeper.tick()
-        self._guarded("bars are mended later", self._mender.tick if self._mender is not None else None)
+        if self._mender is not None and self._keeper.up:
+            self._guarded("bars are mended later", self._mender.tick)
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
-        if time.monotonic() >= self._next_housekeeping:
+        if time.monotonic() >= self._next_housekeeping and self._keeper.up:
             self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
             self._guarded("no housekeeping this time", self._housekeep)
 
     @staticmethod
-    def _guarded(told: str, work: Callable[[], None] | None) -> None:
+    def _guarded(told: str, work: Callable[[], None]) -> None:
         """Do what can wait until Postgres is back."""
         try:
-            if work is not None:
-                work()
+            work()
         except DatabaseUnavailable as error:
             _log.debug("%s: %s", told, error)
 
@@ -174,7 +181,7 @@ class Collector:
         due = self._keeper.due_in(now)
         if due is not None:
             waits.append(due)
-        mending = self._mender.due_in() if self._mender is not None else None
+        mending = self._mender.due_in() if self._mender is not None and self._keeper.up else None
         if mending is not None:
             waits.append(mending)
         if self._candles_due is not None:
@@ -193,7 +200,8 @@ class Collector:
         Raises:
             TryLater: Postgres is away; the lines are in the spool.
         """
-        self._candles.finish()
+        if self._candles is not None:
+            self._candles.finish()
         self._store()
         left = self._keeper.finish()
         if left:
@@ -201,5 +209,6 @@ class Collector:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of every step, as the filters give them."""
-        made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in self._candles.counts().items()}
+        candles = self._candles.counts() if self._candles is not None else {}
+        made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
         return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()

@@ -82,7 +82,8 @@ def collect(
             with database.session() as connection:
                 retention.apply(connection, settings.keep_days, now_ms())
 
-        mender = Mender(database.session, parse_list(settings.timeframes), now_ms, settings.fill)
+        frames = parse_list(settings.timeframes) if settings.timeframes else ()
+        mender = Mender(database.session, frames, now_ms, settings.fill)
         collector = Collector(settings, feed, keeper, housekeep, mender=mender)
         try:
             with database.session() as connection:

@@ -59,6 +59,11 @@ class Keeper:
             _log.info("lines of an earlier run wait in %s: storing them", spool.folder)
             self._state = "draining"
 
+    @property
+    def up(self) -> bool:
+        """Whether lines go straight into the database: it is there, and nothing waits before them."""
+        return self._state == "up"
+
     # ---- taking in
 
     def add(self, line: Line, raw: bytes | None = None) -> None:

@@ -106,6 +106,18 @@ def test_a_database_belongs_to_one_exchange(run, database):
     assert stored(database) == before
 
 
+def test_no_candles(run, database, tmp_path):
+    """A configuration without timeframes stores everything else."""
+    (tmp_path / "okx.json").write_text(json.dumps(CONFIG | {"timeframes": []}))
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50, history_s=0) as exchange:
+        local = {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
+        status, _, err = end(run("collect", "--duration", "3s", **local))
+    assert status == 0
+    counts = json.loads(err.splitlines()[-1].removeprefix("okx collect: "))
+    assert counts["market_data"] == 0
+    assert counts["raw_trades"] == sum(n for n, _, _ in stored(database).values()) > 0
+
+
 def test_status(run, database):
     """Fresh while it collects, stale (exit 1) some time after; a symbol that was never stored is told."""
     with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=20, history_s=0) as exchange:
