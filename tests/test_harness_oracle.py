@@ -18,7 +18,7 @@ from okxcli.storage.writer import Writer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from chaos_oracle import Symbol, judge
+from harness.oracle import Symbol, judge
 
 START = 1_767_571_200_000  # 2026-01-05T00:00Z
 NAME = "PEPE-USDT"
