@@ -3,16 +3,19 @@
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from okxcli.core.candles import RealTimeCandleProcessor
-from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.fills import Fill
 from okxcli.storage.database import open_database
 from okxcli.storage.writer import Writer
 
@@ -22,35 +25,46 @@ from harness.oracle import Symbol, judge
 
 START = 1_767_571_200_000  # 2026-01-05T00:00Z
 NAME = "PEPE-USDT"
+SWAP = "BTC-USD-SWAP"
+INVERSE = Instrument("okx", SWAP, "swap", "live", contract_type="inverse", contract_value=Decimal(100))
+
+
+class Truth(NamedTuple):
+    """What the exchange has of a symbol."""
+
+    fills: list[Fill]
+    absent: list[int]
 
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory):
     """A file of fills of two minutes, and the fills; 20 ids in the middle are nobody's."""
     file = tmp_path_factory.mktemp("market") / "fills.jsonl"
-    with LocalExchange([NAME], rate=8, start_ms=START, history_s=120, quiet=0, fills_file=file) as exchange:
+    with LocalExchange([NAME, SWAP], rate=12, start_ms=START, history_s=120, quiet=0, fills_file=file) as exchange:
         exchange.stop_market()
         exchange.skip_ids(NAME, 20)
         for second in (1, 2, 40):
             exchange.trade(NAME, "0.0000085", "12345", ts=START + second * 1000)
-        fills, absent = exchange.fills(NAME), exchange.absent(NAME)
-    return file, fills, absent
+            exchange.trade(SWAP, "102561.3", "7", ts=START + second * 1000)
+        truth = {name: Truth(exchange.fills(name), exchange.absent(name)) for name in (NAME, SWAP)}
+    return file, truth
 
 
 @pytest.fixture(scope="module")
 def pattern(market, embedded_dsn):
     """The name of a database in which everything is in its place: rows, ledger with the absent ids, candles."""
-    _, fills, absent = market
     lines = []
     maker = RealTimeCandleProcessor("1s,5s,15s", lines.append)
-    for f in fills:
-        if f.trade_id == absent[-1] + 1:
-            lost = Absent("okx", NAME, absent[0], absent[-1])
-            maker.absent(lost)
-            lines.append(lost)
-        trade = StandardizedTrade("okx", NAME, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts)
-        maker.trade(trade)
-        lines.append(trade)
+    maker.instrument(INVERSE)
+    for name, truth in market[1].items():
+        for f in truth.fills:
+            if truth.absent and f.trade_id == truth.absent[-1] + 1:
+                lost = Absent("okx", name, truth.absent[0], truth.absent[-1])
+                maker.absent(lost)
+                lines.append(lost)
+            trade = StandardizedTrade("okx", name, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts)
+            maker.trade(trade)
+            lines.append(trade)
     name = f"okx_test_pattern_{os.getpid()}"
     with psycopg.connect(embedded_dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -74,29 +88,33 @@ def stored(pattern, embedded_dsn):
 
 def verdict(market, dsn):
     """Judge what is stored."""
-    file, fills, absent = market
-    return judge(file, dsn, [Symbol(NAME, fills[0].trade_id, absent)])
+    file, truth = market
+    spot, swap = (Symbol(name, truth[name].fills[0].trade_id, truth[name].absent) for name in (NAME, SWAP))
+    return judge(file, dsn, [spot, replace(swap, worth=Decimal(100), inverse=True)])
 
 
 def test_what_is_right_passes(market, stored):
     """Rows, ledger and candles that equal the exchange's fills are no problem."""
     found = verdict(market, stored)
     assert found.problems == []
-    assert found.fills == found.stored == len(market[1])
+    assert found.fills == found.stored == sum(len(truth.fills) for truth in market[1].values())
     assert found.absent == 20
-    assert found.bars > 40
+    assert found.bars > 80
+    assert found.edges >= 5
 
 
 # Each is one mistake in one row; the third column is what the judge says of it.
-_BAR = "WHERE timeframe = '1s' AND complete AND trade_count > 1 AND start = (SELECT max(start) FROM market_data WHERE \
-timeframe = '1s' AND complete AND trade_count > 1)"
-_ID = "(SELECT max(trade_id) - 40 FROM raw_trades)"
+_BARS = f"symbol = '{NAME}' AND timeframe = '1s' AND complete AND trade_count > 1"
+_BAR = f"WHERE {_BARS} AND start = (SELECT max(start) FROM market_data WHERE {_BARS})"
+_SWAP_BARS = f"symbol = '{SWAP}' AND timeframe = '15s' AND trade_count > 30"
+_SWAP_BAR = f"WHERE {_SWAP_BARS} AND start = (SELECT min(start) FROM market_data WHERE {_SWAP_BARS})"
+_ID = f"(SELECT max(trade_id) - 40 FROM raw_trades WHERE symbol = '{NAME}')"
 _MULTI = f"int8multirange(int8range({_ID}, {_ID}, '[]'))"
 MISTAKES = {
     "a fill is lost": (f"DELETE FROM raw_trades WHERE trade_id = {_ID}", "1 fills are not stored"),
     "a fill is nobody's": (
         "INSERT INTO raw_trades SELECT exchange, symbol, trade_id - 1, count, side, price, size, timestamp, received, "
-        "source, origin FROM raw_trades ORDER BY trade_id DESC OFFSET 2 LIMIT 1",
+        f"source, origin FROM raw_trades WHERE symbol = '{NAME}' ORDER BY trade_id DESC OFFSET 2 LIMIT 1",
         "1 rows are no fills",
     ),
     "a fill is there twice": (
@@ -112,12 +130,23 @@ MISTAKES = {
     ),
     "a fill is called absent": (f"UPDATE trade_ledger SET absent = absent + {_MULTI}", "called absent"),
     "a digit of a bar": (f"UPDATE market_data SET quote_volume = quote_volume + 0.0000000000001 {_BAR}", "the bar at"),
+    "the last place of a quotient": (
+        f"UPDATE market_data SET base_volume = base_volume + 0.0000000000000001 {_SWAP_BAR}",
+        "the bar at",
+    ),
+    "a sum of quotients that is rounded once": (
+        "UPDATE market_data SET base_volume = (SELECT round(sum(round(size * 100 / price, 30)), 16) FROM raw_trades "
+        f"WHERE symbol = '{SWAP}' AND trade_id BETWEEN first_trade_id AND last_trade_id) {_SWAP_BAR}",
+        "the bar at",
+    ),
+    "contracts for money": (f"UPDATE market_data SET quote_volume = volume {_SWAP_BAR}", "the bar at"),
     "open and close of a bar": (f"UPDATE market_data SET first_trade_id = first_trade_id + 1 {_BAR}", "the bar at"),
     "a bar is lost": (f"DELETE FROM market_data {_BAR}", "1 bars are not stored"),
     "a bar is nobody's": (
         "INSERT INTO market_data SELECT exchange, symbol, '5s', start + interval '1 s', timestamp + interval '1 s', "
         "open, high, low, close, volume, base_volume, quote_volume, buy_volume, trade_count, first_trade_id, "
-        "last_trade_id, closed, false, 0, origin FROM market_data WHERE timeframe = '5s' ORDER BY start LIMIT 1",
+        f"last_trade_id, closed, false, 0, origin FROM market_data WHERE timeframe = '5s' AND symbol = '{NAME}' "
+        "ORDER BY start LIMIT 1",
         "hold no fill",
     ),
     "a whole bar is not called so": (f"UPDATE market_data SET complete = false {_BAR}", "complete and not called so"),

@@ -1,19 +1,26 @@
 """What a round of chaos must have left in Postgres, worked out without a line of okx's own candle or ledger code.
 
-The truth is the exchange's file of fills. DuckDB makes the bars of it in SQL; which of them must be `complete` follows
-from the ids by counting.
+The truth is the exchange's file of fills. DuckDB makes the bars of it in SQL, and Python's fractions the one quotient
+that a bar has; which bars must be `complete` follows from the ids by counting.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
+from fractions import Fraction
 from pathlib import Path
 
 import duckdb
 import psycopg
 
 LENGTHS_MS = {"1s": 1_000, "5s": 5_000, "15s": 15_000}
+
+#: Id, price, size, side, time.
+Fill = tuple[int, Decimal, Decimal, str, int]
+
+#: Far more digits than any sum has: nothing is rounded.
+_EXACT = Context(prec=100, traps=[Inexact])
 
 # Prices of at most 10 places, sizes of at most 8: the products fit DuckDB's 38 digits exactly.
 _FILLS = """
@@ -47,13 +54,14 @@ _LEDGER = {
 class Symbol:
     """What the harness knows of a symbol: the newest id when `collect` subscribed, what the exchange lost, its worth.
 
-    `worth` is what a size of 1 is in the base currency.
+    `worth` is what a size of 1 is in the base currency; in the quote currency if `inverse`.
     """
 
     name: str
     begin: int
     lost: list[int]
     worth: Decimal = Decimal(1)
+    inverse: bool = False
 
 
 @dataclass
@@ -69,7 +77,7 @@ class Verdict:
     wrong_complete: int = 0
     absent: int = 0
     doubtful: int = 0
-    edges: int = 0
+    edges: int = -1  # of the symbol that crossed the fewest; -1 before any is looked at
     problems: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
@@ -162,7 +170,7 @@ def _judge_bars(
     connection: psycopg.Connection,
     symbol: Symbol,
     timeframe: str,
-    truth: list[tuple],
+    truth: list[Fill],
     known: _Known,
     verdict: Verdict,
 ) -> None:
@@ -170,10 +178,14 @@ def _judge_bars(
     over = max(row[4] for row in truth)  # what ended by then is final
     values = {"length": length, "symbol": symbol.name, "first": truth[0][0], "last": truth[-1][0]}
     expected = {}
+    quotients = _base_volumes(symbol.worth, truth, length) if symbol.inverse else {}
     for start, opened, high, low, close, size, turnover, buys, count, first, last in duck.execute(
         _BARS, values
     ).fetchall():
-        amounts = (size, size * symbol.worth, turnover * symbol.worth, buys)
+        if symbol.inverse:
+            amounts = (size, quotients[start], _EXACT.multiply(size, symbol.worth), buys)
+        else:
+            amounts = (size, *(_EXACT.multiply(number, symbol.worth) for number in (size, turnover)), buys)
         bar = (opened, high, low, close, *amounts, count, first, last)
         expected[start] = bar, known.all_of(first - 1, last + 1)
     stored = {row[0]: row for row in connection.execute(_STORED_BARS, [symbol.name, timeframe])}
@@ -181,7 +193,7 @@ def _judge_bars(
     verdict.bars += len(final)
     if timeframe == "15s":
         edges = len({row[4] // length for row in truth if row[4] + 2 * length < over})
-        verdict.edges = edges if not verdict.edges else min(verdict.edges, edges)
+        verdict.edges = edges if verdict.edges < 0 else min(verdict.edges, edges)
     absent, unknown = final - stored.keys(), stored.keys() - expected.keys()
     wrong = [start for start in final & stored.keys() if stored[start][1:12] != expected[start][0]]
     odd = [row[0] for row in stored.values() if row[13] - row[0] != length or not row[14]]
@@ -205,6 +217,18 @@ def _judge_bars(
         verdict.say(f"{symbol.name} {timeframe}: {len(rash)} bars are called complete and are not, {_some(rash)}")
     if shy:
         verdict.say(f"{symbol.name} {timeframe}: {len(shy)} bars are complete and not called so, {_some(shy)}")
+
+
+def _base_volumes(worth: Decimal, truth: list[Fill], length: int) -> dict[int, Decimal]:
+    """Return the base volume of every bar of an inverse contract: a quotient for each fill, then an exact sum.
+
+    A quotient has 16 places, a half goes to the even neighbour (which is what `round` does with a fraction).
+    """
+    units: dict[int, int] = {}
+    for _, price, size, _, ts in truth:
+        start = ts // length * length
+        units[start] = units.get(start, 0) + round(Fraction(size) * Fraction(worth) / Fraction(price) * 10**16)
+    return {start: _EXACT.scaleb(Decimal(number), -16) for start, number in units.items()}
 
 
 def _some(numbers: Iterable[int]) -> str:
