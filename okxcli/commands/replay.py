@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.simulate import (
+from okxcli.commands.serving import (
     Cert,
     Data,
     Database,
@@ -16,6 +16,7 @@ from okxcli.commands.simulate import (
     Port,
     RunsCommand,
     command_of,
+    options_of,
     serve,
 )
 from okxcli.options import Verbose
@@ -53,12 +54,10 @@ def replay(
     OKX_REST_URL and the OKX_DSN of a fresh database, and everything ends with it; without one the two URLs go to
     standard output for the shell, and the exchange serves until Ctrl-C.
     """
-    from okxcli.local.engine import Options
     from okxcli.local.replay import LocalReplay
     from okxcli.runtime import log
-    from okxcli.runtime.clock import parse_duration
 
     log.setup("replay", verbose)
-    options = Options(port=port, idle_s=parse_duration(idle), limits=1.0 if limits else 0.0, cert=cert, key=key)
+    options = options_of(port, limits, idle, cert, key)
     exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
     return serve(exchange, command_of(ctx), database, data)
