@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, OkxErr
 from okxcli.storage import schema
 from okxcli.storage.binaries import OLDEST
 from okxcli.storage.embedded import EmbeddedServer, default_base
+from okxcli.storage.seen import Seen
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,11 @@ _DEFAULTS = {
     "tcp_user_timeout": "35000",
     "client_encoding": "utf8",
 }
+#: A writer that has used the database before waits so long for it at its start, before it goes on without it.
+_PATIENCE_S = 10.0
+_AGAIN_S = 0.5
+#: A command ends within 10 s of its signal; a server that takes longer to stop does so without us.
+_STOP_S = 3.0
 _EMBEDDED = "embedded: no --dsn, OKX_DSN, config or PGHOST"
 
 
@@ -95,6 +102,7 @@ class Database:
         self.target = target
         self._application = application
         self._server: EmbeddedServer | None = None
+        self._unprepared: Callable[[Connection], None] | None = None
 
     @property
     def where(self) -> str:
@@ -115,17 +123,34 @@ class Database:
             server.start()
             self._server = server
 
+    @property
+    def ready(self) -> bool:
+        """Whether it was found and its tables are ready: with `open_database(later=True)` only after `revive`."""
+        return self._unprepared is None
+
     def revive(self) -> None:
-        """Start the embedded server again if it is the one and has died.
+        """Start the embedded server (again) if it is the one and does not run; make ready what was opened unready.
 
         Raises:
-            DatabaseUnavailable: it does not start.
+            DatabaseUnavailable: it does not start, or cannot be reached.
+            ConfigError, LoginRefused: as `open_database`.
         """
         if self._server is not None:
             self._server.revive()
+        self.start()
+        if self._unprepared is not None:
+            with self.session() as connection:
+                self._unprepared(connection)
+            self._unprepared = None
 
-    def connect(self) -> Connection:
+    def prepare_later(self, prepare: Callable[[Connection], None]) -> None:
+        """Have `revive` call this once the database is there; until then it is not `ready`."""
+        self._unprepared = prepare
+
+    def connect(self, timeout_s: int | None = None) -> Connection:
         """Return a new connection in autocommit mode, in UTC, with durable commits.
+
+        Waits for an answer as long as the DSN says, else 10 s, or `timeout_s` if that is less.
 
         Raises:
             DatabaseUnavailable: no answer, no such database, or a Postgres that is too old.
@@ -134,6 +159,8 @@ class Database:
         dsn = self.dsn
         given = _parsed(dsn, "the DSN")
         defaults = {key: value for key, value in _DEFAULTS.items() if key not in given}
+        if timeout_s is not None and "connect_timeout" in defaults:
+            defaults["connect_timeout"] = str(timeout_s)
         try:
             whole = make_conninfo(dsn, **defaults)
             connection = psycopg.connect(whole, autocommit=True, application_name=self._application)
@@ -168,10 +195,10 @@ class Database:
                 raise explain(error, self.where) from None
 
     def close(self) -> None:
-        """Let go of the embedded server, if it is the one; the last one out stops it."""
+        """Let go of the embedded server, if it is the one; the last one out stops it, and waits some seconds for it."""
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            server.close(_STOP_S)
 
     def __enter__(self) -> Self:
         return self
@@ -188,11 +215,13 @@ def open_database(
     origin: str | None = None,
     application: str = "okx",
     env: Mapping[str, str] = os.environ,
+    later: bool = False,
 ) -> Database:
     """Find, start and check the database, and return it, ready.
 
     With `create` (for writers) an embedded one is made if there is none, the tables are brought to this release, the
-    origin of the data is guarded, and the choice is logged. Without it (for readers) nothing is made or changed.
+    origin of the data is guarded, and the choice is logged. Without it (for readers) nothing is made or changed. With
+    `later` one that is away and was in use here before is returned as it is, not `ready`; `revive` does the rest.
 
     Raises:
         DatabaseUnavailable: it cannot be reached or started, or there is no data (readers).
@@ -204,10 +233,15 @@ def open_database(
     if target.base is not None and not create and not EmbeddedServer(target.base).exists:
         raise DatabaseUnavailable(_no_data(_short(target.base), target.why))
     database = Database(target, application)
+    seen = Seen(database.where, env)
     try:
-        database.start()
-        with database.connect() as connection:
-            _prepare(connection, database, create, origin)
+        _open(database, create, origin, seen, _PATIENCE_S if later else 0.0)
+    except DatabaseUnavailable as error:
+        if not later or not seen.before(origin):
+            database.close()
+            raise
+        _log.warning("%s: going on without it", error)
+        database.prepare_later(lambda connection: _prepare(connection, database, create, origin))
     except psycopg.Error as error:
         database.close()
         raise explain(error, database.where) from None
@@ -215,6 +249,24 @@ def open_database(
         database.close()
         raise
     return database
+
+
+def _open(database: Database, create: bool, origin: str | None, seen: Seen, patience_s: float) -> None:
+    """Start and prepare it; one that does not answer, but was in use here before, gets a moment: it may be starting."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            database.start()
+            with database.session() as connection:
+                _prepare(connection, database, create, origin)
+            if create:
+                seen.note(origin)
+            return
+        except DatabaseUnavailable as error:
+            if time.monotonic() > until or not seen.before(origin):
+                raise
+            _log.debug("trying again: %s", error)
+            time.sleep(_AGAIN_S)
 
 
 def _prepare(connection: Connection, database: Database, create: bool, origin: str | None) -> None:

@@ -180,17 +180,22 @@ class EmbeddedServer:
         finally:
             os.close(door)
 
-    def close(self) -> None:
-        """Stop using the server; stop it if nobody else does and it is not to be kept. Returns when that is done."""
+    def close(self, patience_s: float = postmaster.STOP_S) -> None:
+        """Stop using the server; stop it if nobody else does and it is not to be kept.
+
+        Returns when that is done, or when the patience is over: it then stops by itself, or by its watcher where
+        another process, which is just starting it, held the door all the time.
+        """
         use, self._use = self._use, None
         if use is None:
             return
+        until = time.monotonic() + patience_s
         door = _open_lock(self.base / postmaster.DOOR)
         try:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(use, fcntl.LOCK_UN)
-            if not self.kept and not _in_use(use):
-                self._stop()
+            if postmaster.locked(door, until):
+                fcntl.flock(use, fcntl.LOCK_UN)
+                if not self.kept and not _in_use(use):
+                    self._stop(max(until - time.monotonic(), 0.0))
         finally:
             os.close(use)
             os.close(door)
@@ -218,9 +223,9 @@ class EmbeddedServer:
             os.close(use)
             os.close(door)
 
-    def _stop(self) -> bool:
+    def _stop(self, patience_s: float = postmaster.STOP_S) -> bool:
         """Stop the server and remove the socket's folder if it is outside of ours. The door is ours meanwhile."""
-        stopped = postmaster.stop(self.data)
+        stopped = postmaster.stop(self.data, patience_s)
         if stopped and self.socket.parent != self.home:
             with suppress(OSError):
                 self.socket.rmdir()

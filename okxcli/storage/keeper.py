@@ -1,7 +1,7 @@
 """Lines into Postgres whatever happens to it: committed while it is there, spooled while it is away, drained after.
 
-States: `up` (batches are committed), `away` (batches go to the spool; a thread tries to reach the database every
-second), `draining` (the spool goes into the database, oldest first; what is new queues up behind it).
+States: `up` (batches are committed), `away` (batches go to the spool; a thread tries whether the database takes writes
+again), `draining` (the spool goes into the database, oldest first; what is new queues up behind it).
 """
 
 import logging
@@ -10,22 +10,40 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+import psycopg
+
 from okxcli.core.codec import decode, encode
 from okxcli.core.model import Line
-from okxcli.errors import DatabaseUnavailable, InvalidLine, OkxError
+from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, InvalidLine, OkxError
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import Connection, Database
 from okxcli.storage.spool import Spool, SpoolFile
+from okxcli.storage.watchdog import Watchdog
 from okxcli.storage.writer import BATCH_MS, BATCH_ROWS, Writer
 
 _log = logging.getLogger(__name__)
 
+#: Time between two tries to reach the database; it doubles up to the longest while one that answers takes no batch.
 _PROBE_S = 1.0
-#: A statement that takes longer has met a lock or a stuck server; the batch is spooled instead.
+_LONGEST_PROBE_S = 8.0
+#: A statement that takes longer has met a lock or a slow server; the batch is spooled instead.
 _LOCK_TIMEOUT = "5s"
 _STATEMENT_TIMEOUT = "20s"
+#: Longest wait for an answer where even those time-outs are not kept, and once the process is to end.
+_SILENCE_S = 30.0
+_HURRY_S = 3.0
+#: The one who takes lines in waits for a connection at most so long; the thread that probes may wait longer.
+_CONNECT_S = 3
 #: The share of the spool's bound at which a word is due.
 _NEARLY_FULL = 0.8
+#: Time between two looks for what a process that died has left in the spool.
+_LOOK_S = 60.0
+
+# A writer's own lock on every table it may write to; their partitions are not asked, there may be thousands.
+_TRY_LOCKS = (
+    "LOCK TABLE ONLY symbols, ONLY trade_ledger, ONLY raw_trades, ONLY merged_trades, ONLY market_data,"
+    " ONLY order_books, ONLY tickers, ONLY instruments IN ROW EXCLUSIVE MODE"
+)
 
 
 class Keeper:
@@ -33,6 +51,7 @@ class Keeper:
 
     `on_durable` is called with the raw lines of each commit, as by `Writer`: while the database is away they wait.
     `full` says that there is no room for more, neither in Postgres nor in the spool: whoever feeds it must wait.
+    `hurried` tells that the process is to end now: nothing is waited for any more that may take long.
     """
 
     def __init__(
@@ -41,21 +60,44 @@ class Keeper:
         spool: Spool,
         on_durable: Callable[[list[bytes]], None] | None = None,
         clock: Callable[[], int] = now_ms,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self.full = False
         self.spooled = 0
         self._database = database
         self._spool = spool
         self._clock = clock
-        self._writer = Writer(self._connect, where=database.where, clock=clock, patience_s=0.3, on_durable=on_durable)
+        self._hurried = hurried
+        self._watchdog = Watchdog(_SILENCE_S, _HURRY_S, hurried)
+        self._writer = Writer(
+            self._connect,
+            where=database.where,
+            clock=clock,
+            patience_s=0.3,
+            on_durable=on_durable,
+            watch=self._watchdog.over,
+        )
         self._state: Literal["up", "away", "draining"] = "up"
+        self._outage = False  # from the first failure until a batch is committed again
+        self._pause_s = _PROBE_S
         self._held: list[bytes] = []  # not in the spool yet, while away or draining
         self._held_since = 0
         self._file: SpoolFile | None = None
         self._reachable = threading.Event()
+        self._found: Connection | None = None  # by the thread that probes
+        self._misfit: ConfigError | None = None
         self._stopped = threading.Event()
         self._warned = False
-        if spool.size():
+        self._next_look = time.monotonic() + _LOOK_S
+        obstacle = spool.obstacle()
+        if obstacle is not None:
+            _log.warning("%s, so there is no spool: nothing is taken in while %s is away", obstacle, database.where)
+        if not database.ready:
+            self._outage = True
+            self._state = "away"
+            _log.warning("spooling to %s until %s is there", spool.folder, database.where)
+            self._probe()
+        elif spool.size():
             _log.info("lines of an earlier run wait in %s: storing them", spool.folder)
             self._state = "draining"
 
@@ -74,9 +116,22 @@ class Keeper:
             except DatabaseUnavailable as error:
                 self._go_away(error)
             return
+        self._hold(raw if raw is not None else encode(line))
+
+    def refuse(self, raw: bytes, reason: str) -> None:
+        """Take a line that could not be decoded, for the quarantine."""
+        if self._state == "up":
+            try:
+                self._writer.refuse(raw, reason)
+            except DatabaseUnavailable as error:
+                self._go_away(error)
+            return
+        self._hold(raw)
+
+    def _hold(self, line: bytes) -> None:
         if not self._held:
             self._held_since = self._clock()
-        self._held.append(raw if raw is not None else encode(line))
+        self._held.append(line)
         if len(self._held) >= BATCH_ROWS:
             self._keep()
 
@@ -84,45 +139,68 @@ class Keeper:
         """Return the seconds until `tick` wants to be called; None when nothing waits."""
         if self._state == "up":
             return self._writer.due_in(now)
-        if self._state == "draining":
+        if self._state == "draining" or self._reachable.is_set():
             return 0.0
-        if self._held:
-            return min(max(self._held_since + BATCH_MS - now, 0), BATCH_MS) / 1000 if not self.full else _PROBE_S
-        return 0.0 if self._reachable.is_set() else _PROBE_S
+        if self._held and not self.full:
+            return min(max(self._held_since + BATCH_MS - now, 0), BATCH_MS) / 1000
+        return _PROBE_S
 
     def tick(self) -> None:
-        """Do what is due: a batch, a look whether the database is back, a piece of the spool."""
+        """Do what is due: a batch, a look whether the database is back, a piece of the spool.
+
+        Raises:
+            ConfigError: a database that was away at the start is there now, and is not the one that we are for.
+        """
         now = self._clock()
         if self._state == "up":
             if self._writer.due_in(now) == 0:
                 self._commit()
+            elif time.monotonic() >= self._next_look:
+                self._look()
             return
-        if self._held and now - self._held_since >= BATCH_MS:
+        if self._held and (now - self._held_since >= BATCH_MS or now < self._held_since):
             self._keep()
         if self._state == "away" and self._reachable.is_set():
             self._reachable.clear()
+            if self._misfit is not None:
+                self._keep()
+                raise self._misfit
             self._state = "draining"
-            _log.info("%s is back", self._database.where)
         if self._state == "draining":
             self._drain_piece()
 
     def finish(self) -> int:
-        """Commit everything, or leave it in the spool; return how many lines wait there."""
-        while self._state == "draining":
-            self._keep()
-            self._drain_piece()
-        if self._state == "up":
-            self._commit()
-        if self._state == "away":
-            self._keep()
+        """Commit everything, or leave it in the spool; return how many lines wait there.
+
+        Lines that find no room there either are waited with, until `hurried`. A spool that takes long to drain is
+        drained some seconds then and left.
+        """
+        until = None
+        while True:
+            if until is None and self._hurried():
+                until = time.monotonic() + _HURRY_S
+            if self._state == "draining" and (until is None or time.monotonic() < until):
+                self._keep()
+                self._drain_piece()
+                continue
+            if self._state == "up":
+                self._commit()
+            if self._state != "up":
+                self._keep()
+            if self._state == "up" or not self._held or self._hurried():
+                break
+            time.sleep(_PROBE_S / 4)
+            self.tick()
         self._spool.rotate()
         return 0 if self._state == "up" else self._spool.lines() + len(self._held)
 
     def explain_left(self, count: int) -> str:
         """Return in a line where lines wait that `finish` could not commit, and how they get into the database."""
         lost = f" {len(self._held):,} of them found no room there and are lost." if self._held else ""
+        where = self._database.where
+        begin = f"{where} is away:" if self._state == "away" else f"stopped before everything was in {where}:"
         return (
-            f"{self._database.where} is away: {count:,} lines wait in {self._spool.folder}.{lost} "
+            f"{begin} {count:,} lines wait in {self._spool.folder}.{lost} "
             "The next run of okx store or okx collect stores them; so does okx store --drain"
         )
 
@@ -133,20 +211,32 @@ class Keeper:
     def close(self) -> None:
         """Close connection and spool."""
         self._stopped.set()
+        self._watchdog.stop()
         if self._file is not None:
             self._file.leave()
             self._file = None
         self._spool.close()
         self._writer.close()
+        found, self._found = self._found, None
+        if found is not None:
+            found.close()
 
     # ---- the database
 
     def _connect(self) -> Connection:
-        connection = self._database.connect()
-        connection.execute(
-            "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
-            [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
-        )
+        found, self._found = self._found, None
+        return found if found is not None else self._new_connection(_CONNECT_S)
+
+    def _new_connection(self, timeout_s: int | None = None) -> Connection:
+        connection = self._database.connect(timeout_s)
+        try:
+            connection.execute(
+                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+                [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
+            )
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _commit(self) -> None:
@@ -157,14 +247,27 @@ class Keeper:
 
     def _go_away(self, error: DatabaseUnavailable) -> None:
         """From now on spool, beginning with the batch that could not be committed."""
-        _log.warning("%s: spooling to %s until it is back", error, self._spool.folder)
+        if self._outage:  # it answered, and still took nothing
+            self._pause_s = min(self._pause_s * 2, _LONGEST_PROBE_S)
+            _log.debug("%s: still spooling, trying again in %.0f s", error, self._pause_s)
+        else:
+            self._outage = True
+            self._pause_s = _PROBE_S
+            _log.warning("%s: spooling to %s until it is back", error, self._spool.folder)
         self._state = "away"
         self._take_back()
         self._keep()
         self._probe()
 
+    def _came_back(self) -> None:
+        """Note that a batch was committed."""
+        if self._outage:
+            self._outage = False
+            self._pause_s = _PROBE_S
+            _log.info("%s is back", self._database.where)
+
     def _take_back(self) -> None:
-        pending = [raw if raw is not None else encode(line) for line, raw in self._writer.take_pending()]
+        pending = self._writer.take_pending()
         if pending and not self._held:
             self._held_since = self._clock()
         self._held[:0] = pending
@@ -176,20 +279,22 @@ class Keeper:
 
     def _reach(self) -> None:
         """Try until the database takes writes again, in a thread of its own: an attempt may hang for seconds."""
-        while not self._stopped.wait(_PROBE_S):
+        while not self._stopped.wait(self._pause_s):
             try:
                 self._database.revive()
-                with self._connect() as connection:
-                    row = connection.execute(
-                        "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
-                    ).fetchone()
-                if row is not None and not row[0]:
-                    self._reachable.set()
-                    return
-            except (OkxError, OSError) as error:
+                connection = self._new_connection()
+            except ConfigError as error:
+                self._misfit = error
+                self._reachable.set()
+                return
+            except (OkxError, OSError, psycopg.Error) as error:
                 _log.debug("still away: %s", error)
-            except Exception as error:
-                _log.debug("still away: %s: %s", type(error).__name__, error)
+                continue
+            if _takes_writes(connection) and not self._stopped.is_set():
+                self._found = connection
+                self._reachable.set()
+                return
+            connection.close()
 
     # ---- the spool
 
@@ -201,7 +306,8 @@ class Keeper:
             self._spool.write(self._held)
         except OSError as error:
             if not self.full:
-                _log.error("%s: taking no more in until there is room, or the database is back", error)
+                reason = f"cannot write to {self._spool.folder}: {error.strerror}" if error.strerror else error
+                _log.error("%s: taking no more in until there is room, or the database is back", reason)
             self.full = True
             self._held_since = self._clock()
             return
@@ -214,6 +320,14 @@ class Keeper:
         if size > _NEARLY_FULL * self._spool.max_bytes and not self._warned:
             self._warned = True
             _log.warning("the spool %s is nearly full: %d MiB", self._spool.folder, size >> 20)
+
+    def _look(self) -> None:
+        """Drain what a process that was killed has left: nobody else would before the next start."""
+        self._next_look = time.monotonic() + _LOOK_S
+        if self._spool.size():
+            self._commit()
+            if self._state == "up":
+                self._state = "draining"
 
     def _drain_piece(self) -> None:
         """Store one batch of the spool, oldest first; when nothing waits any more, go on directly."""
@@ -230,13 +344,12 @@ class Keeper:
             self._writer.flush()
         except DatabaseUnavailable as error:
             self._writer.take_pending()  # they are in the file
-            self._file.leave()
-            self._file = None
-            _log.warning("%s: spooling to %s until it is back", error, self._spool.folder)
-            self._state = "away"
-            self._probe()
+            self._file.again()
+            self._go_away(error)
             return
-        if not lines:
+        if lines:
+            self._came_back()
+        else:
             self._file.done()
             self._file = None
 
@@ -245,7 +358,6 @@ class Keeper:
         held, self._held = self._held, []
         self._state = "up"
         self.full = self._warned = False
-        began = time.monotonic()
         waiting = iter(held)
         try:
             for line in waiting:
@@ -255,10 +367,30 @@ class Keeper:
             self._held = list(waiting)  # the line at hand is the writer's already
             self._go_away(error)
             return
-        _log.info("the spool is empty: storing directly (%.1f s)", time.monotonic() - began)
+        self._came_back()
+        _log.info("the spool is empty: storing directly")
 
     def _store(self, line: bytes) -> None:
         try:
             self._writer.add(decode(line), line)
         except InvalidLine as reason:
-            _log.error("passed over in the spool: %s: %s", reason, line[:200].decode(errors="replace"))
+            self._writer.refuse(line, str(reason))
+        except BUGS as error:
+            _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
+            self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")
+
+
+def _takes_writes(connection: Connection) -> bool:
+    """Whether the database is neither a standby nor read-only, and nobody holds one of the tables locked for long."""
+    try:
+        with connection.transaction():
+            row = connection.execute(
+                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
+            ).fetchone()
+            if row is None or row[0]:
+                return False
+            connection.execute(_TRY_LOCKS)
+    except psycopg.Error as error:
+        _log.debug("it is there, but takes nothing: %s", error)
+        return False
+    return True

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from okxcli.core.codec import encode
 from okxcli.core.model import Line
@@ -20,6 +23,14 @@ class Refused:
     stored: bytes | None = None
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A line that is none of ours, as it came in, and why."""
+
+    raw: bytes
+    reason: str
+
+
 @dataclass
 class Outcome:
     """Counts of one transaction, and what it refused."""
@@ -34,19 +45,50 @@ def quarantine(connection: Connection, refused: list[Refused], raw: dict[int, by
     `raw` has the bytes that a line came in as, by its `id`, where they are known.
     """
     for one in refused:
-        text = _text(raw.get(id(one.line)) or encode(one.line))
-        connection.execute(
-            "INSERT INTO quarantine (type, exchange, symbol, reason, line, stored) VALUES (%s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            [
-                str(type(one.line).__struct_config__.tag),
-                _text(one.line.exchange.encode()),
-                _text(one.line.symbol.encode()),
-                _text(one.reason.encode()),
-                text,
-                None if one.stored is None else _text(one.stored),
-            ],
-        )
+        line = one.line
+        kind = str(type(line).__struct_config__.tag)
+        _keep(connection, (kind, line.exchange, line.symbol), one.reason, raw.get(id(line)) or encode(line), one.stored)
+
+
+def quarantine_unreadable(connection: Connection, lines: list[Unreadable]) -> None:
+    """Keep lines that cannot be decoded, under the names that they give if they are JSON at all."""
+    for one in lines:
+        _keep(connection, _names_in(one.raw), one.reason, one.raw, None)
+
+
+def _keep(connection: Connection, names: tuple[str, str, str], reason: str, line: bytes, stored: bytes | None) -> None:
+    connection.execute(
+        "INSERT INTO quarantine (type, exchange, symbol, reason, line, stored) VALUES (%s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        [
+            *(_text(name.encode(errors="replace")) for name in names),
+            _text(reason.encode(errors="replace")),
+            _text(line),
+            None if stored is None else _text(stored),
+        ],
+    )
+
+
+class _Named(msgspec.Struct):
+    type: Any = ""
+    exchange: Any = ""
+    symbol: Any = ""
+
+
+_NAMED = msgspec.json.Decoder(_Named)
+_LONGEST_NAME = 64
+
+
+def _names_in(raw: bytes) -> tuple[str, str, str]:
+    """Return type, exchange and symbol of a line as far as it can be read; empty where it cannot."""
+    try:
+        found = _NAMED.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", "", ""
+    kind, exchange, symbol = (
+        value[:_LONGEST_NAME] if isinstance(value, str) else "" for value in (found.type, found.exchange, found.symbol)
+    )
+    return kind, exchange, symbol
 
 
 def _text(raw: bytes) -> str:

@@ -20,6 +20,9 @@ DOOR = "door.lock"
 USE = "use.lock"
 KEEP = "keep"
 
+#: How long a server may take to stop: its last checkpoint writes all that is in memory.
+STOP_S = 60.0
+
 # Beyond any kernel's highest pid (Linux: 2**22), so that signalling it says "no such process".
 _NOBODY = 2**30
 
@@ -79,7 +82,7 @@ def disown_stale(data: Path, socket: Path) -> None:
     file.write_text("\n".join(lines))
 
 
-def stop(data: Path, timeout_s: float = 60.0) -> bool:
+def stop(data: Path, timeout_s: float = STOP_S) -> bool:
     """Stop the server of `data`: sessions end, everything committed is on disk. Return False if it is still there."""
     until = time.monotonic() + timeout_s
     pid = pid_of(data) if alive(data) else None
@@ -91,6 +94,19 @@ def stop(data: Path, timeout_s: float = 60.0) -> bool:
             return True
         time.sleep(0.005)
     return False
+
+
+def locked(lock: int, until: float) -> bool:
+    """Lock a file exclusively, trying until then (`time.monotonic`); return whether it is locked."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _watch(base: Path, data: Path) -> None:

@@ -23,11 +23,21 @@ SPARE_BYTES = 64 << 20
 _SUFFIX = ".jsonl"
 
 
-def default_folder(where: str, env: Mapping[str, str] = os.environ) -> Path:
-    """Return the spool of one database, below `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
+def state_folder(env: Mapping[str, str] = os.environ) -> Path:
+    """Return `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
     base = env.get("XDG_STATE_HOME", "")
     home = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / ".local" / "state"
-    return home / "okx" / "spool" / hashlib.sha256(where.encode()).hexdigest()[:12]
+    return home / "okx"
+
+
+def name_of(where: str) -> str:
+    """Return a file name for a database."""
+    return hashlib.sha256(where.encode()).hexdigest()[:12]
+
+
+def default_folder(where: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Return the spool of one database, below `state_folder`."""
+    return state_folder(env) / "spool" / name_of(where)
 
 
 class SpoolFull(OSError):
@@ -61,8 +71,7 @@ class Spool:
             raise SpoolFull(f"the disk of {self.folder} is full")
         start = file.tell()
         try:
-            file.write(data)
-            file.flush()
+            _write_all(file, data)
             os.fsync(file.fileno())
         except OSError:
             # Half a line must not stay: what is read back later would be torn, and the lines are kept elsewhere.
@@ -76,9 +85,7 @@ class Spool:
     def _open(self) -> BinaryIO:
         if self._file is None:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._path, descriptor = self._make()
             self._file = os.fdopen(descriptor, "wb", buffering=0)
             self._written = 0
             folder = os.open(self.folder, os.O_RDONLY)
@@ -88,11 +95,33 @@ class Spool:
                 os.close(folder)
         return self._file
 
+    def _make(self) -> tuple[Path, int]:
+        """Make a new file and lock it; return its path and descriptor.
+
+        Between the two another process may find it, empty, and delete it: what were written then would be lost.
+        """
+        while True:
+            path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+            os.close(descriptor)
+
     def rotate(self) -> None:
         """Close the file at hand, so that it can be drained."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+    def obstacle(self) -> str | None:
+        """Return why nothing could be kept here, None if something could; makes nothing."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            return f"{place} is no folder"
+        return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
 
     def size(self) -> int:
         """Return how many bytes wait, those of other processes included."""
@@ -143,9 +172,11 @@ class SpoolFile:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
+        self._mark = 0
 
     def read(self, count: int) -> list[bytes]:
         """Return the next lines, without newlines; none at the end. A last line without newline was torn by a crash."""
+        self._mark = self._file.tell()
         found: list[bytes] = []
         while len(found) < count:
             line = self._file.readline()
@@ -153,6 +184,10 @@ class SpoolFile:
                 break
             found.append(line[:-1])
         return found
+
+    def again(self) -> None:
+        """Take back the last `read`: its lines are not committed."""
+        self._file.seek(self._mark)
 
     def done(self) -> None:
         """Delete the file: its lines are committed."""
@@ -162,6 +197,13 @@ class SpoolFile:
     def leave(self) -> None:
         """Let go of it; it is drained another time, from its beginning."""
         self._file.close()
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of `data`. On a disk that becomes full the system takes a part of it without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _size(path: Path) -> int:

@@ -2,23 +2,24 @@
 
 A batch ends at 5,000 lines or 250 ms after its first. A connection that breaks is made anew and the batch sent again,
 which does no harm even if it had been committed after all: the ledger and the keys know what is there. A row that
-Postgres refuses is found by halving the batch, and goes to quarantine alone.
+Postgres refuses, or that one of our own bugs chokes on, is found by halving the batch, and goes to quarantine alone.
 """
 
 import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import psycopg
 
 from okxcli.core.codec import encode
 from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade, Ticker
-from okxcli.errors import DatabaseUnavailable
+from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import candles, ledger, snapshots, tape
 from okxcli.storage.database import Connection, explain
-from okxcli.storage.outcome import Outcome, Refused, quarantine
+from okxcli.storage.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 from okxcli.storage.partitions import DAY_MS, Partitions
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Writer:
     `connect` gives a new connection in autocommit mode (`Database.connect`). `on_durable` is called after each commit
     with the bytes of the lines that are now stored (in their order, duplicates included, refused ones not), as far as
     `add` was given any. `patience_s` is how long a batch is tried again while the database cannot be reached. `proven`
-    says that the candles were rebuilt from rows that the ledger proves, and so beat any other.
+    says that the candles were rebuilt from rows that the ledger proves, and so beat any other. Each transaction is made
+    in the context that `watch` gives.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Writer:
         patience_s: float = 30.0,
         on_durable: Callable[[list[bytes]], None] | None = None,
         proven: bool = False,
+        watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._connect = connect
+        self._watch = watch
         self._where = where
         self._clock = clock
         self._batch_rows = batch_rows
@@ -79,6 +83,7 @@ class Writer:
         self._on_durable = on_durable
         self._proven = proven
         self._batch: _Batch = []
+        self._unreadable: list[Unreadable] = []
         self._began_ms = 0
         self._weight = 0
         self._connection: Connection | None = None
@@ -90,7 +95,7 @@ class Writer:
     @property
     def pending(self) -> int:
         """How many lines are not committed yet."""
-        return len(self._batch)
+        return len(self._batch) + len(self._unreadable)
 
     def add(self, line: Line, raw: bytes | None = None) -> None:
         """Take a line in; commit the batch if it is full. `raw` is what it came in as.
@@ -98,17 +103,32 @@ class Writer:
         Raises:
             DatabaseUnavailable: as `flush`.
         """
-        if not self._batch:
-            self._began_ms = self._clock()
-            self._weight = 0
+        self._begin()
         self._batch.append((line, raw))
         self._weight += 1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10
         if self._weight >= self._batch_rows:
             self.flush()
 
+    def refuse(self, raw: bytes, reason: str) -> None:
+        """Take in a line that could not be decoded, for the quarantine.
+
+        Raises:
+            DatabaseUnavailable: as `flush`.
+        """
+        self._begin()
+        self._unreadable.append(Unreadable(raw, reason))
+        self._weight += 1
+        if self._weight >= self._batch_rows:
+            self.flush()
+
+    def _begin(self) -> None:
+        if not self.pending:
+            self._began_ms = self._clock()
+            self._weight = 0
+
     def due_in(self, now: int) -> float | None:
         """Return the seconds until the batch is to be flushed, 0 when that is past; None when there is none."""
-        if not self._batch:
+        if not self.pending:
             return None
         # A wall clock that was set back must not hold a batch up.
         return min(max(self._began_ms + self._batch_ms - now, 0), self._batch_ms) / 1000
@@ -120,6 +140,13 @@ class Writer:
             DatabaseUnavailable: the database could not be reached within the patience, or refuses as a whole. The
                 lines are still pending: `flush` may be called again.
         """
+        if self._unreadable:
+            try:
+                self._patiently(self._set_aside)
+            except psycopg.Error as error:
+                raise explain(error, self._where) from None
+            self._counts["quarantined"] += len(self._unreadable)
+            self._unreadable.clear()
         if not self._batch:
             return
         refused = self._store(self._batch)
@@ -128,10 +155,11 @@ class Writer:
             gone = {id(one.line) for one in refused}
             self._on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
 
-    def take_pending(self) -> _Batch:
-        """Return the lines that are not committed, with what they came in as, and forget them."""
+    def take_pending(self) -> list[bytes]:
+        """Return the lines that are not committed, as they came in or as they are written, and forget them."""
         batch, self._batch = self._batch, []
-        return batch
+        unreadable, self._unreadable = self._unreadable, []
+        return [raw if raw is not None else encode(line) for line, raw in batch] + [one.raw for one in unreadable]
 
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
@@ -149,13 +177,17 @@ class Writer:
         self._introduced.clear()
 
     def _store(self, batch: _Batch, thorough: bool = False) -> list[Refused]:
-        """Commit a batch and return what went to quarantine; halve it if Postgres refuses a row of it."""
+        """Commit a batch and return what went to quarantine; halve it if Postgres, or a bug, refuses a row of it."""
         try:
             return self._commit(batch, thorough)
         except psycopg.Error as error:
             reason = _reason(error)
-            if (error.sqlstate or "")[:2] not in _POISON:
+            if not _blames_a_row(error):
                 raise explain(error, self._where) from None
+        except BUGS as error:
+            reason = f"a bug of okx: {type(error).__name__}: {error}"
+            if thorough and len(batch) == 1:
+                _log.exception("a bug of okx, on the line %s", _shown(batch[0]))
         if not thorough:
             # Perhaps no row is to blame, but what we believed: a partition was dropped, rows and ledger disagree.
             self._forget()
@@ -185,9 +217,10 @@ class Writer:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = self._connect()
-                outcome = work(self._connection)
+                with self._watch(self._connection):
+                    outcome = work(self._connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if (error.sqlstate or "")[:2] in _POISON:
+                if _blames_a_row(error):
                     raise
                 failure = explain(error, self._where)
             except DatabaseUnavailable as error:
@@ -204,6 +237,23 @@ class Writer:
             away = True
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACK_OFF_S)
+
+    def _set_aside(self, connection: Connection) -> Outcome:
+        """Commit what could not be decoded to the quarantine."""
+        with connection.transaction():
+            quarantine_unreadable(connection, self._unreadable)
+        self._lost(connection)
+        return Outcome()
+
+    @staticmethod
+    def _lost(connection: Connection) -> None:
+        """Notice that psycopg left a transaction quietly, because there was nobody to send the COMMIT to.
+
+        Raises:
+            OperationalError: the connection is closed.
+        """
+        if connection.closed:
+            raise psycopg.OperationalError("the connection was lost before the commit")
 
     def _transact(
         self,
@@ -229,8 +279,7 @@ class Writer:
                 ledger.lock(connection, list(keys))
             parts.store(connection, outcome, thorough, self._proven, now)
             quarantine(connection, outcome.refused, raw)
-        if connection.closed:  # psycopg leaves the block quietly when there is nobody to send the COMMIT to
-            raise psycopg.OperationalError("the connection was lost before the commit")
+        self._lost(connection)
         return outcome
 
     def _tell(self, one: Refused) -> None:
@@ -300,6 +349,18 @@ class _Parts:
             snapshots.store_tickers(connection, self.tickers, outcome)
         if self.instruments:
             snapshots.store_instruments(connection, self.instruments, outcome, now)
+
+
+def _blames_a_row(error: psycopg.Error) -> bool:
+    """Whether it is a value that is wrong: by Postgres' word, or psycopg's own, which will not even send it."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)
+    return error.sqlstate[:2] in _POISON
+
+
+def _shown(one: tuple[Line, bytes | None]) -> str:
+    line, raw = one
+    return (repr(line) if raw is None else raw.decode(errors="replace"))[:500]
 
 
 def _reason(error: psycopg.Error) -> str:
