@@ -2,11 +2,10 @@
 
 Used by `stream` and by `collect`. Lines are OKX's bytes. The first ones tell what the symbols are; then come pushes
 in the order in which they arrived, except that fills are in the order of their ids, those that no socket brought
-fetched from REST.
+fetched from REST. A watch finds channels that are subscribed and bring nothing.
 """
 
 import logging
-import re
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -15,57 +14,33 @@ from urllib.parse import urlsplit
 
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchange.actions import Refuse
-from okxcli.exchange.channels import Subscription, argument_of, path_of
+from okxcli.exchange.channels import Subscription
 from okxcli.exchange.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchange.history import TradeHistory
 from okxcli.exchange.holes import Holes
 from okxcli.exchange.inbox import Inbox
-from okxcli.exchange.instruments import Catalogue, instrument_line, likely_kind
+from okxcli.exchange.instruments import Catalogue, instrument_line
+from okxcli.exchange.link import ConnectionState
+from okxcli.exchange.plan import PER_CONNECTION, plan, spread, subscriptions
+from okxcli.exchange.refusals import Retired, explained
 from okxcli.exchange.repair import Repair
 from okxcli.exchange.rest import RestClient
-from okxcli.exchange.websocket import ConnectionState, OKXWebSocketClient
-from okxcli.runtime.clock import now_ms
+from okxcli.exchange.session import Seen
+from okxcli.exchange.sites import origin_of
+from okxcli.exchange.watch import Hands, Times, Watch
+from okxcli.exchange.watchdog import Watchdog
+from okxcli.exchange.websocket import OKXWebSocketClient
+from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms
+
+__all__ = ["TAPE", "Feed", "plan"]
 
 _log = logging.getLogger(__name__)
 
-#: Subscriptions of one connection; OKX publishes no limit and closes with 4008 or 4009 beyond it.
-PER_CONNECTION = 50
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
 _STOP_S = 3.0
 #: The channel whose ids are numbered one by one, and repaired.
 TAPE = "trades-all"
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
-#: Codes that mean: no such channel, or no such instrument on it.
-_UNKNOWN = ("60018", "64001", "64002", "60008")
-
-
-def plan(symbols: Iterable[str], channels: Iterable[str]) -> dict[str, list[list[Subscription]]]:
-    """Return the subscriptions of each connection, by endpoint path; those of one symbol stand together.
-
-    Raises:
-        UsageError: an unknown channel, or what cannot be a symbol.
-    """
-    by_path: dict[str, dict[Subscription, None]] = {}
-    wanted = list(dict.fromkeys(channels))
-    names = list(dict.fromkeys(symbols))
-    if not wanted or not names:
-        raise UsageError(f"no {'symbol' if wanted else 'channel'} given: there is nothing to stream")
-    for symbol in names:
-        if _SYMBOL.fullmatch(symbol) is None:
-            raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
-        for channel in wanted:
-            key = argument_of(channel)
-            value = {"instId": symbol, "instType": likely_kind(symbol), "": ""}[key]
-            by_path.setdefault(path_of(channel), {})[Subscription(channel, value, key)] = None
-    return {path: _spread(list(subscriptions)) for path, subscriptions in by_path.items()}
-
-
-def _spread(subscriptions: list[Subscription]) -> list[list[Subscription]]:
-    """Cut into the fewest connections, evenly filled."""
-    count = -(-len(subscriptions) // PER_CONNECTION)
-    size = -(-len(subscriptions) // count)
-    return [subscriptions[i : i + size] for i in range(0, len(subscriptions), size)]
 
 
 class Feed:
@@ -74,7 +49,8 @@ class Feed:
     With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch. With
     `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
     `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
-    that it names; the live fills join on.
+    that it names; the live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how
+    patient the watch is.
     """
 
     def __init__(
@@ -90,16 +66,20 @@ class Feed:
         repair: bool = True,
         since_ms: int | None = None,
         resume: Mapping[str, int] | None = None,
+        dog: Watchdog | None = None,
+        times: Times | None = None,
     ) -> None:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
             raise UsageError(f"only repaired {TAPE} can begin with the past: leave --no-repair out, add -c {TAPE}")
-        base = ws_url.rstrip("/")
-        parts = urlsplit(base)
+        self._base = ws_url.rstrip("/")
+        parts = urlsplit(self._base)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise UsageError(f"not a WebSocket base: {ws_url!r}. Write it as wss://ws.okx.com")
+        self.clock = SteadyClock()
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp
+        self._connect = (connect_timeout_s, dials)
         self._inbox = Inbox(self._wake_all)
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
@@ -107,33 +87,41 @@ class Feed:
         self._catalogue = Catalogue(self._rest)
         self._catalogue_done = threading.Event()
         self._refusals: list[Refuse] = []
+        self._retired = Retired()
         self._refused = 0
-        self._total = 0
+        self._changed = False
         self._lock = threading.Lock()
-        self._clients: list[OKXWebSocketClient] = []
+        self._history_rest = RestClient(rest_url, timeout_s=5.0, attempts=2, patience_s=8.0, sleep=self._sleep)
+        self._repairs = repair
         self._repair = self._make_repair(since_ms, resume) if repair and TAPE in channels else None
+        self._clients: list[OKXWebSocketClient] = []
+        self._ended: list[OKXWebSocketClient] = []
         for path, connections in plan(self._symbols, channels).items():
-            for subscriptions in connections:
-                self._total += len(subscriptions)
-                self._clients.append(
-                    OKXWebSocketClient(
-                        base + path,
-                        subscriptions,
-                        self._deliver,
-                        self._on_refused,
-                        self._inbox.poke,
-                        lambda: self._inbox.full,
-                        connect_timeout_s,
-                        dials,
-                    )
-                )
+            self._clients += [self._client(path, wanted) for wanted in connections]
+        self._total = sum(len(client.wanted) for client in self._clients)
+        self._watch_rest = RestClient(rest_url, timeout_s=4.0, attempts=1, sleep=self._sleep)
+        # The time of a simulated market is its own: nothing to compare a clock with.
+        default = Times(clock_ms=None) if origin_of(rest_url) == "local" else Times()
+        hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
+        self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
+
+    def _client(self, path: str, wanted: Iterable[Subscription]) -> OKXWebSocketClient:
+        return OKXWebSocketClient(
+            self._base + path,
+            wanted,
+            self._deliver,
+            self._on_refused,
+            self._inbox.poke,
+            lambda: self._inbox.full,
+            *self._connect,
+            self._on_retired,
+        )
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
-        # Few attempts here: `Holes` asks again, and knows for how long it is worth it.
-        rest = RestClient(self._rest.base_url, timeout_s=5.0, attempts=2, patience_s=8.0, sleep=self._sleep)
-        self._history_rest = rest
+        # `Holes` asks again, and knows for how long it is worth it.
         holes = Holes(self._symbols, since=since_ms is not None, resume=resume)
-        return Repair(holes, TradeHistory(rest, sleep=self._sleep), self._inbox.poke, self._stamped, since_ms)
+        history = TradeHistory(self._history_rest, sleep=self._sleep)
+        return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -141,6 +129,7 @@ class Feed:
         threading.Thread(target=self._stop_waiting, name="okx patience", daemon=True).start()
         for client in self._clients:
             client.start()
+        self._watch.start()
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `poll` has lines or news."""
@@ -171,16 +160,19 @@ class Feed:
     def stop(self) -> None:
         """Close all connections; what has come can still be polled."""
         self._stopping.set()
-        for client in self._clients:
+        with self._lock:
+            clients = [*self._clients, *self._ended]
+        for client in clients:
             client.stop()
-        slow = [client.url for client in self._clients if not client.join(_STOP_S)]
+        self._watch.stop()
+        slow = [client.url for client in clients if not client.join(_STOP_S)]
         if slow:
             _log.warning("connections that do not end: %s", ", ".join(slow))
         if self._repair is not None:
             self._repair.stop()
-            self._history_rest.close()
         self._inbox.release([])
-        self._rest.close()
+        for rest in (self._rest, self._history_rest, self._watch_rest):
+            rest.close()
 
     def repairs(self) -> dict[str, int]:
         """Return the counts of the repair: holes seen, fills repaired, left to backfill, absent, old ones dropped."""
@@ -197,6 +189,77 @@ class Feed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.stop()
         self._inbox.close()
+
+    # Another wish, while it runs
+
+    def change(
+        self, symbols: Iterable[str], channels: Iterable[str], resume: Mapping[str, int] | None = None
+    ) -> list[bytes]:
+        """Stream other symbols or channels from now on; what is common to both goes on over the same connections.
+
+        Called by the thread that polls. New symbols begin right after the id that `resume` names, if it does; what
+        was refused or put off is tried again at once. Returns what was held back of symbols that are not wanted any
+        more, to be written before what the next `poll` returns.
+
+        Raises:
+            UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
+        """
+        channels = list(channels)
+        wanted = {self._base + path: dict.fromkeys(found) for path, found in subscriptions(symbols, channels).items()}
+        names = list(dict.fromkeys(symbols))
+        new = [name for name in names if name not in self._symbols]
+        self._changed = True
+        kept: dict[str, set[Subscription]] = {}
+        with self._lock:
+            for client in list(self._clients):
+                has = client.wanted
+                stays = {s for s in has if s in wanted.get(client.url, {})} if client.alive else set()
+                kept.setdefault(client.url, set()).update(stays)
+                gone = [s for s in has if s not in stays]
+                self._retired.forget(gone)
+                self._watch.forget(gone)
+                if stays:
+                    client.unsubscribe(gone)
+                    client.retry()
+                else:
+                    self._clients.remove(client)
+                    self._ended.append(client)
+                    client.stop()
+        more = {url: [s for s in found if s not in kept.get(url, ())] for url, found in wanted.items()}
+        out = self._retape(names if TAPE in channels else [], resume)
+        self._symbols = names
+        arguments = (new, {url: some for url, some in more.items() if some})
+        threading.Thread(target=self._extend, args=arguments, name="okx instruments", daemon=True).start()
+        return out
+
+    def _retape(self, names: list[str], resume: Mapping[str, int] | None) -> list[bytes]:
+        """Have the repair look after these symbols; return what it held of the others."""
+        if self._repair is None:
+            if names and self._repairs:
+                self._symbols = names
+                self._repair = self._make_repair(None, resume)
+            return []
+        return self._repair.retape(names, resume or {})
+
+    def _extend(self, names: list[str], more: Mapping[str, list[Subscription]]) -> None:
+        """Tell what new symbols are, then subscribe; in a thread, since REST may take its time."""
+        if names:
+            self._catalogue = Catalogue(self._rest)
+            self._inbox.put(self._instruments(names))
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            for url, wanted in more.items():
+                left = list(wanted)
+                for client in self._clients:
+                    if client.url == url and client.alive and left:
+                        room = max(0, PER_CONNECTION - len(client.wanted))
+                        client.subscribe(left[:room])
+                        left = left[room:]
+                for part in spread(left):
+                    client = self._client(url.removeprefix(self._base), part)
+                    self._clients.append(client)
+                    client.start()
 
     # In other threads
 
@@ -219,9 +282,13 @@ class Feed:
             self._refusals.append(refusal)
         self._inbox.poke()
 
-    def _fetch_instruments(self) -> None:
+    def _on_retired(self, refusal: Refuse) -> None:
+        self._retired.add([refusal.subscription], f"OKX refuses it now ({refusal.code})", passed_ms())
+
+    def _instruments(self, names: list[str]) -> list[bytes]:
+        """Return the lines that tell what symbols are; none if REST does not answer."""
         try:
-            rows = self._catalogue.find(self._symbols)
+            rows = self._catalogue.find(names)
         except OkxError as error:
             if not self._stopping.is_set():
                 _log.warning("streaming without instruments: %s", error)
@@ -229,7 +296,11 @@ class Feed:
         except Exception:
             _log.exception("a bug of okx: streaming without instruments")
             rows = {}
-        lines = self._as_lines([instrument_line(row) for row in rows.values()])
+        self._watch.know(rows)
+        return self._as_lines([instrument_line(row) for row in rows.values()])
+
+    def _fetch_instruments(self) -> None:
+        lines = self._instruments(self._symbols)
         self._catalogue_done.set()
         if not self._inbox.release(lines):
             self._inbox.put(lines)
@@ -250,6 +321,38 @@ class Feed:
         for client in self._clients:
             client.wake()
 
+    # For the watch
+
+    def _seen(self) -> dict[Subscription, Seen]:
+        found: dict[Subscription, Seen] = {}
+        for client in self._clients:
+            found |= client.seen()
+        self._retired.look(found)
+        return found
+
+    def _holders(self, some: Iterable[Subscription]) -> list[tuple[OKXWebSocketClient, list[Subscription]]]:
+        """Return the connections that hold these subscriptions."""
+        wanted = set(some)
+        pairs = [(client, [s for s in client.wanted if s in wanted]) for client in self._clients]
+        return [(client, held) for client, held in pairs if held]
+
+    def _renew(self, mute: list[Subscription]) -> None:
+        for client, held in self._holders(mute):
+            client.renew(held)
+
+    def _replace(self, mute: list[Subscription]) -> None:
+        for client, held in self._holders(mute):
+            client.replace(f"{held[0]} is mute.")
+
+    def _bring(self, lines: list[bytes]) -> None:
+        self._inbox.put(self._as_lines(lines))
+
+    def _retire(self, symbol: str, reason: str) -> None:
+        held = [(client, [s for s in client.wanted if s.value == symbol]) for client in self._clients]
+        self._retired.add([s for _, some in held for s in some], reason, passed_ms())
+        for client, some in held:
+            client.retire(some)
+
     # Refusals
 
     def _tell_refusals(self) -> None:
@@ -261,25 +364,8 @@ class Feed:
         with self._lock:
             refusals, self._refusals = self._refusals, []
         self._refused += len(refusals)
-        text = " ".join(self._explained(refusals))
-        if self._refused == self._total:
+        text = explained(refusals, self._catalogue)
+        if self._refused == self._total and not self._changed:
             self.stop()
             raise UsageError(text)
         _log.warning("%s", text)
-
-    def _explained(self, refusals: list[Refuse]) -> list[str]:
-        texts: list[str] = []
-        unknown: dict[tuple[str, str], list[str]] = {}
-        for refusal in refusals:
-            subscription = refusal.subscription
-            if refusal.code in _UNKNOWN:
-                unknown.setdefault((subscription.value, refusal.code), []).append(subscription.channel)
-            else:
-                texts.append(f"OKX refuses {subscription} ({refusal.code}): {refusal.message}.")
-        for (symbol, code), channels in unknown.items():
-            near = self._catalogue.nearest(symbol) if symbol not in self._catalogue else None
-            hint = f" Did you mean {near}?" if near else ""
-            texts.append(f"OKX has no {symbol} on {', '.join(channels)} ({code}).{hint}")
-        if any(symbol not in self._catalogue for symbol, _ in unknown):
-            texts.append("All names: okx instruments --symbols")
-        return texts

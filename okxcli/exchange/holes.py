@@ -100,15 +100,28 @@ class Holes:
         self._wait_ms = wait_ms
         self._max_lines = max_lines
         self._max_bytes = max_bytes
-        self._symbols: dict[bytes, _Symbol] = {}
-        for name in symbols:
-            tape = self._symbols[name.encode()] = _Symbol(name, doubts=Doubts(evidence_ms))
-            if resume is not None and name in resume:
-                tape.last = resume[name]
-                tape.written.add(tape.last, tape.last)
-                tape.begin, tape.past, tape.resumed = tape.last + 1, True, True
-            elif since:
-                tape.past = True
+        self._evidence_ms = evidence_ms
+        self._symbols = {name.encode(): self._begin(name, resume or {}) for name in symbols}
+        for tape in self._symbols.values():
+            tape.past |= since
+
+    def _begin(self, name: str, resume: Mapping[str, int]) -> _Symbol:
+        tape = _Symbol(name, doubts=Doubts(self._evidence_ms))
+        if name in resume:
+            tape.last = resume[name]
+            tape.written.add(tape.last, tape.last)
+            tape.begin, tape.past, tape.resumed = tape.last + 1, True, True
+        return tape
+
+    def retape(self, symbols: Iterable[str], resume: Mapping[str, int]) -> list[bytes]:
+        """Have these symbols from now on: keep those that are known, begin the others, each after what `resume` names.
+
+        Returns what is held of symbols that are not among them; answers about those are passed over.
+        """
+        names = list(dict.fromkeys(symbols))
+        before = self._symbols
+        self._symbols = {name.encode(): before.get(name.encode()) or self._begin(name, resume) for name in names}
+        return [line for key, tape in before.items() if key not in self._symbols for line in self._all(tape)]
 
     # Lines
 
@@ -226,8 +239,10 @@ class Holes:
 
     def page(self, fetch: Fetch, page: Page, now: int) -> list[bytes]:
         """Take one page of an answer."""
-        tape = self._symbols[fetch.symbol.encode()]
+        tape = self._symbols.get(fetch.symbol.encode())
         out: list[bytes] = []
+        if tape is None or (tape.last is None and tape.fetching is not fetch):
+            return out
         if fetch.doubt:
             return self._late(tape, page, now)
         if page.lines or page.evidence:
@@ -269,7 +284,9 @@ class Holes:
 
     def ended(self, fetch: Fetch, now: int) -> list[bytes]:
         """Take note that all pages of an answer have come."""
-        tape = self._symbols[fetch.symbol.encode()]
+        tape = self._symbols.get(fetch.symbol.encode())
+        if tape is None:
+            return []
         if fetch.doubt:
             tape.doubts.ended(now)
             return []
@@ -290,7 +307,8 @@ class Holes:
 
     def wanted(self, fetch: Fetch) -> bool:
         """Whether the rest of an answer is still of use."""
-        return fetch.doubt or self._symbols[fetch.symbol.encode()].fetching is fetch
+        tape = self._symbols.get(fetch.symbol.encode())
+        return tape is not None and (fetch.doubt or tape.fetching is fetch)
 
     def _present(self, tape: _Symbol, now: int) -> None:
         """The past is fetched, or cannot be: from here on a hole is a hole."""
@@ -299,7 +317,9 @@ class Holes:
 
     def failed(self, fetch: Fetch, now: int, reason: str, for_good: bool = False) -> list[bytes]:
         """Take note that REST could not be asked, or (`for_good`) that asking again is of no use."""
-        tape = self._symbols[fetch.symbol.encode()]
+        tape = self._symbols.get(fetch.symbol.encode())
+        if tape is None:
+            return []
         if fetch.doubt:
             tape.doubts.ended(now)
             return []

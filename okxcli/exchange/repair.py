@@ -16,6 +16,7 @@ from okxcli.errors import OkxError
 from okxcli.exchange.history import TradeHistory
 from okxcli.exchange.holes import Fetch, Holes, Page
 from okxcli.exchange.rest import NoSuchInstrument
+from okxcli.runtime.clock import passed_ms
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Repair:
 
     def feed(self, lines: list[bytes], overlap: bool = False) -> list[bytes]:
         """Take what has come from the sockets; return what is to be written, in its order."""
-        now = _now()
+        now = passed_ms()
         out = self._take_answers(now)
         out += self._holes.feed(lines, now, overlap)
         out += self._holes.tick(now)
@@ -91,6 +92,12 @@ class Repair:
                 _log.debug("asking REST: %s", fetch)
                 self._jobs.put(_Job(fetch))
             self._watch(self._holes.due())
+        return out
+
+    def retape(self, symbols: list[str], resume: Mapping[str, int]) -> list[bytes]:
+        """Look after these symbols from now on; return what was held of those that are not among them any more."""
+        out = self._holes.retape(symbols, resume)
+        self._poke()
         return out
 
     def stop(self) -> None:
@@ -143,7 +150,7 @@ class Repair:
     def _clock(self) -> None:
         while not self._stopping.is_set():
             with self._due_changed:
-                wait_s = None if self._due is None else (self._due - _now()) / 1000
+                wait_s = None if self._due is None else (self._due - passed_ms()) / 1000
                 if wait_s is None or wait_s > 0:
                     self._due_changed.wait(wait_s)
                     continue
@@ -185,8 +192,3 @@ class Repair:
         if fetch.limited and last - fetch.first >= RESUME_IDS:
             raise _TooFar(f"{last - fetch.first + 1} fills behind; okx backfill will fetch them")
         return self._history.range(fetch.symbol, fetch.first, last, fetch.known)
-
-
-def _now() -> int:
-    """Milliseconds of a clock that never steps."""
-    return time.monotonic_ns() // 1_000_000

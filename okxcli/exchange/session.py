@@ -49,6 +49,9 @@ _MAX_HOLD_MS = 600_000
 _RETRY_MS = 5_000
 
 
+#: States in which an answer is awaited.
+_ASKED = ("sent", "leaving")
+
 _DELIVER: Sequence[Action] = (Deliver(),)
 _NOTHING: Sequence[Action] = ()
 
@@ -58,11 +61,22 @@ class _Wanted:
     """One subscription, how far it is, and what came of it."""
 
     subscription: Subscription
-    state: Literal["new", "sent", "acked", "refused"] = "new"
-    due_ms: int = 0  # new: not before; sent: answer at the latest
+    state: Literal["new", "sent", "acked", "leaving", "refused"] = "new"
+    due_ms: int = 0  # new: not before; sent and leaving: answer at the latest
     request: str = ""
+    acked_ms: int = 0
     pushes: int = 0
     last_push_ms: int | None = None
+    frame: bytes = b""  # the last push
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a standing subscription has brought: how many pushes, the last one (b"": none), and since when nothing."""
+
+    pushes: int
+    frame: bytes
+    since_ms: int
 
 
 @dataclass(slots=True)
@@ -73,6 +87,7 @@ class Session:
     _wanted: dict[tuple[str, str], _Wanted] = field(default_factory=dict)
     _routes: dict[bytes, _Wanted] = field(default_factory=dict)
     _requests: deque[int] = field(default_factory=deque)
+    _unwanted: list[Subscription] = field(default_factory=list)
     _number: int = 0
     _open: bool = False
     _ready: bool = False
@@ -102,6 +117,11 @@ class Session:
         """Each subscription's number of pushes, and when the last one came."""
         return {w.subscription: (w.pushes, w.last_push_ms) for w in list(self._wanted.values())}
 
+    def seen(self) -> dict[Subscription, Seen]:
+        """Return what the subscriptions that stand have brought; may be called from any thread."""
+        standing = [w for w in list(self._wanted.values()) if w.state == "acked"]
+        return {w.subscription: Seen(w.pushes, w.frame, max(w.acked_ms, w.last_push_ms or 0)) for w in standing}
+
     # What happens
 
     def opened(self, now: int) -> list[Action]:
@@ -117,6 +137,7 @@ class Session:
             if route is not None:
                 route.pushes += 1
                 route.last_push_ms = now
+                route.frame = frame
                 return _DELIVER
         event = classify(frame)
         if isinstance(event, Push):
@@ -125,6 +146,7 @@ class Session:
                 self._routes[frame[: frame.find(b"}")]] = wanted
                 wanted.pushes += 1
                 wanted.last_push_ms = now
+                wanted.frame = frame
             return _DELIVER
         return self._control(event, now)
 
@@ -143,7 +165,7 @@ class Session:
             return []
         if not reading:
             self._wait_again(now)
-        late = next((w for w in self._wanted.values() if w.state == "sent" and now >= w.due_ms), None)
+        late = next((w for w in self._wanted.values() if w.state in _ASKED and now >= w.due_ms), None)
         if late is not None:
             return self._dead(f"no answer to the subscription of {late.subscription} for {ACK_TIMEOUT_MS // 1000} s")
         if self._pinged_ms is not None and now - self._pinged_ms >= PONG_TIMEOUT_MS:
@@ -161,10 +183,12 @@ class Session:
         ping = self._sent_ms + PING_AFTER_MS if self._pinged_ms is None else self._pinged_ms + PONG_TIMEOUT_MS
         times = [ping]
         for wanted in self._wanted.values():
-            if wanted.state == "sent":
+            if wanted.state in _ASKED:
                 times.append(wanted.due_ms)
             elif wanted.state == "new":
                 times.append(max(wanted.due_ms, self._may_ask_ms()))
+        if self._unwanted:
+            times.append(self._may_ask_ms())
         return min(times)
 
     # What others want
@@ -181,10 +205,25 @@ class Session:
         """Want less; pushes that are under way may still come."""
         gone = [w for s in subscriptions if (w := self._wanted.pop(s[:2], None)) is not None]
         self._routes = {head: w for head, w in self._routes.items() if w not in gone}
-        asked = [w.subscription for w in gone if w.state in ("sent", "acked")]
-        if not self._open or self._over:
-            return []
-        return [Send(unsubscribe(batch, self._request(now))) for batch in batches(asked)]
+        self._unwanted += [w.subscription for w in gone if w.state in ("sent", "acked")]
+        return self._ask(now) + self._settled() if self._open and not self._over else []
+
+    def renew(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
+        """End subscriptions that stand and make them anew, one after the other: asking twice would change nothing.
+
+        Nothing happens where the hourly budget of requests has no room for both.
+        """
+        standing = [w for s in subscriptions if (w := self._wanted.get(s[:2])) is not None and w.state == "acked"]
+        actions: list[Action] = []
+        for batch in batches(w.subscription for w in standing):
+            if not self._open or self._over or now < self._may_ask_ms(2):
+                break
+            request = self._request(now)
+            for subscription in batch:
+                wanted = self._wanted[subscription[:2]]
+                wanted.state, wanted.due_ms, wanted.request = "leaving", now + ACK_TIMEOUT_MS, request
+            actions.append(Send(unsubscribe(batch, request)))
+        return actions
 
     # Within
 
@@ -194,7 +233,7 @@ class Session:
                 self._pinged_ms = None
                 return _NOTHING
             case Ack(subscription):
-                return self._answered(subscription)
+                return self._answered(subscription, now)
             case Refused():
                 return self._refused(event, now)
             case Notice(code, message) if code == UPGRADE_NOTICE:
@@ -210,16 +249,24 @@ class Session:
                 self._garbage += 1
                 return [Log(logging.WARNING, f"not a message of OKX: {reason}")] if self._garbage <= 3 else _NOTHING
             case Unack(subscription):
-                return [Log(logging.DEBUG, f"unsubscribed from {subscription}")]
+                return [Log(logging.DEBUG, f"unsubscribed from {subscription}"), *self._left([subscription], now)]
             case Unknown(kind):
                 return [Log(logging.DEBUG, f"unknown message: {kind}")]
         return _NOTHING
 
-    def _answered(self, subscription: Subscription) -> list[Action]:
+    def _left(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
+        """Make those anew that have ended for that."""
+        for subscription in subscriptions:
+            wanted = self._wanted.get(subscription[:2])
+            if wanted is not None and wanted.state == "leaving":
+                wanted.state, wanted.due_ms = "new", now
+        return self._ask(now)
+
+    def _answered(self, subscription: Subscription, now: int) -> list[Action]:
         wanted = self._wanted.get(subscription[:2])
-        if wanted is None or wanted.state == "acked":
+        if wanted is None or wanted.state in ("acked", "leaving"):
             return []
-        wanted.state = "acked"
+        wanted.state, wanted.acked_ms = "acked", now
         self._hold_ms = _HOLD_MS
         return self._settled()
 
@@ -234,6 +281,9 @@ class Session:
         if event.code == TOO_FREQUENT:
             return self._slow_down(now)
         meant = self._meant(event)
+        leaving = [w.subscription for w in meant if w.state == "leaving"]
+        if leaving:  # what cannot be ended is over
+            return self._left(leaving, now)
         if not meant:
             return [Log(logging.WARNING, f"refused ({event.code}): {event.message}")]
         if not event.permanent:
@@ -252,29 +302,38 @@ class Session:
         if event.channel is not None:
             wanted = self._wanted.get((event.channel, event.value or ""))
             return [wanted] if wanted is not None and wanted.state != "refused" else []
-        waiting = [w for w in self._wanted.values() if w.state == "sent"]
+        waiting = [w for w in self._wanted.values() if w.state in _ASKED]
         if event.request:
             return [w for w in waiting if w.request == event.request]
         return waiting if len(waiting) == 1 else []
 
     def _slow_down(self, now: int) -> list[Action]:
         for wanted in self._wanted.values():
-            if wanted.state == "sent":
+            if wanted.state in _ASKED:
                 wanted.state = "new"
         self._hold_until_ms = now + self._hold_ms
         text = f"too many requests (60014): the next in {self._hold_ms // 1000} s"
         self._hold_ms = min(2 * self._hold_ms, _MAX_HOLD_MS)
         return [Log(logging.WARNING, text)]
 
-    def _may_ask_ms(self) -> int:
-        """Return when the next request is allowed."""
-        if len(self._requests) < REQUESTS_PER_HOUR:
+    def _may_ask_ms(self, count: int = 1) -> int:
+        """Return when `count` more requests are allowed."""
+        over = len(self._requests) + count - REQUESTS_PER_HOUR
+        if over <= 0:
             return self._hold_until_ms
-        return max(self._hold_until_ms, self._requests[0] + _HOUR_MS)
+        return max(self._hold_until_ms, self._requests[over - 1] + _HOUR_MS)
 
     def _ask(self, now: int) -> list[Action]:
-        """Subscribe to what is wanted and not asked for yet, as far as the limits allow."""
+        """Ask for what is wanted, or not wanted any more, and not asked for yet, as far as the limits allow."""
         actions: list[Action] = []
+        for batch in list(batches(self._unwanted)):
+            if now < self._may_ask_ms():
+                return actions
+            del self._unwanted[: len(batch)]
+            wanted_again = [s for s in batch if s[:2] in self._wanted]
+            ended = [s for s in batch if s not in wanted_again]
+            if ended:
+                actions.append(Send(unsubscribe(ended, self._request(now))))
         new = [w for w in self._wanted.values() if w.state == "new" and now >= w.due_ms]
         by_name = {w.subscription: w for w in new}
         for batch in batches(by_name):
@@ -300,7 +359,7 @@ class Session:
         if self._pinged_ms is not None:
             self._pinged_ms = now
         for wanted in self._wanted.values():
-            if wanted.state == "sent":
+            if wanted.state in _ASKED:
                 wanted.due_ms = now + ACK_TIMEOUT_MS
 
     def _dead(self, reason: str) -> list[Action]:

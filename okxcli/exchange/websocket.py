@@ -9,58 +9,35 @@ import logging
 import os
 import select
 import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from okxcli.errors import ExchangeUnavailable, OkxError
 from okxcli.exchange.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchange.channels import Subscription
 from okxcli.exchange.dialling import PROCESS_DIALS, SLOW_BACKOFF_S, Backoff, Dialler, DialLimiter
-from okxcli.exchange.session import Session
-from okxcli.exchange.wire import DialError, Wire, WireError
+from okxcli.exchange.link import ConnectionState, Link
+from okxcli.exchange.session import Seen, Session
+from okxcli.exchange.wire import DialError, WireError
+from okxcli.runtime.clock import passed_ms
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 512
 #: A subscription that stood before and is refused now (a delisting, or maintenance) is tried again this often.
-_RETRY_REFUSED_MS = 600_000
+_RETRY_REFUSED_MS = 3_600_000
 #: How long a connection about to end is read on beside its successor: what was pushed before the successor's
 #: subscriptions stood may still be under way on the old one.
 _OVERLAP_MS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """How one connection does; times are milliseconds ago, None for never."""
-
-    url: str
-    up: bool
-    subscriptions: int
-    standing: int
-    connects: int
-    pushes: int
-    silent_ms: int | None
-    trouble: str
-
-
-class _Link:
-    """One socket and its session."""
-
-    def __init__(self, wire: Wire, session: Session) -> None:
-        self.wire = wire
-        self.session = session
-        self.leaving = False
-        self.until_ms: int | None = None  # leaving, and its successor is ready
-        self.pushes = 0
 
 
 class OKXWebSocketClient:
     """Streams `subscriptions` from `url` until `stop`, whatever happens to the connection.
 
     `deliver(frames)` gets the pushes, in their order, in the client's thread; `full()` tells it to stop reading, and
-    whoever makes room calls `wake`. `refused(refusal)` hears what OKX refuses for good. `ended()` is called when
+    whoever makes room calls `wake`. `refused(refusal)` hears what OKX refuses for good, `retired(refusal)` what it
+    refuses although it stood before: that is tried again every hour, and by `retry`. `ended()` is called when
     `failure` was set: never connected within `connect_timeout_s`, or a bug.
     """
 
@@ -74,6 +51,7 @@ class OKXWebSocketClient:
         full: Callable[[], bool] = lambda: False,
         connect_timeout_s: float = 30.0,
         dials: DialLimiter = PROCESS_DIALS,
+        retired: Callable[[Refuse], None] = lambda refusal: None,
     ) -> None:
         self.url = url
         self.failure: OkxError | Exception | None = None
@@ -83,12 +61,13 @@ class OKXWebSocketClient:
         self._again: list[tuple[int, Subscription]] = []
         self._deliver = deliver
         self._refused = refused
+        self._retired = retired
         self._ended = ended
         self._full = full
         self._connect_timeout_s = connect_timeout_s
         self._dialler = Dialler(url, dials, self.wake)
         self._backoff = Backoff()
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
         self._next_dial_ms = 0
         self._ever_ready = False
         self._stopping = threading.Event()
@@ -141,6 +120,40 @@ class OKXWebSocketClient:
         """Want less, without a reconnect."""
         self._job(partial(self._remove, tuple(subscriptions)))
 
+    def renew(self, subscriptions: Iterable[Subscription]) -> None:
+        """End subscriptions that stand and make them anew, on the same connection."""
+        self._job(partial(self._renew, tuple(subscriptions)))
+
+    def replace(self, reason: str) -> None:
+        """Open another connection, and close this one when that is ready."""
+        self._job(partial(self._replace, reason))
+
+    def retire(self, subscriptions: Iterable[Subscription]) -> None:
+        """Do without subscriptions for now: they are tried again as those are that OKX refuses."""
+        self._job(partial(self._put_off, tuple(subscriptions)))
+
+    def retry(self) -> None:
+        """Try at once what is put off."""
+        self._job(lambda now: setattr(self, "_again", [(now, s) for _, s in self._again]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, nor is about to."""
+        return not self._stopping.is_set()
+
+    @property
+    def wanted(self) -> list[Subscription]:
+        """What is subscribed, or will be again; from any thread."""
+        return [*list(self._wanted.values()), *(s for _, s in list(self._again))]
+
+    def seen(self) -> dict[Subscription, Seen]:
+        """Return what the standing subscriptions have brought; nothing while what has come is not read."""
+        link = next((one for one in reversed(list(self._links)) if not one.leaving), None)
+        if link is None or self._full():
+            return {}
+        found = link.session.seen()
+        return {s: replace(one, since_ms=max(one.since_ms, link.behind_ms)) for s, one in found.items()}
+
     @property
     def overlapping(self) -> bool:
         """Whether two connections are up: what is missing on one may still come on the other."""
@@ -148,8 +161,7 @@ class OKXWebSocketClient:
 
     def state(self) -> ConnectionState:
         """Tell how the connection does."""
-        link = next(reversed(list(self._links)), None)
-        last = self._last_push_ms
+        link, last = next(reversed(list(self._links)), None), self._last_push_ms
         return ConnectionState(
             url=self.url,
             up=link is not None and link.session.ready,
@@ -157,7 +169,7 @@ class OKXWebSocketClient:
             standing=len(link.session.acked) if link is not None else 0,
             connects=self._connects,
             pushes=self._pushes,
-            silent_ms=None if last is None else _now() - last,
+            silent_ms=None if last is None else passed_ms() - last,
             trouble=self._trouble,
         )
 
@@ -186,13 +198,13 @@ class OKXWebSocketClient:
             self._ended()
 
     def _loop(self) -> None:
-        give_up_ms = _now() + round(self._connect_timeout_s * 1000)
+        give_up_ms = passed_ms() + round(self._connect_timeout_s * 1000)
         while not self._stopping.is_set():
-            now = _now()
+            now = passed_ms()
             self._do_jobs(now)
             self._dial_if_due(now)
             self._wait(now, None if self._ever_ready else give_up_ms)
-            now = _now()
+            now = passed_ms()
             self._take_dialled(now)
             paused = self._full()
             for link in list(self._links):
@@ -200,6 +212,8 @@ class OKXWebSocketClient:
                     self._read(link, now)
                 if link in self._links:
                     behind = paused or link.wire.pending
+                    if behind:
+                        link.behind_ms = now
                     self._obey(link, link.session.tick(now, reading=not behind), now)
                     if link.until_ms is not None and now >= link.until_ms and not behind:
                         self._links.remove(link)
@@ -241,8 +255,7 @@ class OKXWebSocketClient:
             jobs, self._jobs = self._jobs, []
         for job in jobs:
             job(now)
-        due = [s for at, s in self._again if at <= now]
-        if due:
+        if due := [s for at, s in self._again if at <= now]:
             self._again = [(at, s) for at, s in self._again if at > now]
             self._add(due, now)
 
@@ -259,6 +272,21 @@ class OKXWebSocketClient:
         self._again = [(at, s) for at, s in self._again if s not in less]
         for link in list(self._links):
             self._obey(link, link.session.remove(less, now), now)
+
+    def _renew(self, subscriptions: Iterable[Subscription], now: int) -> None:
+        for link in list(self._links):
+            if not link.leaving:
+                self._obey(link, link.session.renew(subscriptions, now), now)
+
+    def _replace(self, reason: str, now: int) -> None:
+        for link in list(self._links):
+            if not link.leaving and link.session.ready:
+                self._obey(link, [Replace(reason)], now)
+
+    def _put_off(self, subscriptions: Iterable[Subscription], now: int) -> None:
+        known = [s for s in subscriptions if s[:2] in self._wanted]
+        self._remove(known, now)
+        self._again += [(now + _RETRY_REFUSED_MS, s) for s in known]
 
     # Dialling
 
@@ -277,7 +305,7 @@ class OKXWebSocketClient:
             self._failed_to_connect(str(found), now)
             return
         self._connects += 1
-        link = _Link(found, Session(list(self._wanted.values())))
+        link = Link(found, Session(list(self._wanted.values())))
         self._links.append(link)
         _log.debug("connected to %s, subscribing", self.url)
         self._obey(link, link.session.opened(now), now)
@@ -290,7 +318,7 @@ class OKXWebSocketClient:
 
     # Links
 
-    def _read(self, link: _Link, now: int) -> None:
+    def _read(self, link: Link, now: int) -> None:
         session = link.session
         pushes: list[bytes] = []
         todo: list[Action] = []
@@ -312,7 +340,7 @@ class OKXWebSocketClient:
             self._deliver(pushes)
         self._obey(link, todo, now)
 
-    def _obey(self, link: _Link, actions: Iterable[Action], now: int) -> None:
+    def _obey(self, link: Link, actions: Iterable[Action], now: int) -> None:
         for action in actions:
             match action:
                 case Send(text):
@@ -328,13 +356,13 @@ class OKXWebSocketClient:
                     self._was_refused(action, now)
                 case Replace(reason):
                     if not link.leaving:
-                        _log.info("%s: %s Connecting anew before that", self.url, reason)
+                        _log.info("%s: %s Connecting anew beside it", self.url, reason)
                     link.leaving = True
                     self._next_dial_ms = now
                 case Reconnect(reason, slow):
                     self._lost(link, reason, slow, now)
 
-    def _became_ready(self, link: _Link, now: int) -> None:
+    def _became_ready(self, link: Link, now: int) -> None:
         again = " again" if self._ever_ready else ""
         _log.info("connected to %s%s, %d subscriptions", self.url, again, len(link.session.acked))
         self._ever_ready = True
@@ -349,14 +377,14 @@ class OKXWebSocketClient:
         key = refusal.subscription[:2]
         self._wanted.pop(key, None)
         if key in self._stood:
-            _log.warning("%s is refused now (%s); trying again later", refusal.subscription, refusal.code)
             self._again.append((now + _RETRY_REFUSED_MS, refusal.subscription))
+            self._retired(refusal)
             return
         self._refused(refusal)
         if not self._wanted and not self._again:
             self._stopping.set()
 
-    def _lost(self, link: _Link, reason: str, slow: bool, now: int) -> None:
+    def _lost(self, link: Link, reason: str, slow: bool, now: int) -> None:
         if link not in self._links:
             return
         self._links.remove(link)
@@ -370,8 +398,3 @@ class OKXWebSocketClient:
             level = logging.ERROR if slow else logging.WARNING
             _log.log(level, "%s: %s; connecting again", self.url, reason)
         self._trouble = reason
-
-
-def _now() -> int:
-    """Milliseconds of a clock that never steps."""
-    return time.monotonic_ns() // 1_000_000

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from okxcli.errors import UsageError
@@ -13,6 +14,31 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)", re.ASCII)
 def now_ms() -> int:
     """Return the wall clock in milliseconds since the epoch, UTC."""
     return time.time_ns() // 1_000_000
+
+
+def passed_ms() -> int:
+    """Return milliseconds of a clock that never steps; its beginning means nothing."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class SteadyClock:
+    """Milliseconds since the epoch that never step, whatever happens to the wall clock.
+
+    It is the wall clock as it was when this was made, and time that has passed since. `correct` moves it, for who
+    knows better. Safe to call from several threads.
+    """
+
+    def __init__(self, wall_ms: Callable[[], int] = now_ms, passed_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._passed_ns = passed_ns
+        self._begin_ms = wall_ms() - passed_ns() // 1_000_000
+
+    def __call__(self) -> int:
+        """Return the time now."""
+        return self._begin_ms + self._passed_ns() // 1_000_000
+
+    def correct(self, by_ms: int) -> None:
+        """Move the clock by so much, back where it is negative."""
+        self._begin_ms += by_ms
 
 
 def parse_duration(text: str) -> float:
