@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, TryLater
+from okxcli.errors import BUGS, InvalidLine, TryLater
 from okxcli.exchange.feed import TAPE, Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.config import Config
 from okxcli.runtime.signals import Lifecycle
+from okxcli.storage.chores import Chores
 from okxcli.storage.database import Connection
 from okxcli.storage.keeper import Keeper
 from okxcli.storage.mender import Mender
@@ -26,8 +27,7 @@ from okxcli.storage.opening import reopen
 
 _log = logging.getLogger(__name__)
 
-#: Time between two runs of the housekeeping: retention, and a line in the log file.
-_HOUSEKEEPING_S = 600.0
+#: Time between two lines in the log file that say that all is well.
 _HEARTBEAT_S = 60.0
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
@@ -39,7 +39,7 @@ class Collector:
     """Collects what `config` names from `feed` into `keeper`.
 
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
-    and then, between two batches. `mender` makes bars whole that had to be written incomplete.
+    and then, and `mender` makes bars whole that had to be written incomplete, both in a thread of their own (`chores`).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Collector:
         self.messages = 0
         self._feed = feed
         self._keeper = keeper
-        self._housekeep = housekeep
+        self.chores = Chores(lambda: keeper.up, housekeep, mender)
         self._clock = clock
         self._normalizer = Normalizer()
         self._ready: deque[Line] = deque()
@@ -67,13 +67,11 @@ class Collector:
             )
         self._fill_by_fill = TAPE in config.channels
         self._symbols = config.symbols
-        self._mender = mender
         if mender is not None and self._candles is not None and self._fill_by_fill:
-            self._candles.on_candle(mender.note)
+            self._candles.on_candle(self.chores.note)
         self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
-        self._next_housekeeping = time.monotonic()
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
 
     def run(self, life: Lifecycle, seconds: float | None = None) -> None:
@@ -84,6 +82,7 @@ class Collector:
             OkxError: what `Feed.poll` raises.
         """
         end = None if seconds is None else time.monotonic() + seconds
+        self.chores.start()
         while not life.stop and (end is None or time.monotonic() < end):
             # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
             if life.wait(None if self._keeper.full else self._feed.fileno(), self._wait_s(end)):
@@ -91,6 +90,7 @@ class Collector:
             self.tick()
         self._feed.stop()
         self.take(self._feed.poll())
+        self.chores.stop()
         self.finish()
 
     def reopen(self, connection: Connection) -> None:
@@ -152,28 +152,15 @@ class Collector:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
 
     def tick(self) -> None:
-        """Do what time has made due: candles by the wall clock, a batch, housekeeping."""
+        """Do what time has made due: candles by the wall clock, a batch."""
         now = self._clock()
         if self._candles is not None:
             self._candles_due = self._candles.advance(now)
         self._store()
         self._keeper.tick()
-        if self._mender is not None and self._keeper.up:
-            self._guarded("bars are mended later", self._mender.tick)
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
-        if time.monotonic() >= self._next_housekeeping and self._keeper.up:
-            self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
-            self._guarded("no housekeeping this time", self._housekeep)
-
-    @staticmethod
-    def _guarded(told: str, work: Callable[[], None]) -> None:
-        """Do what can wait until Postgres is back."""
-        try:
-            work()
-        except DatabaseUnavailable as error:
-            _log.debug("%s: %s", told, error)
 
     def _wait_s(self, end: float | None) -> float:
         now = self._clock()
@@ -181,9 +168,6 @@ class Collector:
         due = self._keeper.due_in(now)
         if due is not None:
             waits.append(due)
-        mending = self._mender.due_in() if self._mender is not None and self._keeper.up else None
-        if mending is not None:
-            waits.append(mending)
         if self._candles_due is not None:
             waits.append(max(self._candles_due - now, 0) / 1000)
         if end is not None:

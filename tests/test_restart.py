@@ -198,6 +198,7 @@ def test_a_hole_that_is_filled_while_the_day_is_open(tmp_path, database):
             for wait in (300, 2_000):
                 now[0] += wait
                 collector.tick()
+                collector.chores.work()
         collector.finish()
         with closing(opened.connect()) as connection, reader.snapshot(connection):
             (day,) = reader.candles(connection, Series("okx", "BTC-USDT", "1d"), EVERYTHING)

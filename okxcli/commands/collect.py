@@ -34,6 +34,11 @@ def collect(
     In: the symbols, channels and timeframes of the configuration, from OKX. Out: rows (trades, candles, books,
     tickers, instruments), and on stderr one line for each change of state. At the end everything that has come is
     committed. Running it again goes on where it stopped; rows that are there already are not written twice.
+
+    While Postgres is away data goes to a spool folder, and from there into the database as soon as it is back; data
+    that is left there at the end is told (exit 75), and stored by the next run. A database that was in use here before
+    may be away at the start as well, as after a reboot: okx backfill then fetches what was missed before the start.
+    Another one must be there (exit 69).
     """
     from okxcli.collector import Collector
     from okxcli.core.timeframes import parse_list
@@ -45,6 +50,7 @@ def collect(
     from okxcli.runtime.config import load
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import retention
+    from okxcli.storage.chores import session
     from okxcli.storage.database import open_database
     from okxcli.storage.keeper import Keeper
     from okxcli.storage.mender import Mender
@@ -60,11 +66,11 @@ def collect(
     with (
         Lifecycle("source") as life,
         open_database(
-            dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect"
+            dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect", later=True
         ) as database,
     ):
         resume: dict[str, int] = {}
-        if TAPE in settings.channels:
+        if TAPE in settings.channels and database.ready:
             with database.session() as connection:
                 resume = newest_ids(connection, EXCHANGE, settings.symbols)
         feed = Feed(
@@ -76,18 +82,19 @@ def collect(
             stamp=True,
             resume=resume,
         )
-        keeper = Keeper(database, Spool(default_folder(database.where)))
+        keeper = Keeper(database, Spool(default_folder(database.where)), hurried=lambda: life.stop)
 
         def housekeep() -> None:
-            with database.session() as connection:
+            with session(database) as connection:
                 retention.apply(connection, settings.keep_days, now_ms())
 
         frames = parse_list(settings.timeframes) if settings.timeframes else ()
-        mender = Mender(database.session, frames, now_ms, settings.fill)
+        mender = Mender(lambda: session(database), frames, now_ms, settings.fill)
         collector = Collector(settings, feed, keeper, housekeep, mender=mender)
         try:
-            with database.session() as connection:
-                collector.reopen(connection)
+            if database.ready:
+                with database.session() as connection:
+                    collector.reopen(connection)
             with feed:
                 collector.run(life, seconds)
         finally:

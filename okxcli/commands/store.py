@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from okxcli.storage.database import Database
 
 
+#: Bad lines of a run that go to quarantine: something that is no JSON at all must not fill the disk.
+_KEPT = 1_000
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("store")(store)
@@ -44,10 +48,12 @@ def store(
     already is counted as a duplicate and changes nothing, so any input may be stored again. A fill whose id is known
     with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses; the
     others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
-    database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine.
+    database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine. Lines that are
+    bad by themselves are told, and the first thousand of them kept in quarantine as well.
 
     While Postgres is away lines go to a spool folder, as plain files, and from there into the database as soon as it
-    is back. If it is still away at the end of input, exit 75 tells how many lines wait where.
+    is back. If it is still away at the end of input, exit 75 tells how many lines wait where. A database that was in
+    use here before may be away at the start as well; another one must be there (exit 69).
     """
     from okxcli.errors import ExitCode, InputError
     from okxcli.exchange.sites import origin_of
@@ -63,7 +69,9 @@ def store(
     origin = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
     # A Ctrl-C while the database starts must not end us before what the pipe holds is stored.
     with Lifecycle("filter"):
-        database = open_database(dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store")
+        database = open_database(
+            dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store", later=not drain
+        )
     keeping = _Keeping(run, database, strict, tee)
     try:
         if drain:
@@ -88,7 +96,9 @@ class _Keeping:
         self._run = run
         self._database = database
         self._strict = strict
-        self.keeper = Keeper(database, Spool(default_folder(database.where)), self._pass_on if tee else None)
+        self._kept = 0
+        spool = Spool(default_folder(database.where))
+        self.keeper = Keeper(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
 
     def _pass_on(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -100,7 +110,10 @@ class _Keeping:
             found = decode(line)
         except UnknownType:
             return
-        except InvalidLine:
+        except InvalidLine as reason:
+            if self._kept < _KEPT:
+                self._kept += 1
+                self.keeper.refuse(line, str(reason))
             if self._strict:  # the end: what came before is stored first, and counted
                 self.keeper.finish()
             raise

@@ -41,7 +41,7 @@ _DEFAULTS = {
     "client_encoding": "utf8",
 }
 #: A writer that has used the database before waits so long for it at its start, before it goes on without it.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 4.0
 _AGAIN_S = 0.5
 #: A command ends within 10 s of its signal; a server that takes longer to stop does so without us.
 _STOP_S = 3.0
@@ -182,13 +182,13 @@ class Database:
         return connection
 
     @contextmanager
-    def session(self) -> Iterator[Connection]:
+    def session(self, timeout_s: int | None = None) -> Iterator[Connection]:
         """Give one connection for a `with` block, in which Postgres' errors become ours.
 
         Raises:
             DatabaseUnavailable, LoginRefused: as `connect`, at any time in the block.
         """
-        with self.connect() as connection:
+        with self.connect(timeout_s) as connection:
             try:
                 yield connection
             except psycopg.Error as error:
@@ -257,7 +257,7 @@ def _open(database: Database, create: bool, origin: str | None, seen: Seen, pati
     while True:
         try:
             database.start()
-            with database.session() as connection:
+            with database.session(int(patience_s) or None) as connection:
                 _prepare(connection, database, create, origin)
             if create:
                 seen.note(origin)
