@@ -20,6 +20,7 @@ from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import doubts, gaps, ledger
 from okxcli.storage.database import Connection
+from okxcli.storage.flats import flats, store_flats
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.proof import Proof, count_within
 from okxcli.storage.rebuild import rebuild
@@ -190,7 +191,10 @@ class Backfill:
         """Return how many bars the ledger knows better already."""
         proof = Proof.load(self._connection, EXCHANGE, symbol)
         since, until = self._span(since_ms, until_ms)
-        return sum(len(stale(self._connection, proof, frame, since, until)) for frame in self._frames)
+        found = sum(len(stale(self._connection, proof, frame, since, until)) for frame in self._frames)
+        for frame in self._frames if self._fill else ():
+            found += sum(1 for _ in flats(self._connection, proof, frame, since, until))
+        return found
 
     # ---- doing it
 
@@ -373,7 +377,10 @@ class Backfill:
             starts = stale(self._connection, proof, frame, since, until)
             smaller = [other for other in self._frames[:at] if frame.holds(other)]
             source = smaller[-1] if smaller else None
-            changed += rebuild(self._connection, EXCHANGE, symbol, frame, starts, source=source, fill=self._fill)
+            changed += rebuild(self._connection, EXCHANGE, symbol, frame, starts, source=source)
+            if self._fill:
+                proof = Proof.load(self._connection, EXCHANGE, symbol)
+                changed += store_flats(self._connection, proof, frame, since, until)
         return changed
 
     def _span(self, since_ms: int | None, until_ms: int | None) -> tuple[int, int]:

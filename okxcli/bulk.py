@@ -25,6 +25,7 @@ from okxcli.runtime.clock import now_ms
 from okxcli.storage import reader
 from okxcli.storage.bulk import store_day
 from okxcli.storage.database import Connection, Database, explain
+from okxcli.storage.flats import store_flats
 from okxcli.storage.ledger import Covered
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof
@@ -224,9 +225,9 @@ class BulkLoader:
                 found = stale(connection, proof, frame, self._since, self._until)
                 starts = [start for start in found if not self._is_all(proof, frame, start)]
                 fits = source if source is not None and frame.holds(source) else None
-                self._loaded.candles += rebuild(
-                    connection, EXCHANGE, symbol, frame, starts, source=fits, fill=self._fill
-                )
+                self._loaded.candles += rebuild(connection, EXCHANGE, symbol, frame, starts, source=fits)
+                if self._fill:
+                    self._loaded.candles += store_flats(connection, proof, frame, self._since, self._until)
                 source = source or frame
 
     def _is_all(self, proof: Proof, frame: Timeframe, start: int) -> bool:

@@ -7,12 +7,11 @@ was a trade.
 from collections.abc import Iterator
 from typing import LiteralString
 
-from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP
-from okxcli.core.timeframes import parse_list
 from okxcli.storage import ledger
+from okxcli.storage.chain import Chain
 from okxcli.storage.database import Connection
 from okxcli.storage.proof import Proof
-from okxcli.storage.rangebook import IdRange, Kind, RangeBook
+from okxcli.storage.rangebook import IdRange, Kind
 from okxcli.storage.rows import stamp
 
 __all__ = ["IdRange", "ranges", "taped"]
@@ -29,7 +28,8 @@ def ranges(
     """
     proof = Proof.load(connection, exchange, symbol)
     if proof.first_time is None:
-        found = _of_candles(connection, exchange, symbol)
+        chain = Chain.load(connection, exchange, symbol)
+        found = [] if chain is None else chain.ranges()
         return _with_ends([one for one in found if _touches(one, since_ms, until_ms)], found, since_ms, until_ms)
     edges = {edge for part in proof.covered for edge in part}
     times = proof.times(connection, edges)
@@ -111,36 +111,6 @@ def _with_ends(found: list[IdRange], whole: list[IdRange], since_ms: int | None,
         start = last_time if since_ms is None else max(last_time, since_ms)
         after = [IdRange("unknown", None if high is None else high + 1, None, start, until_ms)]
     return [*before, *found, *after]
-
-
-def _of_candles(connection: Connection, exchange: str, symbol: str) -> list[IdRange]:
-    """Return the ranges that the ids of our candles of the smallest timeframe prove; none without such candles.
-
-    A complete bar proves all its ids; of any other, its fills prove those that they can fill without a hole.
-    """
-    names = connection.execute(
-        "SELECT DISTINCT timeframe FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
-        " AND closed AND first_trade_id IS NOT NULL",
-        [exchange, symbol],
-    ).fetchall()
-    if not names:
-        return []
-    smallest = parse_list([row[0] for row in names])[0].name
-    bars = connection.execute(
-        "SELECT first_trade_id, last_trade_id, complete OR trade_count = last_trade_id - first_trade_id + 1,"
-        " (extract(epoch FROM start) * 1000)::bigint, (extract(epoch FROM timestamp) * 1000)::bigint - 1"
-        " FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s AND closed"
-        " AND first_trade_id IS NOT NULL AND timestamp BETWEEN %s AND %s ORDER BY first_trade_id",
-        [exchange, symbol, smallest, stamp(MIN_TIMESTAMP), stamp(MAX_TIMESTAMP)],
-    )
-    book = RangeBook()
-    for first, last, whole, start, end in bars:
-        if whole:
-            book.add(first, last, start, end)
-        else:
-            book.add(first, first, start, end)
-            book.add(last, last, start, end)
-    return list(book.ranges())
 
 
 def taped(connection: Connection) -> list[str]:

@@ -1,18 +1,22 @@
 """Bars that a collector had to write as incomplete, made again as soon as the ledger proves them.
 
 Somebody else may have what it lacked: a backfill that mended the past of a bar while it was open, or a second
-collector on the same database.
+collector on the same database. And flat bars for the quiet over which it was started anew, of which its candle maker
+knows nothing.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import LiteralString
 
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.database import Connection
+from okxcli.storage.flats import store_flats
 from okxcli.storage.proof import Proof
 from okxcli.storage.rebuild import rebuild
+from okxcli.storage.rows import stamp
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +46,17 @@ class Mender:
         self._clock = clock
         self._fill = fill
         self._watched: dict[_Key, tuple[OHLCVCandle, int]] = {}  # and when it was written first
+        self._begun: set[tuple[str, str, str]] = set()
+        self._opening: dict[_Key, tuple[OHLCVCandle, int]] = {}  # the first bar of each series, and when it came
         self._next: int | None = None
 
     def note(self, bar: OHLCVCandle) -> None:
         """Take notice of a closed bar that is being written."""
         key = (bar.exchange, bar.symbol, bar.timeframe, bar.start)
+        if self._fill and key[:3] not in self._begun and bar.first_trade_id is not None:
+            self._begun.add(key[:3])
+            self._opening[key] = (bar, self._clock())
+            self._next = self._next or self._clock() + FIRST_MS
         if bar.complete or bar.first_trade_id is None:
             self._watched.pop(key, None)
             return
@@ -72,11 +82,12 @@ class Mender:
             return
         self._next = now + AGAIN_MS
         self._watched = {key: found for key, found in self._watched.items() if now - found[1] < GIVE_UP_MS}
-        if self._watched:
+        self._opening = {key: found for key, found in self._opening.items() if now - found[1] < GIVE_UP_MS}
+        if self._watched or self._opening:
             with self._session() as connection:
-                for exchange, symbol in sorted({key[:2] for key in self._watched}):
+                for exchange, symbol in sorted({key[:2] for key in (*self._watched, *self._opening)}):
                     self._mend(connection, exchange, symbol)
-        if not self._watched:
+        if not self._watched and not self._opening:
             self._next = None
 
     def _mend(self, connection: Connection, exchange: str, symbol: str) -> None:
@@ -92,7 +103,39 @@ class Mender:
             if name in proven:
                 smaller = [other for other in list(self._frames.values())[:at] if frame.holds(other)]
                 source = smaller[-1] if smaller else None
-                changed = rebuild(connection, exchange, symbol, frame, proven[name], source=source, fill=self._fill)
+                changed = rebuild(connection, exchange, symbol, frame, proven[name], source=source)
                 self.mended += changed
                 if changed:
                     _log.debug("%s: %d bars of %s mended, which the ledger proves by now", symbol, changed, name)
+        for key, (bar, _) in list(self._opening.items()):
+            if key[:2] == (exchange, symbol) and self._filled(connection, proof, bar):
+                del self._opening[key]
+
+    def _filled(self, connection: Connection, proof: Proof, bar: OHLCVCandle) -> bool:
+        """Write the flat bars between a bar and the one stored before it; False if that must wait.
+
+        The bar itself may be on its way into the database, and what links the two may not be there yet.
+        """
+        key = [bar.exchange, bar.symbol, bar.timeframe]
+        rows = connection.execute(_NEWEST, [*key, stamp(bar.timestamp)]).fetchall()
+        if not rows or rows[0][0] != bar.start:
+            return False
+        if len(rows) == 1 or rows[1][1] == bar.start:
+            return True
+        (_, _, first, _), (since, _, _, last) = rows
+        if not proof.proves(*sorted((last, first))):
+            return False
+        changed = store_flats(connection, proof, self._frames[bar.timeframe], since, bar.timestamp)
+        self.mended += changed
+        if changed:
+            _log.debug("%s: %d flat bars of %s written", bar.symbol, changed, bar.timeframe)
+        return True
+
+
+# A bar and the one before it in which something was traded: start, end, first and last id.
+_NEWEST: LiteralString = (
+    "SELECT (extract(epoch FROM start) * 1000)::bigint, (extract(epoch FROM timestamp) * 1000)::bigint,"
+    " first_trade_id, last_trade_id FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
+    " AND timeframe = %s AND closed AND first_trade_id IS NOT NULL AND timestamp <= %s::timestamptz"
+    " ORDER BY timestamp DESC LIMIT 2"
+)

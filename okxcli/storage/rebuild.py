@@ -6,7 +6,7 @@ after its last are known. Such a bar beats any other, for there is nothing that 
 
 from collections.abc import Iterable, Iterator
 
-from okxcli.core.bucket import TimeframeBucket, flat_candle
+from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import candles, ledger, reader
@@ -61,13 +61,11 @@ def rebuild(
     starts: Iterable[int],
     *,
     source: Timeframe | None = None,
-    fill: bool = False,
 ) -> int:
     """Make the bars of `frame` with these starts again and store those that are better; return how many were.
 
     Bars that are not over by the symbol's newest fill, and those of days whose rows retention dropped, are left alone.
     `source` is a smaller timeframe, already rebuilt, of which larger bars are merged wherever its bars are proven.
-    With `fill` a quiet that the ids prove gets flat bars.
     """
     wanted = sorted(set(starts))
     stored = 0
@@ -75,12 +73,16 @@ def rebuild(
         with reader.snapshot(connection):
             proof = Proof.load(connection, exchange, symbol)
             maker = _Maker(connection, proof, frame, source)
-            bars = maker.bars(wanted[at : at + _CHUNK], fill)
-        stored += _store(connection, bars)
+            bars = maker.bars(wanted[at : at + _CHUNK])
+        stored += store_bars(connection, bars)
     return stored
 
 
-def _store(connection: Connection, bars: list[OHLCVCandle]) -> int:
+def store_bars(connection: Connection, bars: list[OHLCVCandle]) -> int:
+    """Store bars of one symbol that are better than what is stored; return how many were.
+
+    The complete ones beat any other, for their ids are all known; the rest follows the common rule.
+    """
     if not bars:
         return 0
     Partitions().ensure(connection, "market_data", {bar.timestamp // DAY_MS for bar in bars}, -1)
@@ -107,8 +109,8 @@ class _Maker:
         self._source = source
         self._series = Series(proof.exchange, proof.symbol)
 
-    def bars(self, starts: Starts, fill: bool) -> list[OHLCVCandle]:
-        """Return the bars with these starts that are over, oldest first; none for a quiet one, unless `fill`."""
+    def bars(self, starts: Starts) -> list[OHLCVCandle]:
+        """Return the bars with these starts that are over, oldest first; none for a quiet one."""
         proof, end_of = self._proof, self._frame.end_of
         clock = proof.last_time or 0
         ended = [s for s in starts if end_of(s) <= clock and not proof.archived(s, end_of(s))]
@@ -118,14 +120,11 @@ class _Maker:
         for span in joined(self._frame, [start for start in ended if start not in made]):
             made |= buckets(self._connection, self._series, self._frame, span)
         name = self._frame.name
-        found = {
-            start: made[start].candle(proof.exchange, proof.symbol, name, True, self._complete(made[start]))
+        return [
+            made[start].candle(proof.exchange, proof.symbol, name, True, self._complete(made[start]))
             for start in ended
             if start in made
-        }
-        if fill:
-            found |= self._flats(ended, found)
-        return [found[start] for start in sorted(found)]
+        ]
 
     def _complete(self, bar: TimeframeBucket) -> bool:
         return self._proof.proves(bar.first_id - 1, bar.last_id + 1)
@@ -154,31 +153,6 @@ class _Maker:
             low, high = beside[bar.start]
             if low is not None and high is not None and times[low] < bar.start and times[high] >= bar.end:
                 yield bar.start, bar
-
-    def _flats(self, starts: Starts, bars: dict[int, OHLCVCandle]) -> dict[int, OHLCVCandle]:
-        """Return flat bars for the starts between two bars made whose quiet the ids prove."""
-        found: dict[int, OHLCVCandle] = {}
-        quiet: list[int] = []
-        before: OHLCVCandle | None = None
-        for start in starts:
-            bar = bars.get(start)
-            if bar is None:
-                if quiet and self._frame.end_of(quiet[-1]) != start:
-                    quiet, before = [], None
-                if before is not None:
-                    quiet.append(start)
-                continue
-            if quiet and before is not None and self._frame.end_of(quiet[-1]) == start and self._between(before, bar):
-                found |= {
-                    at: flat_candle(bar.exchange, bar.symbol, bar.timeframe, at, self._frame.end_of(at), before.close)
-                    for at in quiet
-                }
-            quiet, before = [], bar
-        return found
-
-    def _between(self, before: OHLCVCandle, after: OHLCVCandle) -> bool:
-        last, first = before.last_trade_id, after.first_trade_id
-        return last is not None and first is not None and last < first and self._proof.proves(last, first)
 
 
 def joined(frame: Timeframe, starts: Starts) -> Iterator[Span]:

@@ -2,11 +2,16 @@
 
 from contextlib import closing
 from decimal import Decimal
+from random import Random
 
+import msgspec
 import psycopg
 
+from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.storage import reader
 from okxcli.storage.database import open_database
+from okxcli.storage.reader import EVERYTHING, Series
 from okxcli.storage.writer import Writer
 
 DAY = 86_400_000
@@ -86,3 +91,39 @@ def noted_absent(dsn, symbol="BTC-USDT"):
 def stored_ids(dsn, symbol="BTC-USDT"):
     """Return the ids of the rows of the tape."""
     return [row[0] for row in rows(dsn, "SELECT trade_id FROM raw_trades WHERE symbol = %s ORDER BY 1", symbol)]
+
+
+def market(count, seed=1, step=230, back=80, quiet=0.0):
+    """Return fills around midnight, some with a time before that of the fill before, and now and then a quiet."""
+    chance = Random(seed)
+    at = MIDNIGHT - count * step // 2
+    fills = []
+    for number in range(1, count + 1):
+        at += chance.choice((0, 1, step, 2 * step)) + (7_000 if chance.random() < quiet else 0)
+        price, size = f"{chance.randint(900, 1100)}.5", f"0.{chance.randint(1, 9999):04d}1"
+        fills.append(trade(number, price, size, chance.choice(("buy", "sell")), at - chance.choice((0, 0, 0, back))))
+    return fills
+
+
+def made(lines, frames, **options):
+    """Return the final bars that the candle maker makes of lines, by timeframe and end, at revision 0."""
+    found = {}
+    maker = RealTimeCandleProcessor(frames, lambda c: found.__setitem__((c.timeframe, c.timestamp), c), **options)
+    for line in lines:
+        maker.feed(line)
+    maker.finish()
+    return {key: at_first(bar) for key, bar in found.items()}
+
+
+def at_first(bar):
+    """Return a bar without its revisions."""
+    return msgspec.structs.replace(bar, revision=0)
+
+
+def bars_of(dsn, symbol="BTC-USDT"):
+    """Return the stored bars by timeframe and end, at revision 0."""
+    with open_database(dsn, create=False) as database, closing(database.connect()) as connection:
+        names = [row[0] for row in connection.execute("SELECT DISTINCT timeframe FROM market_data ORDER BY 1")]
+        with reader.snapshot(connection):
+            found = [c for f in names for c in reader.candles(connection, Series("okx", symbol, f), EVERYTHING)]
+    return {(c.timeframe, c.timestamp): at_first(c) for c in found}

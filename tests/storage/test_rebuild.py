@@ -11,6 +11,7 @@ from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.timeframes import parse_list
 from okxcli.storage import reader
 from okxcli.storage.database import open_database
+from okxcli.storage.flats import store_flats
 from okxcli.storage.proof import Proof
 from okxcli.storage.reader import EVERYTHING, Series
 from okxcli.storage.rebuild import rebuild, starts_of_ids
@@ -58,7 +59,9 @@ def mend(connection, frames=FRAMES, since=FOREVER[0], until=FOREVER[1], fill=Fal
     for at, frame in enumerate(frames):
         smaller = [other for other in frames[:at] if frame.holds(other)]
         starts = stale(connection, Proof.load(connection, *KEY), frame, since, until)
-        stored += rebuild(connection, *KEY, frame, starts, source=smaller[-1] if smaller else None, fill=fill)
+        stored += rebuild(connection, *KEY, frame, starts, source=smaller[-1] if smaller else None)
+        if fill:
+            stored += store_flats(connection, Proof.load(connection, *KEY), frame, since, until)
     return stored
 
 

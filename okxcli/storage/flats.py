@@ -1,0 +1,82 @@
+"""Flat bars for the quiet that the ids prove: nothing traded between the last id before it and the first after it.
+
+A candle maker writes them itself while it runs. Those of a quiet over which it was started anew, or in a past that was
+mended, are found here, in what is stored.
+"""
+
+from collections.abc import Iterator
+from typing import LiteralString, Protocol
+
+from okxcli.core.bucket import flat_candle
+from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, OHLCVCandle
+from okxcli.core.timeframes import Timeframe
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Ranges
+from okxcli.storage.proof import count_within
+from okxcli.storage.rebuild import starts_in, store_bars
+from okxcli.storage.rows import stamp
+
+#: Bars stored at a time: a quiet of a night is tens of thousands of one second.
+_CHUNK = 1_000
+
+# The times without a bar between two bars, flat or not, and the highest id before and the lowest after each of them.
+_QUIET: LiteralString = """
+WITH bars AS (
+    SELECT (extract(epoch FROM start) * 1000)::bigint AS start, (extract(epoch FROM timestamp) * 1000)::bigint AS stop,
+        max(last_trade_id) OVER (ORDER BY timestamp) AS before,
+        min(first_trade_id) OVER (ORDER BY timestamp DESC) AS after
+    FROM market_data
+    WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s AND closed
+        AND start >= %s::timestamptz AND timestamp <= %s::timestamptz
+), beside AS (
+    SELECT stop, before, lead(start) OVER w AS next, lead(after) OVER w AS after FROM bars WINDOW w AS (ORDER BY start)
+)
+SELECT stop, next, before, after FROM beside WHERE next > stop AND before IS NOT NULL AND after IS NOT NULL
+ORDER BY stop
+"""
+_CLOSE: LiteralString = (
+    "SELECT close FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s"
+    " AND closed AND last_trade_id = %s AND timestamp <= %s::timestamptz ORDER BY timestamp DESC LIMIT 1"
+)
+
+
+class Ids(Protocol):
+    """What is known of a symbol's ids: `storage.proof.Proof`, or `storage.chain.Chain` without a ledger."""
+
+    exchange: str
+    symbol: str
+    covered: Ranges
+
+    def proves(self, first: int, last: int) -> bool:
+        """Whether every id of `first .. last` is known."""
+
+
+def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until: int) -> Iterator[OHLCVCandle]:
+    """Yield the flat bars that are not stored, oldest first, between the stored bars that lie in `[since, until)`.
+
+    Their price is that of the fill before the quiet. Costs a look at every bar.
+    """
+    span = [stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))]
+    key = [ids.exchange, ids.symbol, frame.name]
+    for start, end, before, after in connection.execute(_QUIET, [*key, *span]).fetchall():
+        # Times can step back, so that the ids beside a quiet may be the other way round; between them is nothing.
+        low, high = sorted((before, after))
+        if not ids.proves(low, high) or (before < after and count_within(ids.covered, low + 1, high - 1)):
+            continue
+        row = connection.execute(_CLOSE, [*key, before, stamp(start)]).fetchone()
+        if row is None:  # its bar lies outside of what is looked at, and in it a fill that came late
+            continue
+        for at in starts_in(frame, start, end):
+            yield flat_candle(ids.exchange, ids.symbol, frame.name, at, frame.end_of(at), row[0])
+
+
+def store_flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until: int) -> int:
+    """Store what `flats` yields; return how many were."""
+    stored = 0
+    batch: list[OHLCVCandle] = []
+    for bar in flats(connection, ids, frame, since, until):
+        batch.append(bar)
+        if len(batch) == _CHUNK:
+            stored += store_bars(connection, batch)
+            batch = []
+    return stored + store_bars(connection, batch)
