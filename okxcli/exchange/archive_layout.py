@@ -121,7 +121,7 @@ class Layout:
             return self._convert(found.groups())
         if b"\0" in line:
             raise InvalidLine("NUL bytes")
-        cells = [cell.strip().strip(b'"').strip() for cell in line.split(b",")]
+        cells = [_unquoted(cell.strip()) for cell in line.split(b",")]
         if len(cells) != len(self.columns):
             raise InvalidLine(f"{len(cells)} columns, not {len(self.columns)}")
         return self._convert(
@@ -140,14 +140,17 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
     if header:
         columns = tuple(cell.split("/")[0].strip().strip('"').lower() for cell in head.split(","))
     else:
-        columns = _HEADERLESS + ("",) * (head.count(",") + 1 - len(_HEADERLESS))
+        columns = _HEADERLESS
+        cells = head.encode().split(b",")
+        if all(re.fullmatch(SHAPE[name], cell) for name, cell in zip(columns, cells, strict=False)):
+            columns += ("",) * (len(cells) - len(columns))  # a first row that is damaged does not say how many
     known = set(columns)
     kind: Kind
-    cells: tuple[str, ...]
+    taken: tuple[str, ...]
     if {"trade_id", "side", "size", "price", "created_time"} <= known:
-        kind, key, time, cells = "trades", "trade_id", "created_time", _TRADE_CELLS
+        kind, key, time, taken = "trades", "trade_id", "created_time", _TRADE_CELLS
     elif {"open_time", *_CANDLE_CELLS} <= known:
-        kind, key, time, cells = "candles", "open_time", "open_time", _CANDLE_CELLS
+        kind, key, time, taken = "candles", "open_time", "open_time", _CANDLE_CELLS
     else:
         raise UnknownLayout(f"neither trades nor candles of OKX: it begins with {head[:60]!r}")
     named = [name for name in columns if name in SHAPE]
@@ -161,7 +164,7 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
     own = None if "instrument_name" in known else (symbol or "").encode()
     pattern = b",".join(b"(" + SHAPE[name] + b")" if name in SHAPE else _OTHER for name in columns)
     fast = re.compile(rb"^" + pattern + rb"\r?$", re.MULTILINE)
-    return Layout(kind, columns, own, header, fast, _converter(named, key, time, cells, own))
+    return Layout(kind, columns, own, header, fast, _converter(named, key, time, taken, own))
 
 
 def _converter(
@@ -173,6 +176,11 @@ def _converter(
     if symbol is None:
         return lambda found: (int(found[at_key]), int(found[at_time]), found[at_symbol], pick(found))
     return lambda found: (int(found[at_key]), int(found[at_time]), symbol, pick(found))
+
+
+def _unquoted(cell: bytes) -> bytes:
+    """Return what stands between two quotes; one quote alone is damage and stays."""
+    return cell[1:-1].strip() if len(cell) > 1 and cell.startswith(b'"') and cell.endswith(b'"') else cell
 
 
 def _spelled(name: str, cell: bytes) -> bytes:

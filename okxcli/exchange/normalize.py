@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from okxcli.core import checks
+from okxcli.core.codec import why_not
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import InvalidLine
 from okxcli.exchange import rows
@@ -131,6 +132,8 @@ class Normalizer:
         try:
             push = decoder.decode(line)
             head = _head(push)
+            if not line.startswith(head.channel.encode(), _NAME_AT):  # named twice, and the last one counts
+                return self._push(line)
             lines = [convert(row, head) for row in push.data]
         except (*_UNDECODABLE, InvalidLine):
             lines = []
@@ -138,6 +141,8 @@ class Normalizer:
 
     def _push(self, line: bytes) -> list[Line]:
         try:
+            if not line.isascii():
+                line.decode()  # msgspec looks at no text that it does not need
             push = _PUSH.decode(line)
         except _UNDECODABLE as error:
             raise _why(line, error) from None
@@ -234,7 +239,7 @@ def _why(data: bytes, error: Exception, line: bool = True) -> InvalidLine:
     try:
         value = _ANY.decode(data)
     except (msgspec.DecodeError, RecursionError) as reason:
-        return InvalidLine(f"not JSON: {reason}")
+        return InvalidLine(why_not(reason))
     if not isinstance(value, dict) and (line or not isinstance(value, list)):
         return InvalidLine("not a JSON object")
     return InvalidLine(str(error).replace("`", "").replace("$.", "").replace(" - at", ", at"))

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from okxcli.core import checks
+from okxcli.core.codec import ODD_POINT
 from okxcli.core.decimals import parse
 from okxcli.core.model import BookSnapshot, Instrument, Levels, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import InvalidLine
@@ -181,7 +182,7 @@ def whole(name: str, text: str) -> int:
 
 
 def refuse_odd_numbers(value: object) -> None:
-    """Refuse spellings that Python takes for numbers and OKX never writes: blanks, `_`, `+`, digits of other scripts.
+    """Refuse what Python takes for a number and OKX never writes: blanks, `_`, `+`, `.5`, digits of other scripts.
 
     Raises:
         InvalidLine: `value`, a decoded row, has one.
@@ -200,7 +201,14 @@ def refuse_odd_numbers(value: object) -> None:
 def is_odd(data: bytes) -> bool:
     """Whether `data` holds bytes without which no number can be spelt oddly."""
     # Looking for an integer is a memchr: six times as fast as looking for a one-byte string.
-    return not data.isascii() or _BLANK in data or _UNDERSCORE in data or _PLUS in data or _BACKSLASH in data
+    return (
+        not data.isascii()
+        or _BLANK in data
+        or _UNDERSCORE in data
+        or _PLUS in data
+        or _BACKSLASH in data
+        or ODD_POINT(data) is not None
+    )
 
 
 def _python_takes(text: str) -> bool:

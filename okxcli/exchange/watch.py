@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 
 #: Looks in a row, each a request, before time is taken for anything else.
 _LOOKS = 20
-#: More silent channels of trades than this are looked at by one request for the tickers of their kind.
+#: More silent channels of trades than this are looked at by one request for the tickers of their kind, which is
+#: large: its answer serves for a while.
 _MANY = 10
+_TICKERS_MS = 10_000
 #: Questions of one measurement of the clock: the quickest answer counts.
 _SAMPLES = 3
 _STOP_S = 1.0
@@ -95,7 +97,8 @@ class Watch:
         self._rows: dict[str, Row] = {}
         self._listed_ms: dict[str, int] = {}
         self._missing: dict[str, int] = {}
-        self._tickers: dict[str, dict[str, Row]] = {}
+        self._tickers: dict[str, Row] = {}
+        self._tickers_ms = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="okx watch", daemon=True)
 
@@ -133,9 +136,11 @@ class Watch:
         for subscription in self._dog.recovered(seen):
             _log.info("%s brings data again", subscription)
         due = self._dog.due(seen, now)[:_LOOKS]
-        self._tickers = {}
-        if sum(subscription.channel in BY_ID for subscription in due) > _MANY:
-            self._ask_for_tickers(due)
+        if now - self._tickers_ms >= _TICKERS_MS:
+            self._tickers = {}
+        if not self._tickers and sum(subscription.channel in BY_ID for subscription in due) > _MANY:
+            self._tickers_ms = now
+            self._ask_for_tickers(seen)
         verdicts: dict[Verdict, list[Subscription]] = {}
         for subscription in due:
             verdict = self._look_at(subscription, seen)
@@ -205,9 +210,9 @@ class Watch:
             return self._rest.get("/api/v5/market/candles", parameters)[0]
         return self._rest.books(symbol, depth=1)
 
-    def _ask_for_tickers(self, due: Iterable[Subscription]) -> None:
+    def _ask_for_tickers(self, some: Iterable[Subscription]) -> None:
         """Have one request for a kind of instrument answer for all of its silent channels of trades."""
-        kinds = {self._kind(s.value) for s in due if s.channel in BY_ID} - {"OPTION"}  # those want a family
+        kinds = {self._kind(s.value) for s in some if s.channel in BY_ID} - {"OPTION"}  # those want a family
         for kind in sorted(kinds):
             try:
                 self._tickers |= {str(row.get("instId")): row for row in self._rest.tickers(kind)}

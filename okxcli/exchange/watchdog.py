@@ -22,8 +22,8 @@ AGAIN_MS = 5_000
 #: After a replacement the channel is left alone for so long, doubled each time: the fault may not be the connection's.
 HOLD_MS = 60_000
 MAX_HOLD_MS = 600_000
-#: A channel that was mute and has brought something for so long is as good as any other.
-FORGET_MS = 600_000
+#: A channel that was last mute so long ago is as good as any other.
+FORGET_MS = 3_600_000
 
 #: Channels whose fills are numbered: what is newer shows at once.
 BY_ID = frozenset({"trades-all", "trades"})
@@ -142,7 +142,10 @@ class Watchdog:
             if not watched(subscription.channel) or (record is not None and now < record.hold_until_ms):
                 continue
             silence = self._silent.get(subscription)
-            due_ms = one.since_ms + self._silence_ms if silence is None else silence.looked_ms + self._pace(silence)
+            if silence is not None:
+                due_ms = silence.looked_ms + self._pace(silence)
+            else:  # of what has brought nothing yet it must be known soon where the market stands
+                due_ms = one.since_ms + (self._silence_ms if one.frame else self._again_ms)
             if now >= due_ms:
                 found.append((silence is None or silence.suspected_ms is None, due_ms, subscription))
         return [subscription for _, _, subscription in sorted(found)]

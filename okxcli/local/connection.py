@@ -16,7 +16,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from okxcli.local.hub import Message
-from okxcli.local.protocol import Reply, Session, Subscribe, Unsubscribe
+from okxcli.local.protocol import Key, Reply, Session, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
     from okxcli.local.engine import Engine
@@ -37,6 +37,7 @@ class Connection:
         self.session = session
         self.requests = 0
         self.frozen = False
+        self.deaf: set[Key] = set()  # subscriptions that are acked on it and get nothing
         self._engine = engine
         self._transport = transport
         self._on_gone = on_gone

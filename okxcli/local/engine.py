@@ -186,6 +186,8 @@ class Engine:
 
     def subscribe(self, key: Key, connection: Connection) -> None:
         """Start to push a channel to a connection, beginning with its present state."""
+        if key in connection.deaf:
+            return
         first = self.hub.add(key, connection)
         self.channels.subscribed(key, connection, first, time.monotonic())
         self.wake()
@@ -271,6 +273,18 @@ class Engine:
         for one in chosen:
             one.frozen = True
         return len(chosen)
+
+    def deafen(self, channel: str, symbol: str, lasting: bool) -> int:
+        """Push subscriptions nothing any more that stay acked, until they or (`lasting`) their connection are anew."""
+        count = 0
+        for one in self.connections:
+            for key in list(one.session.subscriptions):
+                if channel in (ANY, key[0]) and symbol in (ANY, key[1]):
+                    self.unsubscribe(key, one)
+                    count += 1
+                    if lasting:
+                        one.deaf.add(key)
+        return count
 
     def on(self, path: str) -> list[Connection]:
         """Return the open connections whose path ends in `path` (`public`, `business`), or all of them (`*`)."""

@@ -194,6 +194,13 @@ class LocalServer:
         """Push nothing on `channel` for `symbol` any more, though it stays acked."""
         self._call(lambda: self._engine.faults.mute(channel, symbol))
 
+    def deafen(self, channel: str = ANY, symbol: str = ANY, lasting: bool = False) -> int:
+        """Push nothing more on these subscriptions of the present connections, though they stay acked; count them.
+
+        A new subscription ends it, or, with `lasting`, a new connection alone.
+        """
+        return self._call(lambda: self._engine.deafen(channel, symbol, lasting))
+
     def unmute(self) -> None:
         """End every mute."""
         self._call(self._engine.faults.muted.clear)
