@@ -26,12 +26,12 @@ class Client:
         whole = [dict(zip(named, a.split(":"), strict=True)) if isinstance(a, str) else a for a in args]
         self.socket.send(json.dumps({**more, "op": op, "args": whole}))
 
-    def next(self, timeout=5.0):
+    def next(self, timeout=30.0):
         """Return the next message; raise TimeoutError when none comes."""
         text = self.socket.recv(timeout=timeout)
         return json.loads(text) if text.startswith("{") else text
 
-    def until(self, good, timeout=5.0):
+    def until(self, good, timeout=30.0):
         """Return every message up to and with the first that is `good`."""
         end, seen = time.monotonic() + timeout, []
         while time.monotonic() < end:
@@ -50,7 +50,12 @@ class Client:
                 break
         return seen
 
-    def pushes(self, channel, count, timeout=10.0):
+    def heard(self):
+        """Return every message that the exchange has sent by now: it answers a request that it refuses after those."""
+        self.ask("no such thing")
+        return self.until(lambda message: isinstance(message, dict) and message.get("event") == "error")[:-1]
+
+    def pushes(self, channel, count, timeout=60.0):
         """Return the data of the next `count` pushes of `channel`."""
         found = []
 
@@ -66,7 +71,7 @@ class Client:
 def rest(exchange, path):
     """Return HTTP status and body (decoded if it is JSON) of a GET."""
     try:
-        with urllib.request.urlopen(f"{exchange.rest_url}/api/v5/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{exchange.rest_url}/api/v5/{path}", timeout=30) as answer:
             status, body = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read()

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from local_client import rest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
@@ -56,7 +56,7 @@ def test_notice_comes_before_the_end_on_public_only(hand, listener, client):
     assert (notice["event"], notice["code"]) == ("notice", "64008")
     for one in (public, listener):
         with pytest.raises(ConnectionClosed):
-            one.next(2)
+            one.next()
 
 
 def test_any_close_code_can_be_sent(hand, listener):
@@ -72,13 +72,13 @@ def test_muted_channels_are_acked_and_silent(hand, listener, client):
     hand.mute("trades-all", BTC)
     for symbol in (BTC, ETH, BTC):
         hand.trade(symbol, "10", "1")
-    assert [m["arg"]["instId"] for m in listener.during(0.3)] == [ETH]
+    assert [m["arg"]["instId"] for m in listener.heard()] == [ETH]
     fresh = client(hand, "business")
     fresh.ask("subscribe", f"trades-all:{BTC}")
     assert fresh.next()["event"] == "subscribe"
     hand.unmute()
     last = hand.trade(BTC, "10", "1")
-    assert ids(listener.during(0.2)) == [last]
+    assert ids(listener.heard()) == [last]
 
 
 def test_dropped_fills_are_in_rest(hand, listener):
@@ -88,7 +88,7 @@ def test_dropped_fills_are_in_rest(hand, listener):
     for price in ("11", "12", "13", "14"):
         hand.trade(BTC, price, "1")
     hand.trade(ETH, "10", "1")
-    heard = [m for m in listener.during(0.3) if m["arg"]["instId"] == BTC]
+    heard = [m for m in listener.heard() if m["arg"]["instId"] == BTC]
     assert ids(heard) == [first, first + 4]
     _, page = rest(hand, f"market/history-trades?instId={BTC}")
     assert [int(row["tradeId"]) for row in page["data"]] == list(range(first + 4, first - 1, -1))
@@ -103,7 +103,7 @@ def test_a_dropped_fill_takes_its_merged_trade_with_it(hand, client):
     hand.drop(BTC, 1)
     hand.order(BTC, "buy", [("10", "1"), ("10", "1")])
     last = hand.order(BTC, "buy", [("10", "1"), ("10", "1"), ("10", "1")])
-    assert ids(one.during(0.3)) == [first, last]
+    assert ids(one.heard()) == [first, last]
 
 
 def test_lost_fills_exist_nowhere(hand, listener):
@@ -112,7 +112,7 @@ def test_lost_fills_exist_nowhere(hand, listener):
     hand.lose(BTC, 2)
     for price in ("11", "12", "13"):
         hand.trade(BTC, price, "1")
-    assert ids(listener.during(0.3)) == [first, first + 3]
+    assert ids(listener.heard()) == [first, first + 3]
     _, page = rest(hand, f"market/history-trades?instId={BTC}")
     assert [int(row["tradeId"]) for row in page["data"]] == [first + 3, first]
     assert hand.absent(BTC) == [first + 1, first + 2]
@@ -128,7 +128,7 @@ def test_duplicates_are_pushed_twice(hand, listener):
     first = hand.trade(BTC, "10", "1")
     hand.trade(BTC, "10", "1")
     hand.trade(BTC, "10", "1")
-    assert ids(listener.during(0.3)) == [first, first, first + 1, first + 1, first + 2]
+    assert ids(listener.heard()) == [first, first, first + 1, first + 1, first + 2]
     assert len(rest(hand, f"market/trades?instId={BTC}")[1]["data"]) == 3
 
 
@@ -142,7 +142,7 @@ def test_delay_keeps_order_and_loses_nothing(hand, listener):
     hand.trade(BTC, "10", "1")
     got = ids([listener.next() for _ in range(3)])
     assert got == [first, first + 1, first + 2]
-    assert 0.35 < time.monotonic() - begun < 2
+    assert time.monotonic() - begun > 0.35
 
 
 def test_handshakes_can_be_refused(hand, client):
@@ -176,7 +176,7 @@ def test_connections_can_be_half_open(hand, listener, client):
     fresh.ask("subscribe", f"trades-all:{BTC}")
     assert fresh.next()["event"] == "subscribe"
     assert hand.trade(BTC, "10", "1") == number + 1
-    assert ids(fresh.during(0.2)) == [number + 1]
+    assert ids(fresh.heard()) == [number + 1]
 
 
 def test_acks_can_be_withheld(hand, client):
@@ -185,7 +185,8 @@ def test_acks_can_be_withheld(hand, client):
     hand.no_ack(30)
     one.ask("subscribe", f"trades:{BTC}")
     one.socket.send("ping")
-    assert one.during(0.2) == ["pong"]
+    assert one.next() == "pong"
+    assert one.during(0.2) == []
     hand.no_ack(0)
     one.ask("subscribe", f"trades:{BTC}")
     assert one.next()["event"] == "subscribe"
@@ -216,14 +217,14 @@ def test_two_caches_answer_at_random(hand):
 
 def test_planned_faults_happen_at_their_time(client):
     """Faults given at the start come when they are due, again and again where they say so."""
-    faults = ["cut@every:300ms", "duplicate=1:BTC-USDT"]
-    with LocalExchange([BTC], rate=0, history_s=0, first_push=False, faults=faults, options=FREE) as exchange:
-        begun = time.monotonic()
+    begun = time.monotonic()
+    with LocalExchange([BTC], rate=0, history_s=0, faults=["cut@every:300ms"], options=FREE) as exchange:
         for _ in range(2):
-            one = client(exchange)
-            with pytest.raises(ConnectionClosed):
-                one.next(3)
-        assert 0.3 < time.monotonic() - begun < 2
+            with pytest.raises((ConnectionClosed, InvalidMessage)):  # the latter if it is cut in the handshake
+                client(exchange).next()
+        assert time.monotonic() - begun > 0.6
+    faults = ["duplicate=1:BTC-USDT"]
+    with LocalExchange([BTC], rate=0, history_s=0, first_push=False, faults=faults, options=FREE) as exchange:
         one = client(exchange, "business")
         one.ask("subscribe", f"trades-all:{BTC}")
         one.next()

@@ -49,8 +49,16 @@ def test_ccxt_pro_watches_and_fetches():
         finally:
             await okx.close()
 
-    with LocalExchange(SYMBOLS, rate=200) as exchange:
+    with LocalExchange(SYMBOLS, rate=200, quiet=0) as exchange:
         asyncio.run(run(exchange))
+
+
+async def told(condition):
+    """Wait until a condition holds."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.05)
 
 
 def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
@@ -73,16 +81,14 @@ def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
         await client.start()
         arguments = [{"channel": channel, "instId": "BTC-USDT"} for channel in ("trades", "books5")]
         await client.subscribe(arguments, heard.append)
-        await asyncio.sleep(1.5)
+        await told(lambda: sum('"channel":"books5"' in text and '"data"' in text for text in heard) > 5)
         await client.unsubscribe(arguments, heard.append)
-        await asyncio.sleep(0.5)
+        await told(lambda: sum('"event":"unsubscribe"' in text for text in heard) == 2)
         assert sum('"event":"subscribe"' in text for text in heard) == 2
-        assert sum('"event":"unsubscribe"' in text for text in heard) == 2
-        assert sum('"channel":"books5"' in text and '"data"' in text for text in heard) > 5
         # The client's own stop() ends the loop it runs in; closing its socket is enough.
         await client.factory.close()
 
-    with LocalExchange(SYMBOLS, rate=100, options=Options(cert=cert, key=key)) as exchange:
+    with LocalExchange(SYMBOLS, rate=100, quiet=0, options=Options(cert=cert, key=key)) as exchange:
         asyncio.run(run(exchange))
         market = MarketData.MarketAPI(domain=exchange.rest_url, flag="0", debug=False)
         assert len(market.get_tickers("SPOT")["data"]) == 2
