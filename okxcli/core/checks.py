@@ -18,11 +18,13 @@ from okxcli.core.model import (
     StandardizedTrade,
     Ticker,
 )
+from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
-_TIMEFRAME = re.compile(r"[1-9][0-9]{0,5}[smhdwM](?:\+8)?", re.ASCII)
+#: The year 10000.
+_FAR = 253_402_300_800_000
 #: Fields of a ticker that are numbers, in the order of its line.
 TICKER_NUMBERS = tuple(f for f in Ticker.__struct_fields__ if f not in ("exchange", "symbol", "timestamp", "received"))
 
@@ -39,6 +41,9 @@ def _label(text: str) -> bool:
     if _LABEL.fullmatch(text) is None:
         raise InvalidLine(f"not an exchange or origin: {text[:40]!r}")
     return True
+
+
+_timeframe = lru_cache(256)(Timeframe.parse)
 
 
 def _time(key: str, value: int) -> None:
@@ -75,7 +80,7 @@ def check_trade(trade: StandardizedTrade) -> None:
 
 
 def check_candle(candle: OHLCVCandle) -> None:
-    """Refuse a candle that cannot be one: low above open, ids of nothing, an end before its start.
+    """Refuse a candle that cannot be one: low above open, ids of nothing, edges that are none of its timeframe.
 
     Raises:
         InvalidLine: with the reason.
@@ -83,12 +88,11 @@ def check_candle(candle: OHLCVCandle) -> None:
     _name(candle.symbol)
     _label(candle.exchange)
     _label(candle.origin)
-    if _TIMEFRAME.fullmatch(candle.timeframe) is None:
-        raise InvalidLine(f"not a timeframe: {candle.timeframe[:20]!r}")
+    frame = _timeframe(candle.timeframe)
     _time("start", candle.start)
     _time("timestamp", candle.timestamp)
-    if candle.start >= candle.timestamp:
-        raise InvalidLine("candle ends before it starts")
+    if frame.start_of(candle.start) != candle.start or frame.end_of(candle.start) != candle.timestamp:
+        raise InvalidLine(f"no bar of {frame.name} starts at {candle.start} and ends at {candle.timestamp}")
     for price in (candle.open, candle.high, candle.low, candle.close):
         check_range(price)
         if not price > 0:
@@ -99,7 +103,8 @@ def check_candle(candle: OHLCVCandle) -> None:
         if volume is not None:
             if not volume.is_finite():
                 raise InvalidLine(f"not a number: {volume}")
-            if volume < 0 or volume.adjusted() >= 60 or len(str(volume)) > 160:
+            # A sum of products of two numbers: twice as wide as one.
+            if volume < 0 or not -60 <= volume.adjusted() < 60 or len(str(volume)) > 160:
                 raise InvalidLine("volume out of range")
     if (candle.first_trade_id is None) != (candle.last_trade_id is None):
         raise InvalidLine("one of first_trade_id and last_trade_id is missing")
@@ -173,6 +178,12 @@ def check_instrument(instrument: Instrument) -> None:
             check_range(number)
             if not number > 0:
                 raise InvalidLine(f"{field} is not positive")
+    if instrument.received is not None:
+        _time("received", instrument.received)
+    for field in ("listed", "expires"):
+        moment = getattr(instrument, field)
+        if moment is not None and not 0 <= moment < _FAR:  # an instrument may be listed or expire in any year
+            raise InvalidLine(f"{field} out of range: {moment}")
     for field in ("base", "quote", "settle", "contract_currency", "contract_type"):
         text = getattr(instrument, field)
         if text is not None:

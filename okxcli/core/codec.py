@@ -4,6 +4,7 @@
 the keys in their documented order, decimals as strings in canonical form, so that equal objects are equal bytes.
 """
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -33,6 +34,9 @@ _OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent, strict=True
 )
 _ANY = msgspec.json.Decoder()
+_PLUS, _BACKSLASH = b"+\\"
+#: A point without a digit on both sides. The search begins at points, of which a line has few.
+ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|(?![0-9]))").search
 
 
 def decode(line: bytes) -> Line:
@@ -47,7 +51,14 @@ def decode(line: bytes) -> Line:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _reason(line, error) from None
     kind = type(found)
-    if not line.isascii() or b" " in line or line.count(b"_") != _underscores(kind, line, found.symbol):
+    if (
+        not line.isascii()
+        or b" " in line
+        or _PLUS in line
+        or _BACKSLASH in line
+        or ODD_POINT(line) is not None
+        or line.count(b"_") != _underscores(kind, line, found.symbol)
+    ):
         _strict_numbers(line)
     check(found)
     return found
@@ -64,15 +75,23 @@ def _reason(line: bytes, error: Exception) -> InvalidLine:
     try:
         value = _ANY.decode(line)
     except (msgspec.DecodeError, RecursionError) as reason:
-        return InvalidLine(f"not JSON: {reason}")
+        return InvalidLine(why_not(reason))
     if not isinstance(value, dict):
         return InvalidLine("not a JSON object")
     kind = value.get("type")
     if kind is None:
         return InvalidLine("no type: not a line of okx normalize")
-    if kind not in _TAGS:
+    if not isinstance(kind, str) or kind not in _TAGS:
         return UnknownType(f"unknown type {str(kind)[:40]!r}")
     return InvalidLine(f"{kind}: {error}")
+
+
+def why_not(error: Exception) -> str:
+    """Say in a user's words what the JSON decoder could not take. Numbers without end are JSON all the same."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deep"
+    return text.replace(" - at", ", at").replace("`", "") if "out of range" in text else f"not JSON: {text}"
 
 
 def _underscores(kind: type, line: bytes, symbol: str) -> int:
@@ -87,7 +106,7 @@ def _underscores(kind: type, line: bytes, symbol: str) -> int:
 
 
 def _strict_numbers(line: bytes) -> None:
-    """Refuse spellings of a number that Decimal takes and JSON lines do not: blanks, underscores, foreign digits.
+    """Refuse spellings of a number that Decimal takes and lines do not: blanks, `_`, `+`, `.5`, foreign digits.
 
     Raises:
         InvalidLine: with the number; or the line is not UTF-8 in a place that the typed decoder skipped.
@@ -95,7 +114,7 @@ def _strict_numbers(line: bytes) -> None:
 
     def walk(value: Any) -> None:
         if isinstance(value, str):
-            if value and (value.strip() != value or "_" in value or not value.isascii()) and _decimal_takes(value):
+            if _decimal_takes(value):
                 parse(value)
         elif isinstance(value, list):
             for item in value:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from okxcli.core.checks import check
 from okxcli.core.codec import UnknownType, decode, encode
 from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker, amounts
+from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine
 
 GOOD = (
@@ -41,9 +42,10 @@ def candles(draw):
     four = sorted(draw(st.lists(prices, min_size=4, max_size=4)))
     ids = draw(st.none() | st.integers(1, 2**60))
     count = draw(st.integers(1, 10**6)) if ids is not None else draw(st.sampled_from([None, 0]))
-    start = draw(times)
+    frame = Timeframe.parse(draw(st.sampled_from(["1s", "15m", "1d+8", "1M"])))
+    start = frame.start_of(draw(times))
     return OHLCVCandle(
-        "okx", draw(symbols), draw(st.sampled_from(["1s", "15m", "1d+8", "1M"])), start, start + 60_000,
+        "okx", draw(symbols), frame.name, start, frame.end_of(start),
         four[1], four[3], four[0], four[2], draw(sizes), draw(some), draw(some), draw(some), count, ids,
         None if ids is None else ids + draw(st.integers(0, 10**6)), draw(st.booleans()), draw(st.booleans()),
         draw(st.integers(0, 100)), draw(st.sampled_from(["trades", "exchange"])),
