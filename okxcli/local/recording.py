@@ -9,6 +9,7 @@ import gzip
 import heapq
 import io
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.5
 _AT_ONCE = 1_000  # messages between two looks at the network
 _BACKLOG = 1 << 20
+#: Channels of fills, each of one instrument.
+TAPES = ("trades", "trades-all")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 class Push(NamedTuple):
@@ -80,7 +84,7 @@ def _push(line: bytes, newest: int) -> Push | str:
     try:
         message = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return f"not JSON: {error}"
+        return str(error) if "infinity" in str(error) else f"not JSON: {error}"
     if not isinstance(message, dict):
         return "not a JSON object"
     if "event" in message:
@@ -88,19 +92,31 @@ def _push(line: bytes, newest: int) -> Push | str:
     arg, data = message.get("arg"), message.get("data")
     if not isinstance(arg, dict) or not isinstance(arg.get("channel"), str) or not isinstance(data, list):
         return "not a push of OKX: no arg, channel or data"
+    subject = arg.get("instId") or arg.get("instType") or ""
+    named = isinstance(subject, str) and _NAME.fullmatch(subject) is not None
+    if not named and (subject or arg["channel"] in TAPES):
+        return "not a push of OKX: no instrument"
     received = message.pop("received", None)
     added = message.pop("origin", None) is not None or received is not None
-    if not isinstance(received, int):
+    if type(received) is not int or not MIN_TIMESTAMP <= received < MAX_TIMESTAMP:
         received = max((_time(item) for item in data), default=0)
-    subject = arg.get("instId") or arg.get("instType") or ""
     payload = orjson.dumps(message) if added else line
-    return Push(max(received, newest), (arg["channel"], str(subject)), payload, data)
+    return Push(max(received, newest), (arg["channel"], subject), payload, data)
 
 
 def _time(item: object) -> int:
-    """Return the time of a push's element; a candle's is its open."""
+    """Return the time of a push's element, 0 if it has none that can be; a candle's is its open."""
     text = item.get("ts") if isinstance(item, dict) else item[0] if isinstance(item, list) and item else None
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20):
+        return 0
+    return int(text) if MIN_TIMESTAMP <= int(text) < MAX_TIMESTAMP else 0
+
+
+def _whole(text: str) -> int:
+    """Return the whole number that a field spells; Python's own `int` takes `+1` and `1_0` too."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError("not a whole number")
+    return int(text)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -140,7 +156,8 @@ def survey(paths: Sequence[Path]) -> Contents:
             pushes += 1
             start = push.when if start is None else min(start, push.when)
             if push.key[0] == "instruments":
-                rows.update({row["instId"]: row for row in push.data if isinstance(row, dict) and "instId" in row})
+                found = (row for row in push.data if isinstance(row, dict))
+                rows.update({row["instId"]: row for row in found if isinstance(row.get("instId"), str)})
     if start is None:
         raise UsageError(f"no push of OKX in {', '.join(map(str, paths))}. Record one: okx stream BTC-USDT > FILE")
     return Contents(keys, rows, start, pushes)
@@ -246,8 +263,8 @@ def fills_in(push: Push) -> Iterator[Fill]:
     """Yield the fills of a `trades` or `trades-all` push; an element that is none is passed over."""
     for item in push.data:
         try:
-            trade_id, matches = int(item["tradeId"]), int(item.get("count") or 1)
-            source, ts = int(item.get("source") or 0), int(item["ts"])
+            trade_id, matches = _whole(item["tradeId"]), _whole(item.get("count") or "1")
+            source, ts = _whole(item.get("source") or "0"), _whole(item["ts"])
             price, size = canonical(item["px"]), canonical(item["sz"])
             if not (0 < trade_id <= MAX_ID and MIN_TIMESTAMP <= ts < MAX_TIMESTAMP and Decimal(price) > 0):
                 raise ValueError("out of range")

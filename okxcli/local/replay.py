@@ -1,6 +1,8 @@
 """The local exchange that plays recordings instead of a simulated market."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from okxcli.errors import UsageError
@@ -14,10 +16,14 @@ from okxcli.local.instruments import Row, known_rows, made_up
 from okxcli.local.protocol import Key
 from okxcli.local.recording import Contents, ReplayFeed, survey
 from okxcli.local.server import LocalServer
-from okxcli.local.venue import MarketClock, Venue
+from okxcli.local.venue import Listing, MarketClock, Venue
+
+_log = logging.getLogger(__name__)
 
 #: The clock is that of receipt: a bar is over for good when no trade in it can still be on its way.
 LATEST_MS = 10_000
+#: A step of price or size beyond this is none.
+_WIDEST = Decimal(10**15)
 
 
 class LocalReplay(LocalServer):
@@ -82,9 +88,21 @@ def _rows(contents: Contents) -> list[Row]:
     """Return a row for every symbol: as recorded, else as known, else made up."""
     symbols = sorted({subject for channel, subject in contents.keys if subject and channel != "instruments"})
     template = known_rows()["BTC-USDT"]
-    return [
-        {**template, **contents.rows[symbol]}
-        if symbol in contents.rows
-        else dict(known_rows().get(symbol) or made_up(symbol))
-        for symbol in symbols
-    ]
+    rows = []
+    for symbol in symbols:
+        row = {**template, **contents.rows[symbol]} if symbol in contents.rows else None
+        if row is not None and not _sound(row):
+            _log.warning("%s: its recorded instrument is damaged: another is made up", symbol)
+            row = None
+        rows.append(row or dict(known_rows().get(symbol) or made_up(symbol)))
+    return rows
+
+
+def _sound(row: Row) -> bool:
+    """Whether an instrument can be listed by what its row says."""
+    try:
+        Listing(row)
+        numbers = [Decimal(row[key]) for key in ("tickSz", "lotSz", "minSz")]
+        return isinstance(row["instType"], str) and all(0 < number < _WIDEST for number in numbers)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return False
