@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 
 import pytest
 from websockets.sync.server import serve
@@ -86,9 +87,9 @@ class Run:
 
     def __exit__(self, *_):
         self.client.stop()
-        assert self.client.join(5)
+        assert self.client.join(30)
 
-    def until(self, true, timeout_s=8.0):
+    def until(self, true, timeout_s=30.0):
         """Wait until `true()` holds."""
         end = time.monotonic() + timeout_s
         while not true():
@@ -113,7 +114,7 @@ def test_pushes_arrive_in_order_and_a_stop_says_goodbye():
             run.until(lambda: len(run.frames) == 2000)
             state = run.client.state()
             assert (state.up, state.standing, state.connects, state.pushes) == (True, 1, 1, 2000)
-        assert closed.wait(5)
+        assert closed.wait(30)
     assert run.frames == [push(number).encode() for number in range(2000)]
 
 
@@ -144,7 +145,7 @@ def test_reconnects_and_resubscribes_after_every_kind_of_end(caplog):
 
 def test_unanswered_subscription_is_a_dead_connection(monkeypatch):
     """An ack that does not come ends the connection and another one is tried."""
-    monkeypatch.setattr(session, "ACK_TIMEOUT_MS", 100)
+    monkeypatch.setattr(session, "ACK_TIMEOUT_MS", 1_000)
 
     def behave(connection, n):
         if n > 1:
@@ -159,19 +160,21 @@ def test_unanswered_subscription_is_a_dead_connection(monkeypatch):
 def test_missing_pong_is_a_dead_connection(monkeypatch):
     """A server that takes pings and says nothing is left for another one."""
     monkeypatch.setattr(session, "PING_AFTER_MS", 100)
-    monkeypatch.setattr(session, "PONG_TIMEOUT_MS", 100)
+    monkeypatch.setattr(session, "PONG_TIMEOUT_MS", 1_500)
+    pings = Counter()
 
     def behave(connection, n):
         acks(connection)
-        if n > 1:
-            stay(connection)
-        for _ in connection:
-            continue
+        for message in connection:
+            pings[n] += 1
+            if n > 1:
+                assert message == "ping"
+                connection.send("pong")
 
     with Server(behave) as server, Run(server.url) as run:
-        run.until(lambda: server.count == 2)
-        time.sleep(0.5)  # five pings and pongs later
+        run.until(lambda: pings[2] == 5)
         assert server.count == 2
+        assert pings[1] == 1
         assert run.client.state().up
 
 
@@ -202,7 +205,7 @@ def test_what_is_under_way_on_the_old_connection_still_arrives():
         acks(connection)
         if n == 1:
             connection.send('{"event":"notice","msg":"Please reconnect.","code":"64008","connId":"8517149b"}')
-            assert ready.wait(5)
+            assert ready.wait(30)
             time.sleep(0.3)
             connection.send(push(1))
         else:
@@ -288,14 +291,14 @@ def test_subscriptions_change_without_a_new_connection():
 
 def test_no_reading_while_there_is_no_room(monkeypatch):
     """When the taker is full, the socket is left alone, the connection lives on, and nothing is lost."""
-    monkeypatch.setattr(session, "PING_AFTER_MS", 50)
-    monkeypatch.setattr(session, "PONG_TIMEOUT_MS", 50)
+    monkeypatch.setattr(session, "PING_AFTER_MS", 500)
+    monkeypatch.setattr(session, "PONG_TIMEOUT_MS", 1_500)
     monkeypatch.setattr(websocket, "_BATCH", 10)
     go = threading.Event()
 
     def behave(connection, _):
         acks(connection)
-        go.wait(5)
+        go.wait(30)
         for number in range(1000):
             connection.send(push(number))
         stay(connection)
@@ -306,7 +309,7 @@ def test_no_reading_while_there_is_no_room(monkeypatch):
         run.client.wake()
         time.sleep(0.05)
         go.set()
-        time.sleep(0.4)
+        time.sleep(2.5)  # longer than both
         assert len(run.frames) <= 10
         run.full = False
         run.client.wake()
@@ -338,8 +341,8 @@ def test_stop_while_dialling_does_not_wait():
             time.sleep(0.1)
             began = time.monotonic()
             run.client.stop()
-            assert run.client.join(2)
-        assert time.monotonic() - began < 1
+            assert run.client.join(30)
+        assert time.monotonic() - began < 5
 
 
 def test_a_dial_that_takes_too_long_is_given_up(monkeypatch):
@@ -365,7 +368,7 @@ def raw_server(answer):
             with peer:
                 peer.recv(4096)
                 peer.sendall(answer)
-                peer.settimeout(5)
+                peer.settimeout(30)
                 with contextlib.suppress(ConnectionError):
                     while peer.recv(4096):
                         continue
@@ -387,14 +390,14 @@ def raw_server(answer):
 def test_handshakes_that_fail_are_told(answer, told):
     """Refused, redirected or no WebSocket at all: one reason, no traceback."""
     with pytest.raises(DialError, match=told):
-        Wire.dial(raw_server(answer), 2)
+        Wire.dial(raw_server(answer), 10)
 
 
 def test_names_and_schemes_that_cannot_be():
     """An unknown host and a scheme that is none are told."""
     for url in ("ws://no-such-host.invalid/x", "gopher://127.0.0.1/x"):
         with pytest.raises(DialError):
-            Wire.dial(url, 2)
+            Wire.dial(url, 10)
 
 
 def test_certificates_are_verified(tmp_path, monkeypatch):
@@ -413,9 +416,9 @@ def test_certificates_are_verified(tmp_path, monkeypatch):
     with Server(lambda connection, n: connection.send("hello" * 20_000), ssl=context) as server:
         url = server.url.replace("ws:", "wss:")
         with pytest.raises(DialError, match="certificate is not valid"):
-            Wire.dial(url, 2)
+            Wire.dial(url, 10)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        connection = Wire.dial(url, 2)
+        connection = Wire.dial(url, 10)
         assert frames_of(connection, 1) == [b"hello" * 20_000]
         connection.close()
 
@@ -423,7 +426,7 @@ def test_certificates_are_verified(tmp_path, monkeypatch):
 def frames_of(wire_, count):
     """Read until `count` frames have come."""
     found = []
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while len(found) < count:
         assert time.monotonic() < end
         found += wire_.frames(100)
@@ -445,7 +448,7 @@ def test_huge_messages_are_refused_before_they_are_read(monkeypatch):
 
     with Server(behave) as server:
         for told in ("a message of 100000000 bytes", "a message in pieces"):
-            connection = Wire.dial(server.url, 2)
+            connection = Wire.dial(server.url, 10)
             with pytest.raises(WireError, match=told):
                 frames_of(connection, 1)
             with pytest.raises(WireError, match=told):
@@ -467,12 +470,12 @@ def test_frames_cut_anywhere_are_put_together():
         trickle(connection, b"\x01" + bytes([half]) + text[:half])
         pong = connection.ping("hi")
         trickle(connection, b"\x80" + bytes([len(text) - half]) + text[half:] + b"\x81\x04pong")
-        ponged.append(pong.wait(5))
+        ponged.append(pong.wait(30))
 
     with Server(behave) as server:
-        connection = Wire.dial(server.url, 2)
+        connection = Wire.dial(server.url, 10)
         assert frames_of(connection, 2) == [push(1).encode(), b"pong"]
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while not ponged and time.monotonic() < end:
             time.sleep(0.01)
         connection.close()
