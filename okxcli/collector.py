@@ -8,22 +8,22 @@ in the inbox, which is bounded and stops reading the sockets when it is full.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import BUGS, InvalidLine, TryLater
+from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, OkxError, TryLater
 from okxcli.exchange.feed import TAPE, Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.exchange.rows import EXCHANGE
-from okxcli.runtime.clock import now_ms
 from okxcli.runtime.config import Config
 from okxcli.runtime.signals import Lifecycle
 from okxcli.storage.chores import Chores
 from okxcli.storage.database import Connection
 from okxcli.storage.keeper import Keeper
 from okxcli.storage.mender import Mender
-from okxcli.storage.opening import reopen
+from okxcli.storage.opening import newest_ids, reopen
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 60.0
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
+#: Time between two tries to take up another configuration while the database cannot be read.
+_RETRY_S = 5.0
 #: Bars held while the open ones are taken up again.
 _REOPENED = 1_000
 
@@ -39,7 +41,9 @@ class Collector:
     """Collects what `config` names from `feed` into `keeper`.
 
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
-    and then, and `mender` makes bars whole that had to be written incomplete, both in a thread of their own (`chores`).
+    and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
+    incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
+    the configuration; `load` reads that anew when a HUP asks for it.
     """
 
     def __init__(
@@ -47,32 +51,45 @@ class Collector:
         config: Config,
         feed: Feed,
         keeper: Keeper,
-        housekeep: Callable[[], None] = lambda: None,
-        clock: Callable[[], int] = now_ms,
-        mender: Mender | None = None,
+        session: Callable[[], AbstractContextManager[Connection]],
+        *,
+        housekeep: Callable[[Config], None] = lambda config: None,
+        mender: Callable[[Config], Mender] | None = None,
+        load: Callable[[], Config] | None = None,
     ) -> None:
         self.rejected = 0
         self.stored_books = 0
         self.messages = 0
+        self._config = config
         self._feed = feed
         self._keeper = keeper
-        self.chores = Chores(lambda: keeper.up, housekeep, mender)
-        self._clock = clock
+        self._session = session
+        self._housekeep = housekeep
+        self._mender = mender
+        self._load = load
         self._normalizer = Normalizer()
         self._ready: deque[Line] = deque()
-        self._candles: RealTimeCandleProcessor | None = None
-        if config.timeframes:
-            self._candles = RealTimeCandleProcessor(
-                config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
-            )
-        self._fill_by_fill = TAPE in config.channels
-        self._symbols = config.symbols
-        if mender is not None and self._candles is not None and self._fill_by_fill:
-            self._candles.on_candle(self.chores.note)
-        self._books_every_ms = config.books_every_ms
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+        self._wish: Config | None = None  # a configuration that is to be taken up
+        self._next_try = 0.0
+        self._removed: set[str] = set()
+        self._candles, self.chores = self._made(config)
+
+    def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Chores]:
+        """Return the candle maker for a configuration, and the chores beside it."""
+        self._fill_by_fill = TAPE in config.channels
+        mender = self._mender(config) if self._mender is not None else None
+        chores = Chores(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
+        if not config.timeframes:
+            return None, chores
+        candles = RealTimeCandleProcessor(
+            config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
+        )
+        if self._fill_by_fill:
+            candles.on_candle(chores.note)
+        return candles, chores
 
     def run(self, life: Lifecycle, seconds: float | None = None) -> None:
         """Collect until a signal, or for so many seconds; then store everything that has come.
@@ -88,13 +105,18 @@ class Collector:
             if life.wait(None if self._keeper.full else self._feed.fileno(), self._wait_s(end)):
                 self.take(self._feed.poll())
             self.tick()
+            if life.reload:
+                life.reload = False
+                self._read_again()
+            if self._wish is not None:
+                self._try_change(self._wish)
         self._feed.stop()
         self.take(self._feed.poll())
         self.chores.stop()
         self.finish()
 
-    def reopen(self, connection: Connection) -> None:
-        """Take up the bars that are open by what is stored, before anything is taken in."""
+    def reopen(self, connection: Connection, symbols: Iterable[str] | None = None) -> None:
+        """Take up the bars that are open by what is stored, before anything of these symbols (all) is taken in."""
         if not self._fill_by_fill or self._candles is None:
             return
         candles = self._candles
@@ -104,11 +126,88 @@ class Collector:
             if len(self._ready) >= _REOPENED:
                 self._store()
 
-        for symbol in self._symbols:
+        for symbol in self._config.symbols if symbols is None else symbols:
             last = reopen(connection, EXCHANGE, symbol, candles, give)
             self._store()
             if last is not None:
                 _log.debug("%s: goes on after id %d", symbol, last)
+
+    # Another configuration
+
+    def _read_again(self) -> None:
+        """Read the configuration anew; one with mistakes changes nothing."""
+        if self._load is None:
+            return
+        try:
+            self._wish = self._load()
+        except OkxError as error:
+            _log.error("the configuration stays as it was: %s", "; ".join(str(error).splitlines()))
+            return
+        self._next_try = 0.0
+        if not self._keeper.up:
+            _log.info("the new configuration is taken up when the database is back")
+
+    def _try_change(self, config: Config) -> None:
+        """Take up another configuration, as soon as the database is there: it says where symbols begin."""
+        if not self._keeper.up or time.monotonic() < self._next_try:
+            return
+        try:
+            self.change(config)
+        except DatabaseUnavailable as error:
+            _log.debug("the new configuration has to wait: %s", error)
+            self._next_try = time.monotonic() + _RETRY_S
+            return
+        except OkxError as error:
+            _log.error("the configuration stays as it was: %s", error)
+        self._wish = None
+
+    def change(self, config: Config) -> None:
+        """Collect what `config` names from now on. What is common to it and the one before goes on undisturbed.
+
+        New symbols begin as at a start: after their newest stored fill, with the bars that were open then. What has
+        come of symbols that are not wanted any more is stored.
+
+        Raises:
+            DatabaseUnavailable: it is away; nothing has changed.
+            UsageError: a symbol that cannot be; nothing has changed.
+        """
+        before = self._config
+        new = [symbol for symbol in config.symbols if symbol not in before.symbols]
+        gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
+        others = _of_candles(config) != _of_candles(before)
+        taped = new if TAPE in before.channels else config.symbols
+        with self._session() as connection:
+            resume = newest_ids(connection, EXCHANGE, taped) if TAPE in config.channels else {}
+            self.take(self._feed.poll())
+            self.take(self._feed.change(config.symbols, config.channels, resume))
+            self._config = config
+            self._removed = (self._removed | set(gone)) - set(config.symbols)
+            for symbol in gone if self._candles is not None else ():
+                self._candles.forget(EXCHANGE, symbol)  # type: ignore[union-attr]
+            self._store()
+            if others:
+                self._begin_anew(connection)
+            else:
+                self._reopen_what_can_be(connection, new)
+        _tell_change(before, config, new, gone)
+
+    def _begin_anew(self, connection: Connection) -> None:
+        """Make other candles from now on, beginning with what is stored of the open bars."""
+        if self._candles is not None:
+            self._candles.finish()
+        self._store()
+        self._keeper.finish()
+        self.chores.stop()
+        self._candles, self.chores = self._made(self._config)
+        self._candles_due = None
+        self.chores.start()
+        self._reopen_what_can_be(connection, self._config.symbols)
+
+    def _reopen_what_can_be(self, connection: Connection, symbols: Iterable[str]) -> None:
+        try:
+            self.reopen(connection, symbols)
+        except DatabaseUnavailable as error:
+            _log.warning("bars that are open now will be incomplete until okx backfill mends them: %s", error)
 
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
@@ -134,17 +233,21 @@ class Collector:
     def _route(self, item: Line) -> None:
         """Give one line to those whom it concerns, a bar before the trade that closed it."""
         if isinstance(item, BookSnapshot):
-            if self._books_every_ms:
-                key, slot = (item.symbol, item.origin), item.timestamp // self._books_every_ms
+            if self._config.books_every_ms:
+                key, slot = (item.symbol, item.origin), item.timestamp // self._config.books_every_ms
                 if self._book_slots.get(key) == slot:
                     return
                 self._book_slots[key] = slot
             self.stored_books += 1
-        elif self._candles is not None and (
-            not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill
-        ):
+        elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self._ready.append(item)
+
+    def _is_for_candles(self, item: Line) -> bool:
+        """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
+        if self._removed and getattr(item, "symbol", None) in self._removed:
+            return False
+        return not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill
 
     def _reject(self, line: bytes, reason: str) -> None:
         self.rejected += 1
@@ -152,8 +255,8 @@ class Collector:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
 
     def tick(self) -> None:
-        """Do what time has made due: candles by the wall clock, a batch."""
-        now = self._clock()
+        """Do what time has made due: candles by the exchange's clock, a batch."""
+        now = self._feed.clock()
         if self._candles is not None:
             self._candles_due = self._candles.advance(now)
         self._store()
@@ -163,7 +266,7 @@ class Collector:
             _log.debug("alive: %s", self.counts())
 
     def _wait_s(self, end: float | None) -> float:
-        now = self._clock()
+        now = self._feed.clock()
         waits = [max(self._next_heartbeat - time.monotonic(), 0)]
         due = self._keeper.due_in(now)
         if due is not None:
@@ -196,3 +299,21 @@ class Collector:
         candles = self._candles.counts() if self._candles is not None else {}
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
         return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()
+
+
+def _of_candles(config: Config) -> tuple[object, ...]:
+    """Return all that a candle maker is made of."""
+    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, TAPE in config.channels
+
+
+def _tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:
+    """Say in a line what a new configuration changes, and in another what it cannot change now."""
+    parts = [f"+{symbol}" for symbol in new] + [f"-{symbol}" for symbol in gone]
+    for name in ("channels", "timeframes"):
+        was, has = getattr(before, name), getattr(after, name)
+        parts += [f"+{one}" for one in has if one not in was] + [f"-{one}" for one in was if one not in has]
+    _log.info("the configuration is read again: %s", " ".join(parts) or "the same symbols, channels and timeframes")
+    fixed = ("dsn", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
+    later = [name.removesuffix("_s") for name in fixed if getattr(before, name) != getattr(after, name)]
+    if later:
+        _log.warning("this takes effect at the next start: %s", ", ".join(later))

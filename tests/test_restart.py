@@ -164,7 +164,10 @@ def test_two_on_one_database(collect, exchange, database):
 
 
 class Silent:
-    """A feed that says nothing; the test gives the collector its lines."""
+    """A feed that says nothing; the test gives the collector its lines, and the time."""
+
+    def __init__(self, clock):
+        self.clock = clock
 
 
 def push(number, at, price="5"):
@@ -183,7 +186,7 @@ def test_a_hole_that_is_filled_while_the_day_is_open(tmp_path, database):
         keeper = Keeper(opened, Spool(tmp_path / "spool"), clock=lambda: now[0])
         mender = Mender(opened.session, frames, lambda: now[0])
         config = Config(symbols=("BTC-USDT",), timeframes=tuple(frame.name for frame in frames))
-        collector = Collector(config, Silent(), keeper, clock=lambda: now[0], mender=mender)
+        collector = Collector(config, Silent(lambda: now[0]), keeper, opened.session, mender=lambda config: mender)
         for number, at in fills.items():
             now[0] = at + 10
             if number == 24:

@@ -33,7 +33,8 @@ def collect(
 
     In: the symbols, channels and timeframes of the configuration, from OKX. Out: rows (trades, candles, books,
     tickers, instruments), and on stderr one line for each change of state. At the end everything that has come is
-    committed. Running it again goes on where it stopped; rows that are there already are not written twice.
+    committed. Running it again goes on where it stopped; rows that are there already are not written twice. SIGHUP has
+    the configuration read again: symbols, channels and timeframes come and go, and the others go on undisturbed.
 
     While Postgres is away data goes to a spool folder, and from there into the database as soon as it is back; data
     that is left there at the end is told (exit 75), and stored by the next run. A database that was in use here before
@@ -46,8 +47,8 @@ def collect(
     from okxcli.exchange.rows import EXCHANGE
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.clock import now_ms, parse_duration
-    from okxcli.runtime.config import load
+    from okxcli.runtime.clock import parse_duration
+    from okxcli.runtime.config import Config, load
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import retention
     from okxcli.storage.chores import session
@@ -64,7 +65,7 @@ def collect(
     seconds = parse_duration(duration) if duration is not None else None
     ws_base = ws_url or settings.ws_url or options.DEFAULT_WS_URL
     with (
-        Lifecycle("source") as life,
+        Lifecycle("source", reloads=True) as life,
         open_database(
             dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect", later=True
         ) as database,
@@ -82,15 +83,26 @@ def collect(
             stamp=True,
             resume=resume,
         )
-        keeper = Keeper(database, Spool(default_folder(database.where)), hurried=lambda: life.stop)
+        clock = feed.clock
+        keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
 
-        def housekeep() -> None:
+        def housekeep(now: Config) -> None:
             with session(database) as connection:
-                retention.apply(connection, settings.keep_days, now_ms())
+                retention.apply(connection, now.keep_days, clock())
 
-        frames = parse_list(settings.timeframes) if settings.timeframes else ()
-        mender = Mender(lambda: session(database), frames, now_ms, settings.fill)
-        collector = Collector(settings, feed, keeper, housekeep, mender=mender)
+        def mender(now: Config) -> Mender:
+            frames = parse_list(now.timeframes) if now.timeframes else ()
+            return Mender(lambda: session(database), frames, clock, now.fill)
+
+        collector = Collector(
+            settings,
+            feed,
+            keeper,
+            lambda: session(database),
+            housekeep=housekeep,
+            mender=mender,
+            load=lambda: load(config, required=True),
+        )
         try:
             if database.ready:
                 with database.session() as connection:

@@ -236,6 +236,12 @@ class RealTimeCandleProcessor:
             self._markets[key] = _Market(exchange, symbol, self)
         return self._markets[key]
 
+    def forget(self, exchange: str, symbol: str) -> None:
+        """Drop a symbol: write what late trades changed, then know nothing of it any more."""
+        market = self._markets.pop((exchange, symbol), None)
+        if market is not None:
+            self.write(series.finish() for series in market.series)
+
     def advance(self, now_ms: int) -> int | None:
         """Write the bars of live symbols that the wall clock says are over; return when to call again, or None.
 

@@ -3,7 +3,8 @@
 A `source` or `server` stops at the first INT or TERM. A `filter` that reads a pipe reads on to end of input at the
 first INT, since the terminal sent it to the source as well and what is in the pipe must not be lost; TERM or a second
 INT stops it. A third signal ends any of them at once. After its clean end the process dies by the signal that stopped
-it, so that shells, make and systemd understand.
+it, so that shells, make and systemd understand. HUP asks a command that `reloads` to read its configuration again;
+where it comes because the terminal has gone, it ends the command as ever.
 """
 
 import os
@@ -22,15 +23,19 @@ class OutputClosed(Exception):
 
 
 class Lifecycle:
-    """Watches INT and TERM for the length of a `with` block.
+    """Watches INT and TERM, and HUP where the command `reloads`, for the length of a `with` block.
 
-    `stop` turns True when the command is to end, `signum` says by which signal. At the end of the block the process
+    `stop` turns True when the command is to end, `signum` says by which signal. `reload` turns True at a HUP; who acts
+    on it sets it back. At the end of the block the process
     dies by that signal, or by SIGPIPE after `OutputClosed`; every other exception passes.
     """
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, reloads: bool = False) -> None:
         self.stop = False
+        self.reload = False
         self.signum = 0
+        self._reloads = reloads
+        self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
         self._drains = role == "filter" and _is_pipe(0)
         self._seen = 0
         self._wake_read = -1
@@ -47,6 +52,8 @@ class Lifecycle:
             if old is not signal.SIG_IGN:  # nohup, and `command &` in a script, mean it
                 self._old[signum] = old
                 signal.signal(signum, self._on_signal)
+        if self._reloads:  # under nohup too: it does not end us
+            self._old[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
         return self
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -57,6 +64,12 @@ class Lifecycle:
             return
         self.stop = True
         self.signum = signum
+
+    def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
+        if self._terminal is not None and not os.isatty(self._terminal) and self._old[signum] is not signal.SIG_IGN:
+            self._on_signal(signum, frame)
+        else:
+            self.reload = True
 
     def wait(self, fd: int | None, timeout_s: float | None) -> bool:
         """Wait until `fd` has something to read; return False on a signal or when `timeout_s` is over."""
