@@ -62,7 +62,7 @@ def candles(
     from okxcli.core.model import OHLCVCandle
     from okxcli.core.rollup import CandleRollup
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.runtime.clock import now_ms, parse_duration
+    from okxcli.runtime.clock import SteadyClock, parse_duration
     from okxcli.runtime.filters import LineFilter
 
     late_ms, grace_ms = (round(parse_duration(text) * 1000) for text in (lateness, grace))
@@ -91,8 +91,10 @@ def candles(
         if pass_lines:
             write(line)
 
+    clock = SteadyClock()  # a wall clock that is set ahead must not end all bars at once
+
     def tick() -> float | None:
-        now = now_ms()
+        now = clock()
         due = maker.advance(now)
         return None if due is None else max(due - now, 0) / 1000
 
