@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from okxcli.errors import UsageError
-from okxcli.runtime.clock import iso, parse_duration, parse_time
+from okxcli.runtime.clock import SteadyClock, iso, parse_duration, parse_time
 
 NOW = 1_747_087_200_123
 
@@ -59,3 +59,16 @@ def test_what_is_no_time(text):
 def test_iso_reads_back(ms):
     """What is written reads back as the same millisecond."""
     assert parse_time(iso(ms), NOW) == ms
+
+
+def test_a_steady_clock_does_not_follow_the_wall():
+    """Whatever the wall clock does after the start, time passes as it passes; only who knows better corrects it."""
+    wall, passed = [NOW], [5_000_000_000]
+    clock = SteadyClock(lambda: wall[0], lambda: passed[0])
+    assert clock() == NOW
+    for step in (3_600_000, -7_200_000):
+        wall[0] += step
+        passed[0] += 250_000_000
+    assert clock() == NOW + 500
+    clock.correct(-86_400_000)
+    assert clock() == NOW + 500 - 86_400_000
