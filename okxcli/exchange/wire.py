@@ -9,15 +9,20 @@ import select
 import socket
 import ssl
 import struct
+import time
+from http import HTTPStatus
 from typing import Any
 
 import websocket
 from websocket import ABNF, WebSocketException
 from websocket._abnf import continuous_frame, frame_buffer
+from websocket._handshake import handshake
+from websocket._http import connect, proxy_info
 
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.
 MAX_MESSAGE = 16 << 20
 _READ = 1 << 17
+_MAX_HEAD = 64 << 10
 
 
 class DialError(Exception):
@@ -46,6 +51,26 @@ class _Pieces(continuous_frame):
         super().add(frame)
 
 
+class _Head:
+    """The socket while the answer to the handshake is read, byte by byte: an answer without end is none."""
+
+    def __init__(self, raw: socket.socket, timeout_s: float) -> None:
+        self._raw = raw
+        self._left = _MAX_HEAD
+        self._end = time.monotonic() + timeout_s
+
+    def recv(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise WebSocketException(f"its answer to the handshake is over {_MAX_HEAD >> 10} KiB")
+        if time.monotonic() > self._end:
+            raise websocket.WebSocketTimeoutException
+        return self._raw.recv(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 class _Socket(websocket.WebSocket):
     """websocket-client's connection over a socket that never blocks, read through a buffer of its own."""
 
@@ -60,11 +85,17 @@ class _Socket(websocket.WebSocket):
 
     def dial(self, url: str, timeout_s: float) -> None:
         """Connect, and stop blocking."""
-        self.settimeout(timeout_s)
-        self.connect(url, redirect_limit=0, suppress_origin=True)  # type: ignore[no-untyped-call]
-        assert self.sock is not None
-        self.raw = self.sock
-        self.raw.setblocking(False)
+        self.sock_opt.timeout = timeout_s
+        self.raw, place = connect(url, self.sock_opt, proxy_info(), None)  # type: ignore[no-untyped-call]
+        try:
+            answer = handshake(_Head(self.raw, timeout_s), url, *place, suppress_origin=True)  # type: ignore[arg-type]
+            if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                raise WebSocketException("Redirect")
+            self.raw.setblocking(False)
+        except BaseException:
+            self.raw.close()
+            raise
+        self.sock, self.connected, self.handshake_response = self.raw, True, answer
 
     def _recv(self, bufsize: int) -> bytes:
         if self._at == len(self._received):
