@@ -37,6 +37,7 @@ _AT_ONCE = 1_000  # messages between two looks at the network
 _BACKLOG = 1 << 20
 #: Channels of fills, each of one instrument.
 TAPES = ("trades", "trades-all")
+_STAMPS = re.compile(rb'(?:,"origin":"[a-z0-9-]{1,32}")?(?:,"received":[0-9]{1,20})?\}$')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -96,12 +97,19 @@ def _push(line: bytes, newest: int) -> Push | str:
     named = isinstance(subject, str) and _NAME.fullmatch(subject) is not None
     if not named and (subject or arg["channel"] in TAPES):
         return "not a push of OKX: no instrument"
+    added = "received" in message or "origin" in message
     received = message.pop("received", None)
-    added = message.pop("origin", None) is not None or received is not None
+    message.pop("origin", None)
     if type(received) is not int or not MIN_TIMESTAMP <= received < MAX_TIMESTAMP:
         received = max((_time(item) for item in data), default=0)
-    payload = orjson.dumps(message) if added else line
+    payload = _unstamped(line, message) if added else line
     return Push(max(received, newest), (arg["channel"], subject), payload, data)
+
+
+def _unstamped(line: bytes, message: dict[str, Any]) -> bytes:
+    """Return the line without what `okx stream` added at its end; made anew from `message` if it stands elsewhere."""
+    bare = _STAMPS.sub(b"}", line)
+    return bare if b'"received"' not in bare and b'"origin"' not in bare else orjson.dumps(message)
 
 
 def _time(item: object) -> int:
