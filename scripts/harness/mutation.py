@@ -183,6 +183,8 @@ def raw_corpus() -> list[bytes]:
                 lines.append(json.dumps(push, separators=(",", ":")).encode())
     # Most recordings are of the merged channel; the tape is another one.
     lines += [line.replace(b'"channel":"trades"', b'"channel":"trades-all"') for line in lines[:2_000]]
+    stamped = (line[:-1] + b',"origin":"rest","received":1747087163601}' for line in lines[:1_000])
+    lines += [line for line in stamped if line.startswith(b'{"arg"')]
     lines.append(b'{"event":"absent","arg":{"channel":"trades-all","instId":"BTC-USDT"},"first":"105","last":"106"}')
     return lines
 
