@@ -106,7 +106,7 @@ def test_a_trickle_leaves_at_once():
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["trade_id"] == number
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_nobody_reads():

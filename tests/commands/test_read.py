@@ -90,7 +90,7 @@ def test_follow_goes_on_until_it_is_interrupted(run, environment):
             run("store", data=fill(number))
             assert process.stdout.readline() == fill(number)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
         assert process.stderr.read() == b""
 
 

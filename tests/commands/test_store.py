@@ -1,11 +1,14 @@
 """`okx store` as a process: exit codes, counts, --tee, signals, the origin guard."""
 
+import fcntl
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -131,7 +134,7 @@ def test_tee_passes_lines_on_once_they_are_durable(database, environment):
         process.stdin.write(lines(b'{"type":"note"}', fill(1, "7"), fill(2), fill(3)))
         process.stdin.close()
         assert process.stdout.read() == lines(fill(2), fill(3))
-        assert process.wait(20) == 65
+        assert process.wait(60) == 65
 
 
 def test_trickle_is_committed_within_a_second(database, environment):
@@ -141,16 +144,16 @@ def test_trickle_is_committed_within_a_second(database, environment):
         process.stdin.write(lines(fill(1)))
         process.stdin.flush()
         with psycopg.connect(database, autocommit=True) as connection:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while connection.execute("SELECT to_regclass('raw_trades')").fetchone() == (None,):
                 assert time.monotonic() < until
                 time.sleep(0.05)
         began = time.monotonic()
         while not stored(database):
-            assert time.monotonic() < began + 5
+            assert time.monotonic() < began + 10
             time.sleep(0.02)
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_interrupt_in_a_pipe_drains_it(database, environment):
@@ -165,7 +168,7 @@ def test_interrupt_in_a_pipe_drains_it(database, environment):
         time.sleep(0.2)
         process.stdin.write(lines(*map(fill, range(6000, 6500))))
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert stored(database) == list(range(1, 6500))
 
 
@@ -179,10 +182,16 @@ def test_termination_commits_what_was_read(database, environment):
             time.sleep(0.02)
         process.stdin.write(lines(fill(2)))
         process.stdin.flush()
-        time.sleep(0.1)
+        while unread(process.stdin):
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     assert stored(database) == [1, 2]
+
+
+def unread(pipe):
+    """Return how many bytes of a pipe nobody has read yet."""
+    return struct.unpack("i", fcntl.ioctl(pipe.fileno(), termios.FIONREAD, bytes(4)))[0]
 
 
 def stored_or_none(dsn):
@@ -239,7 +248,7 @@ def test_embedded_database_is_made_and_stopped(environment):
     with subprocess.Popen([*OKX, "store", "-q"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as one:
         assert b"database" in one.stderr.readline()
         one.kill()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (home / ".local/share/okx/data/postmaster.pid").exists():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -253,7 +262,7 @@ def test_a_database_that_is_away_at_the_end(run, database, embedded_dsn, environ
     )
     process.stdin.write(lines(fill(1)))
     process.stdin.flush()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             if stored(database) == [1]:

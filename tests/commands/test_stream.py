@@ -66,7 +66,7 @@ def test_channels_stamp_and_file(env, tmp_path):
     """--channel takes a list, --stamp adds the arrival, -o writes a packed file, -q is quiet."""
     out = tmp_path / "raw.gz"
     began = time.time_ns() // 1_000_000
-    done = run(env, "BTC-USDT", "ETH-USDT", "-c", "trades-all, tickers", "--stamp", "--duration", "2s", "-o", out, "-q")
+    done = run(env, "BTC-USDT", "ETH-USDT", "-c", "trades-all, tickers", "--stamp", "-n", "400", "-o", out, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     lines = [json.loads(line) for line in gzip.decompress(out.read_bytes()).splitlines()]
     assert {line["arg"]["channel"] for line in lines} == {"instruments", "trades-all", "tickers"}
@@ -79,7 +79,7 @@ def test_signals_end_it_with_whole_lines(env, signum, code):
     with started(env, "BTC-USDT") as process:
         output = b"".join(process.stdout.readline() for _ in range(30))
         process.send_signal(signum)
-        rest, errors = process.communicate(timeout=10)
+        rest, errors = process.communicate(timeout=60)
     assert process.returncode == code
     output += rest
     found = ids(output)
@@ -92,17 +92,17 @@ def test_signals_end_it_with_whole_lines(env, signum, code):
 def test_a_reader_that_leaves_ends_it_quietly(env):
     """`okx stream ... | head -3` prints three lines and no complaint; the status is that of SIGPIPE."""
     script = f'"{sys.executable}" -m okxcli stream BTC-USDT | head -3 | wc -l; echo "${{PIPESTATUS[0]}}"'
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, check=False, timeout=30)
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, check=False, timeout=60)
     assert done.stdout.split() == [b"3", b"141"]
     assert done.stderr.count(b"\n") == 1  # connected
 
 
 def test_pipe_to_normalize_loses_nothing(exchange, env):
     """What stream writes, normalize takes, line for line, after a Ctrl-C as well."""
-    script = f'"{sys.executable}" -m okxcli stream BTC-USDT BTC-USDT-SWAP -c trades-all,books5,tickers --duration 2s'
+    script = f'"{sys.executable}" -m okxcli stream BTC-USDT BTC-USDT-SWAP -c trades-all,books5,tickers -n 500'
     script = f'set -o pipefail; {script} | tee raw | "{sys.executable}" -m okxcli normalize'
     done = subprocess.run(
-        ["bash", "-c", script], env=env, cwd=env["HOME"], capture_output=True, check=False, timeout=30
+        ["bash", "-c", script], env=env, cwd=env["HOME"], capture_output=True, check=False, timeout=60
     )
     assert done.returncode == 0
     with open(os.path.join(env["HOME"], "raw"), "rb") as raw:
@@ -152,10 +152,10 @@ def test_killed_sockets_do_not_end_it(exchange, env):
         output = process.stdout.readline() + process.stdout.readline()
         for _ in range(3):
             exchange.cut()
-            assert exchange.wait_subscribed("trades-all", "ETH-USDT", 10)
+            assert exchange.wait_subscribed("trades-all", "ETH-USDT", 60)
             output += process.stdout.readline()
         process.terminate()
-        rest, errors = process.communicate(timeout=10)
+        rest, errors = process.communicate(timeout=60)
     found = ids(output + rest)
     assert found == sorted(found)
     assert errors.count(b"connected to") == 4
