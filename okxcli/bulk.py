@@ -6,6 +6,7 @@ the bars that the ledger proves by then and that are not stored, or not whole, a
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
 from okxcli.exchange.archive_duck import DuckFile, Fills
 from okxcli.exchange.archive_files import tables
+from okxcli.exchange.archive_layout import read_name
 from okxcli.exchange.normalize import Normalizer
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
@@ -78,6 +80,7 @@ class BulkLoader:
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
+        self._by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
         self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
 
     def load(
@@ -100,12 +103,15 @@ class BulkLoader:
         connection = self._database.connect()
         try:
             self._introduce(connection)
+            before = {symbol: _covered(connection, symbol) for symbol in self.symbols}
             for number, path in enumerate(paths):
                 if self._stop():
                     break
                 self._file(connection, path)
                 progress(number + 1, len(paths))
             self._writer.flush()
+            for symbol in self.symbols:
+                self._by_symbol[symbol]["files"] = _covered(connection, symbol) - before[symbol]
             if not self._stop():
                 self._rest(connection)
         except psycopg.Error as error:
@@ -119,6 +125,13 @@ class BulkLoader:
         self._loaded.candles += counts["market_data"] + self._proven.counts()["market_data"]
         self._loaded.duplicates += counts["duplicates"]
         return self._loaded
+
+    def by_symbol(self) -> dict[str, Counter[str]]:
+        """Return for each symbol how many fills were stored (`files`), and what of its files could not be read.
+
+        A damaged row of a file of several symbols counts for each of them: nobody knows whose it was.
+        """
+        return self._by_symbol
 
     def _introduce(self, connection: Connection) -> None:
         """Store what the symbols are, without which nobody knows what a size is worth."""
@@ -193,6 +206,10 @@ class BulkLoader:
         self._writer.flush()
         self._loaded.damaged += archive.damaged
         self._loaded.unreadable += archive.unreadable
+        name = read_name(path.name)
+        for symbol in symbols if archive.damaged or archive.unreadable else ():
+            if name is None or name.may_hold(symbol):
+                self._by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
 
     # Bars
 
@@ -236,6 +253,10 @@ class BulkLoader:
             return False
         first, last = self._edges[proof.symbol, frame.name, start]
         return proof.below(first) is None and proof.above(last) in (None, last + 1)
+
+
+def _covered(connection: Connection, symbol: str) -> int:
+    return sum(last - first + 1 for first, last in Proof.load(connection, EXCHANGE, symbol).covered)
 
 
 def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:

@@ -78,3 +78,13 @@ Duration = Annotated[
 ConnectTimeout = Annotated[
     float, typer.Option("--connect-timeout", min=0.1, metavar="SECONDS", help="Give up (exit 69) if never connected.")
 ]
+FilesUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--files-url",
+        envvar="OKX_FILES_URL",
+        show_envvar=True,
+        metavar="URL",
+        help="Where OKX's bulk files are. Default: OKX's own place.",
+    ),
+]

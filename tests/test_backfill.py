@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okxcli.backfill import Backfill, pages
+from okxcli.backfill import Backfill, Tools, pages
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.core.timeframes import parse_list
@@ -62,10 +62,11 @@ class Place:
         self.database.close()
         self.rest.close()
 
-    def backfill(self, **options):
+    def backfill(self, wait=True, files=None, **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
-        return Backfill(self.database.connect, TradeHistory(self.rest), FRAMES, **options)
+        tools = Tools(self.database.connect, TradeHistory(self.rest), **options)
+        return Backfill(tools, FRAMES, wait=wait, files=files)
 
     def run(self, since=None, until=None, **options):
         with closing(self.backfill(**options)) as work:
@@ -197,8 +198,8 @@ def test_killed_again_and_again(place):
         work = place.backfill()
         plan = work.plan(SYMBOL)
         done = iter(range(pages_done))
-        work._stopped = lambda done=done: next(done, None) is None
-        work._fetch(plan, plan.runs, Counter())
+        work._tools.stopped = lambda done=done: next(done, None) is None
+        work.tape.fetch_runs(plan, plan.runs, Counter())
         work.close()
     before = len(place.missing())
     assert 0 < len(place.stored()) < len(place.ids)
@@ -299,7 +300,7 @@ def test_retired_days(place):
     place.execute("DELETE FROM raw_trades")
     assert place.run() == []
     with closing(place.backfill()) as work:
-        assert work.restore(SYMBOL, START_MS - 86_400_000, START_MS + 1) == len(place.ids)
+        assert work.tape.restore(SYMBOL, START_MS - 86_400_000, START_MS + 1) == len(place.ids)
     place.run()
     assert place.stored() == place.ids
     assert place.candles() == whole

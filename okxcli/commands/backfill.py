@@ -9,8 +9,11 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from okxcli.backfill import Backfill
     from okxcli.runtime.config import Config
+    from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import Database
 
@@ -42,6 +45,15 @@ def backfill(
             "--files", metavar="PATH", help="Take what these bulk files of OKX hold, before OKX is asked for the rest."
         ),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download/--no-download",
+            help="Take whole days from OKX's bulk files where that is quicker than REST. Of another exchange only if "
+            "--files-url says where its files are.",
+        ),
+    ] = True,
+    files_url: options.FilesUrl = None,
     restore: Annotated[
         bool,
         typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
@@ -64,13 +76,15 @@ def backfill(
 ) -> None:
     """Fill the holes of the stored tape from OKX and mend the candles they touched; made for cron.
 
-    In: the database, whose ledger of ids tells what is missing, and OKX's REST (or its bulk files). Out: rows; and on
-    standard output one line for each symbol of which there was something to do, nothing otherwise. Whatever it has
-    fetched is committed from second to second: killed at any moment, the next run goes on. Two at once do not run: the
-    second exits with 75. It takes at most half of what OKX allows an address.
+    In: the database, whose ledger of ids tells what is missing, and OKX's REST and bulk files: whole days come from
+    files, the rest from REST. Out: rows; and on standard output one line for each symbol of which there was something
+    to do, nothing otherwise. Of a symbol of which only candles are stored the candles are mended, by the chain of their
+    ids, and no fill is stored. Whatever it has fetched is committed from second to second: killed at any moment, the
+    next run goes on. Two at once do not run: the second exits with 75. It takes at most half of what OKX allows an
+    address.
     """
     from okxcli.bulk import BulkLoader
-    from okxcli.errors import UsageError
+    from okxcli.errors import ExitCode, UsageError
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_time
@@ -92,27 +106,38 @@ def backfill(
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
     site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
     base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
+    loaded: dict[str, Counter[str]] = {}
+    rows: list[Row] = []
     with (
         Lifecycle("source") as life,
         _alone(dsn, settings.dsn, site) as database,
         Progress("okx backfill", not quiet) as progress,
     ):
-        work, describe = _worker(database, base, settings, wait, life, progress)
+        place = _files_place(site, files_url) if download else None
+        work, describe = _worker(database, base, settings, wait, life, progress, place)
         with closing(work):
             if dry_run:
                 write_rows(_planned(work, names, begin, end), table)
                 return
             for name in names if restore and begin is not None else ():
-                work.restore(name, begin or 0, end or now)
+                work.tape.restore(name, begin or 0, end or now)
             if files:
-                BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe).load(
-                    files, lambda: life.stop, progress
-                )
-            rows: list[Row] = []
+                loader = BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe)
+                loader.load(files, lambda: life.stop, progress)
+                loaded = loader.by_symbol()
             try:
-                rows += work.run(names, begin, end)
+                rows += work.run(names, begin, end, loaded)
             finally:
                 write_rows(rows, table)
+    if work.unread:
+        raise typer.Exit(ExitCode.DATA)
+
+
+def _files_place(site: str, files_url: str | None) -> str | None:
+    """Return where the bulk files of an exchange are; None where nobody knows: those of okx.com are of no other."""
+    from okxcli.exchange.archive_download import DEFAULT_FILES_URL
+
+    return files_url or (DEFAULT_FILES_URL if site == "okx.com" else None)
 
 
 @contextmanager
@@ -142,10 +167,12 @@ def _worker(
     settings: "Config",
     wait: bool,
     life: "Lifecycle",
-    progress: Callable[[int, int | None], None],
+    progress: "Progress",
+    files_url: str | None,
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
-    from okxcli.backfill import Backfill
+    from okxcli.backfill import Backfill, BulkFiles, Tools
+    from okxcli.exchange.archive_download import default_folder
     from okxcli.exchange.history import TradeHistory
     from okxcli.exchange.instruments import Catalogue
     from okxcli.exchange.past import instruments
@@ -160,19 +187,29 @@ def _worker(
     def describe(symbol: str) -> list[bytes]:
         return instruments(Catalogue(rest), [symbol])
 
-    work = Backfill(
+    files: BulkFiles | None = None
+    if files_url is not None:
+        files = BulkFiles(
+            database,
+            files_url,
+            default_folder(files_url),
+            settings.timeframes,
+            fill=settings.fill,
+            describe=describe,
+            stopped=lambda: life.stop,
+            sleep=sleep,
+        )
+    tools = Tools(
         database.connect,
         TradeHistory(rest, sleep=sleep),
-        settings.timeframes,
         fill=settings.fill,
-        keep_candles_days=settings.keep_days.get("candles"),
-        wait=wait,
         describe=describe,
         stopped=lambda: life.stop,
         sleep=sleep,
         progress=progress,
     )
-    return work, describe
+    keep = settings.keep_days.get("candles")
+    return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files), describe
 
 
 def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None) -> list[Row]:
@@ -183,8 +220,16 @@ def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | N
     found: list[Row] = []
     for name in names:
         plan = work.plan(name, begin, end)
-        took = round(plan.requests * seconds / (count * _SHARE))
-        bars = work.stale_bars(name, begin, end)
-        row = {"symbol": name, "missing": plan.count, "requests": plan.requests, "seconds": took, "stale_candles": bars}
-        found.append(row | {"note": plan.note})
+        found.append(
+            {
+                "symbol": name,
+                "missing": plan.count,
+                "files": sum(days.fills for days in plan.days),
+                "days": sum(days.number for days in plan.days),
+                "requests": plan.requests,
+                "seconds": round(plan.requests * seconds / (count * _SHARE)),
+                "stale_candles": 0 if plan.note else work.stale_bars(name, begin, end),
+                "note": plan.note,
+            }
+        )
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli.commands.stream import urls
-from okxcli.options import Output, RestUrl, Symbols, Verbose
+from okxcli.options import FilesUrl, Output, RestUrl, Symbols, Verbose
 
 if TYPE_CHECKING:
     from okxcli.exchange.archive import Archive
@@ -58,16 +58,7 @@ def history(
             "else into $XDG_CACHE_HOME/okx/files.",
         ),
     ] = False,
-    files_url: Annotated[
-        str | None,
-        typer.Option(
-            "--files-url",
-            envvar="OKX_FILES_URL",
-            show_envvar=True,
-            metavar="URL",
-            help="Where OKX's bulk files are. Default: OKX's own place.",
-        ),
-    ] = None,
+    files_url: FilesUrl = None,
     output: Output = None,
     rest_url: RestUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
@@ -160,8 +151,8 @@ def _fetched(
         raise UsageError("--download needs --since: from which day on?")
     if places and (len(places) > 1 or Path(places[0]).is_file()):
         raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
-    folder = Path(places[0]).expanduser() if places else default_folder()
     base = base_url or DEFAULT_FILES_URL
+    folder = Path(places[0]).expanduser() if places else default_folder(base)
     loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop)
     found = [path for symbol in symbols for path in loader.fetch(symbol, since, until, now_ms(), channel)]
     if not found:

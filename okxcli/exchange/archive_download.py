@@ -7,6 +7,7 @@ stopped. OKX lists nothing and answers for a file that it has not with a page of
 import fcntl
 import logging
 import os
+import re
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ DEFAULT_FILES_URL = "https://static.okx.com/cdn/okex/traderecords"
 
 _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
 _ATTEMPTS = 6
+#: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
+_GIVE_UP = 2
 _READ = 1 << 18
 #: The largest file known is a month of BTC-USDT-SWAP, 0.6 GB.
 _MAX_BYTES = 16 << 30
@@ -48,10 +51,17 @@ class Period(NamedTuple):
         return f"{folder}/{kind}/{self.text.replace('-', '')}/{name}"
 
 
-def default_folder() -> Path:
-    """Return where files are kept unless told otherwise: $XDG_CACHE_HOME/okx/files."""
+def default_folder(base_url: str = DEFAULT_FILES_URL) -> Path:
+    """Return where files are kept unless told otherwise: $XDG_CACHE_HOME/okx/files.
+
+    Files of another place have a folder of its name in there: they have the same names and say something else.
+    """
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "okx" / "files"
+    folder = (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "okx" / "files"
+    if base_url.rstrip("/") == DEFAULT_FILES_URL:
+        return folder
+    parts = urlsplit(base_url)
+    return folder / re.sub(r"[^A-Za-z0-9.-]+", "_", f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}")
 
 
 def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> list[list[Period]]:
@@ -90,7 +100,8 @@ class Downloader:
     """Fetches files from `base_url` into `folder`; `missing` are the names of those that OKX does not have.
 
     `progress` is called with the bytes that are there of a file and those that there will be (None: not known); `stop`
-    is asked between two pieces.
+    is asked between two pieces. With `quiet` the caller tells what is missing, and a file that cannot be had whole is
+    missing too; what was fetched before it counts.
     """
 
     def __init__(
@@ -101,6 +112,8 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         timeout_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
+        attempts: int = _ATTEMPTS,
+        quiet: bool = False,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -111,6 +124,9 @@ class Downloader:
         self._progress = progress
         self._sleep = sleep
         self._stop = stop
+        self._attempts = attempts
+        self._quiet = quiet
+        self._broken = 0  # files in a row that could not be had whole
         timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
         self._pool = urllib3.PoolManager(timeout=timeout, retries=False, headers={"User-Agent": "okxcli"})
 
@@ -126,13 +142,16 @@ class Downloader:
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
-        _log.info("%s: fetching what is not yet in %s", symbol, self._folder)
+        _log.log(self._told(logging.INFO), "%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
         for month, *days in periods(since_ms, until_ms, now_ms, monthly):
             path = self._one(month.path(symbol, _FOLDER[channel]), told=not days)
             singles = [self._one(day.path(symbol, _FOLDER[channel])) for day in days] if path is None else [path]
             found += [one for one in singles if one is not None]
         return found
+
+    def _told(self, level: int) -> int:
+        return logging.DEBUG if self._quiet else level
 
     def _one(self, place: str, told: bool = True) -> Path | None:
         """Return one file, fetched if need be; None if OKX does not have it."""
@@ -142,19 +161,36 @@ class Downloader:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         with _held(part) as stream:
-            if not self._whole(f"{self._base}/{place}", stream, path.name):
-                part.unlink(missing_ok=True)
+            whole = self._had(f"{self._base}/{place}", stream, path.name)
+            if not whole:
+                if whole is False or not stream.tell():
+                    part.unlink(missing_ok=True)
                 if told:
                     self.missing.append(path.name)
-                    _log.warning("OKX has no %s (yet): %s/%s", path.name, self._base, place)
+                    _log.log(self._told(logging.WARNING), "OKX has no %s (yet): %s/%s", path.name, self._base, place)
                 return None
             part.replace(path)
         return path
 
+    def _had(self, url: str, stream: BinaryIO, name: str) -> bool | None:
+        """Fetch a file; False if OKX does not have it. With `quiet` None if it cannot be had whole; that is kept."""
+        if self._broken >= _GIVE_UP:
+            return None
+        try:
+            whole = self._whole(url, stream, name)
+        except ExchangeUnavailable as error:
+            if not self._quiet:
+                raise
+            _log.debug("%s", error)
+            self._broken += 1
+            return None
+        self._broken = 0
+        return whole
+
     def _whole(self, url: str, stream: BinaryIO, name: str) -> bool:
         """Fetch a file to its end, over as many connections as it takes; False if OKX does not have it."""
         reason = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self._attempts):
             if attempt:
                 self._sleep(min(0.5 * 2**attempt, 20.0))
             try:
@@ -206,7 +242,7 @@ class Downloader:
         for chunk in response.stream(_READ, decode_content=False):
             if there == 0 and not chunk.startswith(b"PK"):
                 kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
-                _log.warning("%s: %s came instead of a zip", name, kind)
+                _log.log(self._told(logging.WARNING), "%s: %s came instead of a zip", name, kind)
                 return False
             if self._stop():
                 raise TryLater(f"stopped while fetching {name}: what came is kept, run it again")

@@ -30,7 +30,7 @@ _EARLY = 100
 
 @dataclass(frozen=True)
 class Link:
-    """Fills whose ids follow on each other, and the start of the first and the end of the last bar with them (ms)."""
+    """Ids that follow on each other, and the start of the first and the end of the last bar with them (ms)."""
 
     first: int
     last: int
@@ -90,11 +90,20 @@ class Chain:
         """The bars of the smallest timeframe."""
         return self.roots[0]
 
+    def broken(self, bars: Bars) -> list[Link]:
+        """Return the ids that should be between the bars of one of the roots and are not, absent ones left out.
+
+        With the end of the bar before them, and the start of the one after, in ms.
+        """
+        return [
+            Link(first, last, one.end, other.start)
+            for one, other in pairwise(bars.links)
+            for first, last in ledger.subtract([(one.last + 1, other.first - 1)], self.absent)
+        ]
+
     def holes(self) -> Ranges:
         """Return the ids between the first and the last bar that no bar holds and that are not absent."""
-        between = [(a + 1, b - 1) for (_, a), (b, _) in pairwise(self.known)]
-        low, high = self.covered[0][0], self.covered[-1][1]
-        return [(max(a, low), min(b, high)) for a, b in between if b >= low and a <= high]
+        return [(one.first, one.last) for one in self.broken(self.base)]
 
     def proves(self, first: int, last: int) -> bool:
         """Whether every id of `first .. last` is known; ids below 1 do not exist."""
