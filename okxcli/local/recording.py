@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.5
 _AT_ONCE = 1_000  # messages between two looks at the network
 _BACKLOG = 1 << 20
+#: OKX's largest message, a list of all instruments, is below 2 MiB.
+_MAX_LINE = 16 << 20
 #: Channels of fills, each of one instrument.
 TAPES = ("trades", "trades-all")
 _STAMPS = re.compile(rb'(?:,"origin":"[a-z0-9-]{1,32}")?(?:,"received":[0-9]{1,20})?\}$')
@@ -62,8 +64,8 @@ def read_pushes(path: Path, report: Callable[[int, str], None] | None = None) ->
     newest = number = 0
     try:
         with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                found = _push(line.strip(), newest)
+            for number, line in enumerate(_lines(lines), 1):
+                found = _push(line.strip(), newest) if len(line) <= _MAX_LINE else "a line of over 16 MiB"
                 if isinstance(found, Push):
                     newest = found.when
                     yield found
@@ -76,6 +78,14 @@ def read_pushes(path: Path, report: Callable[[int, str], None] | None = None) ->
             raise UsageError(f"cannot read {path}: {error.strerror}") from None
         if report is not None:
             report(number + 1, f"the file is damaged from here on: {error}")
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; of one that has no end, a piece that is too long."""
+    while line := stream.readline(_MAX_LINE + 1):
+        yield line
+        while len(line) > _MAX_LINE and not line.endswith(b"\n"):
+            line = stream.readline(_MAX_LINE + 1)
 
 
 def _push(line: bytes, newest: int) -> Push | str:
@@ -97,19 +107,11 @@ def _push(line: bytes, newest: int) -> Push | str:
     named = isinstance(subject, str) and _NAME.fullmatch(subject) is not None
     if not named and (subject or arg["channel"] in TAPES):
         return "not a push of OKX: no instrument"
-    added = "received" in message or "origin" in message
-    received = message.pop("received", None)
-    message.pop("origin", None)
+    received = message.get("received")
     if type(received) is not int or not MIN_TIMESTAMP <= received < MAX_TIMESTAMP:
         received = max((_time(item) for item in data), default=0)
-    payload = _unstamped(line, message) if added else line
-    return Push(max(received, newest), (arg["channel"], subject), payload, data)
-
-
-def _unstamped(line: bytes, message: dict[str, Any]) -> bytes:
-    """Return the line without what `okx stream` added at its end; made anew from `message` if it stands elsewhere."""
-    bare = _STAMPS.sub(b"}", line)
-    return bare if b'"received"' not in bare and b'"origin"' not in bare else orjson.dumps(message)
+    # Without what `okx stream` added at its end. Elsewhere it stays: making the line anew would change its numbers.
+    return Push(max(received, newest), (arg["channel"], subject), _STAMPS.sub(b"}", line), data)
 
 
 def _time(item: object) -> int:

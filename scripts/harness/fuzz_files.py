@@ -172,8 +172,12 @@ class Replay:
         return bool(pushes)
 
     def _compare(self, line: bytes, value: Any, push: Push, fills: list[Any]) -> None:
-        said = {key: item for key, item in value.items() if key not in ("received", "origin")}
-        if type(value) is not Doubled and decoder.decode(push.payload) != said:
+        stamps = ("received", "origin")
+        said, played = (
+            {key: item for key, item in found.items() if key not in stamps}
+            for found in (value, decoder.decode(push.payload))
+        )
+        if type(value) is not Doubled and played != said:
             self.tally.disagree(f"played as {push.payload[:300]!r}", line)
         rows = [row for row in value["data"] if isinstance(row, dict)]
         for fill in fills:
