@@ -112,7 +112,8 @@ class Scene:
         """The environment of every `okx` of this scene."""
         urls = {"OKX_WS_URL": self.exchange.ws_url, "OKX_REST_URL": self.exchange.rest_url}
         config = {"OKX_CONFIG": str(self.folder / "okx.json")}
-        return common.environment(self.folder, OKX_DSN=self.postgres.dsn, **urls, **config) | self._variables
+        dsn = {"OKX_DSN": self.postgres.dsn} if self.postgres.private else {}
+        return common.environment(self.folder, **dsn, **urls, **config) | self._variables
 
     @property
     def log(self) -> str:
@@ -188,7 +189,7 @@ class Scene:
         return sorted(state.glob("okx/spool/*/*.jsonl"))
 
     def wait_stored(self, patience_s: float = PATIENCE_S) -> float:
-        """Wait until all that is traded by now is stored and the spool is empty; return how long that took.
+        """Wait until the newest of what is traded by now is stored and the spool is empty; return how long that took.
 
         Raises:
             RuntimeError: it does not happen.
@@ -196,7 +197,7 @@ class Scene:
         wanted = self.newest()
         began = time.monotonic()
         while True:
-            stored = self._ends()
+            stored = self.stored()
             if all(stored.get(name, 0) >= last for name, last in wanted.items()) and not self.spooled():
                 return time.monotonic() - began
             if time.monotonic() - began > patience_s:
@@ -205,7 +206,8 @@ class Scene:
             self.alive()
             time.sleep(0.05)
 
-    def _ends(self) -> dict[str, int]:
+    def stored(self) -> dict[str, int]:
+        """Return the newest stored id of each symbol; none while the database is away."""
         try:
             with psycopg.connect(self.postgres.dsn, autocommit=True, connect_timeout=5) as connection:
                 connection.execute("SET statement_timeout = '5s'")
@@ -237,6 +239,8 @@ class Scene:
 
     def judge(self) -> tuple[list[Row], Verdict, float]:
         """Compare what is stored with what was traded; return a row for each fault and state, all, and the rate."""
+        if not self._begun:
+            return [], Verdict(), 0.0
         last = self.newest()
         end = time.monotonic() + 20
         while not self._written(last):

@@ -20,16 +20,32 @@ SETTINGS = {"shared_buffers": "64MB", "max_wal_size": "96MB", "min_wal_size": "3
 
 
 class Postgres:
-    """A server below `base`, from `with` to its end; a throw-away folder by default, which goes with it."""
+    """A server below `base`, from `with` to its end; a throw-away folder by default, which goes with it.
 
-    def __init__(self, base: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    One that is not `private` is left to the `okx` that starts it, until `use`.
+    """
+
+    def __init__(
+        self, base: Path | None = None, settings: Mapping[str, str] | None = None, private: bool = True
+    ) -> None:
         self._own = base is None
+        self.private = private
         self._base = throwaway_base() if base is None else base
         self._server = EmbeddedServer(self._base, {**SETTINGS, **(settings or {})})
 
     def __enter__(self) -> "Postgres":
-        self._server.start()
+        if self.private:
+            self._server.start()
         return self
+
+    def use(self) -> None:
+        """Start it if it does not run, and keep it running."""
+        self._server.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return postmaster.alive(self.data)
 
     def __exit__(self, *_: object) -> None:
         self.thaw()
