@@ -21,6 +21,7 @@ from tenacity import (
 )
 
 from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.exchange import web
 from okxcli.exchange.limits import MachineBudget, Turns
 
 _log = logging.getLogger(__name__)
@@ -80,9 +81,8 @@ class RestClient:
         self.base_url = base_url.rstrip("/")
         self._budget = budget or MachineBudget(self.base_url, share)
         self._sleep = sleep
-        timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
-        # Certificates are verified by default; retries are ours, since they must see OKX's codes in the body.
-        self._pool = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=4, headers={"User-Agent": "okxcli"})
+        # Retries are ours, since they must see OKX's codes in the body.
+        self._pool = web.pool(timeout_s, connections=4)
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts) | stop_after_delay(patience_s),
             wait=wait_random_exponential(multiplier=0.25, max=8.0),
@@ -178,7 +178,9 @@ class RestClient:
         if wait_s > 0:
             self._sleep(wait_s)
         try:
-            status, body = self._fetch(path, query)
+            status, body = web.get(self._pool, self.base_url + path, _MAX_BODY, query)
+        except web.TooLarge:
+            raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB") from None
         except urllib3.exceptions.HTTPError as error:
             raise _Passing(_in_words(error)) from None
         try:
@@ -187,17 +189,6 @@ class RestClient:
             if reason.too_fast:
                 self._budget.pause(path, 1.0)
             raise
-
-    def _fetch(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
-        response = self._pool.request("GET", self.base_url + path, fields=query, redirect=False, preload_content=False)
-        try:
-            body = response.read(_MAX_BODY + 1, decode_content=True)
-            if len(body) > _MAX_BODY:
-                response.close()
-                raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB")
-        finally:
-            response.release_conn()
-        return response.status, body
 
 
 def _data(status: int, body: bytes, path: str, query: Mapping[str, str]) -> list[Any]:
@@ -212,7 +203,7 @@ def _data(status: int, body: bytes, path: str, query: Mapping[str, str]) -> list
         if status in (403, 429) or status >= 500 or status == 200:
             raise _Passing(f"HTTP {status} without JSON", too_fast=status == 429)
         raise Refused(str(status), f"OKX's {path} answers with HTTP {status}. Check --rest-url")
-    code, message = str(answer["code"]), str(answer.get("msg", ""))
+    code, message = (" ".join(str(answer.get(key, "")).split())[:300] for key in ("code", "msg"))
     rows = answer.get("data")
     if code == "0" and isinstance(rows, list):
         return rows

@@ -1,0 +1,114 @@
+"""HTTP to a server that may be slow, broken or hostile: answers are bounded in bytes and in time.
+
+Certificates are verified and nothing switches that off; redirects are not followed. Retries are the caller's.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+#: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
+HEAD_S = 30.0
+BODY_S = 60.0
+_READ = 1 << 16
+
+
+class TooLarge(Exception):
+    """An answer has more bytes than it may have, unpacked."""
+
+
+class _Impatient:
+    """Ends a connection whose head does not end: urllib3's own time-outs begin anew with each byte."""
+
+    sock: socket.socket | None
+
+    def getresponse(self) -> Any:
+        """Return the answer, as soon as its head is there.
+
+        Raises:
+            TimeoutError: it does not end.
+        """
+        over = threading.Event()
+        timer = threading.Timer(HEAD_S, self._cut, [over])
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        except Exception:
+            if over.is_set():
+                raise TimeoutError(f"no end of the answer's head within {HEAD_S:.0f} s") from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _cut(self, over: threading.Event) -> None:
+        over.set()
+        if self.sock is not None:
+            # Not the method of a TLS socket, which would take itself apart under the hands of who reads.
+            with contextlib.suppress(OSError):  # it ended by itself
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+
+class _Plain(_Impatient, HTTPConnection):
+    """A connection without TLS."""
+
+
+class _Secure(_Impatient, HTTPSConnection):
+    """A connection with TLS."""
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+def pool(timeout_s: float, connections: int = 1) -> urllib3.PoolManager:
+    """Return a pool whose connections wait `timeout_s` for a connection and for each piece of an answer."""
+    made = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+        retries=False,
+        maxsize=connections,
+        headers={"User-Agent": "okxcli"},
+    )
+    made.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    return made
+
+
+def get(source: urllib3.PoolManager, url: str, limit: int, fields: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Return the status and the body of an answer, unpacked; at most `limit` bytes.
+
+    Raises:
+        TooLarge: there are more.
+        urllib3.exceptions.HTTPError: no answer, a broken one, or one that goes on for ever.
+    """
+    response = source.request("GET", url, fields=fields, redirect=False, preload_content=False)
+    try:
+        return response.status, _body(response, limit)
+    except BaseException:
+        response.close()  # what is left of it must not be taken for the next answer
+        raise
+    finally:
+        response.release_conn()
+
+
+def _body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    end = time.monotonic() + BODY_S
+    while piece := response.read1(_READ, decode_content=True):
+        size += len(piece)
+        if size > limit:
+            raise TooLarge
+        if time.monotonic() > end:
+            raise urllib3.exceptions.HTTPError(f"no end of the answer within {BODY_S:.0f} s")
+        pieces.append(piece)
+    return b"".join(pieces)
