@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from okxcli.local.exchange import LocalExchange
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT")
 CUTS = 20
+SPAN_MS = 26_000
 
 
 @pytest.fixture
@@ -23,8 +25,8 @@ def exchange():
 
 
 def pipe(env, *stages):
-    """Run `okx STAGE | okx STAGE ...`."""
-    script = " | ".join(f'"{sys.executable}" -m okxcli {stage}' for stage in stages)
+    """Run a pipe of shell commands in which `okx` is ours."""
+    script = " | ".join(stages).replace("okx ", f'"{sys.executable}" -m okxcli ')
     return subprocess.Popen(
         ["bash", "-c", "set -o pipefail\n" + script], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -41,22 +43,25 @@ def final(output):
 
 
 def test_twenty_cuts_change_no_candle(exchange, tmp_path):
-    """`okx stream | okx normalize | okx candles`, cut twenty times: the last line of each bar is that of an
+    """`okx stream | okx normalize | okx candles`, cut at least twenty times: the last line of each bar is that of an
     uninterrupted run over the same fills, which come from the exchange's own list."""
     env = {**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     env |= {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
     raw = tmp_path / "raw"
-    timeframes = "candles --tf 1s,5s,15s -q"
-    with pipe(env, f"stream {' '.join(SYMBOLS)} --duration 45s | tee {raw}", "normalize -q", timeframes) as live:
+    timeframes = "okx candles --tf 1s,5s,15s -q"
+    stream = f"{{ okx stream {' '.join(SYMBOLS)} & echo $! >{tmp_path / 'pid'}; wait $!; }}"
+    with pipe(env, stream, f"tee {raw}", "okx normalize -q", timeframes) as live:
         cuts = 0
-        began = time.monotonic()
-        while cuts < CUTS and time.monotonic() - began < 40:
+        began = exchange.now_ms()
+        while cuts < CUTS or exchange.now_ms() < began + SPAN_MS:
+            assert exchange.wait_subscribed("trades-all", SYMBOLS[1], 40)
             time.sleep(0.4)
-            cuts += exchange.wait_subscribed("trades-all", SYMBOLS[1], 10) and bool(exchange.cut())
-        assert exchange.wait_subscribed("trades-all", SYMBOLS[1], 10)
+            cuts += bool(exchange.cut())
+        assert exchange.wait_subscribed("trades-all", SYMBOLS[1], 40)
+        time.sleep(0.4)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
         found, _ = live.communicate(timeout=60)
-        assert live.returncode == 0
-    assert cuts == CUTS
+        assert live.returncode == 143
     seen = {symbol: [] for symbol in SYMBOLS}
     for line in raw.read_bytes().splitlines():
         message = json.loads(line)
@@ -73,7 +78,7 @@ def test_twenty_cuts_change_no_candle(exchange, tmp_path):
                 row |= {"side": fill.side, "ts": str(fill.ts)}
                 pushes.append({"arg": {"channel": "trades-all", "instId": symbol}, "data": [row]})
     first = [json.loads(line) for line in raw.read_bytes().splitlines() if b'"instruments"' in line[:40]]
-    with pipe(env, "normalize -q", f"{timeframes} --no-live") as whole:
+    with pipe(env, "okx normalize -q", f"{timeframes} --no-live") as whole:
         wanted, _ = whole.communicate("\n".join(map(json.dumps, [*first, *pushes])).encode(), timeout=60)
     wanted, found = final(wanted), final(found)
     # A bar still running at the end may have been written by the wall clock, and not yet finally.
