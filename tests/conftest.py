@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine, not about okx.
+settings.register_profile("okx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("okx")
 
 _NUMBERS = count(1)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -265,32 +266,46 @@ def user(tmp_path_factory):
             exchange.terminate()
 
 
-def typed(block, user, patience_s=7):
-    """Run a block as if typed, with Ctrl-C if it goes on for too long; return status, output, errors."""
+#: What a command says once it is at work.
+AT_WORK = {"okx stream": "connected to", "okx collect": "connected to", "okx store": "database "}
+
+
+def typed(block, user, folder):
+    """Run a block as if typed; press Ctrl-C when it is at work, and some bars later. Return status, output, errors."""
     home, environment = user
-    with subprocess.Popen(
-        ["bash", "-e", "-c", block],
-        cwd=home,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as shell:
+    with (folder / "output").open("w+") as output, (folder / "errors").open("w+") as errors:
+        shell = subprocess.Popen(
+            ["bash", "-e", "-c", block], cwd=home, env=environment, stdout=output, stderr=errors, start_new_session=True
+        )
         try:
-            output, errors = shell.communicate(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(shell.pid, signal.SIGINT)
-            output, errors = shell.communicate(timeout=30)
-    return shell.returncode, output, errors
+            endless = " -n " not in block
+            wanted = {word for command, word in AT_WORK.items() if command in block and endless}
+            end = time.monotonic() + 60
+            while shell.poll() is None and time.monotonic() < end and heard(folder / "errors", wanted) != wanted:
+                time.sleep(0.1)
+            try:
+                shell.wait(7 if wanted else 60)  # in which the exchange trades for three minutes
+            except subprocess.TimeoutExpired:
+                os.killpg(shell.pid, signal.SIGINT)
+                shell.wait(60)
+        finally:
+            if shell.poll() is None:
+                os.killpg(shell.pid, signal.SIGKILL)
+                shell.wait()
+    return shell.returncode, (folder / "output").read_text(), (folder / "errors").read_text()
 
 
-def test_every_command_of_the_readme_runs(user):
+def heard(file, words):
+    """Return those of the words that stand in a file."""
+    text = file.read_text()
+    return {word for word in words if word in text}
+
+
+def test_every_command_of_the_readme_runs(user, tmp_path):
     """The blocks of the README, typed one after the other in an empty home, do what it says."""
     shown = {}
     for block in BLOCKS:
-        patience_s = 20 if "simulate" in block else 7
-        status, output, errors = typed(block, user, patience_s)
+        status, output, errors = typed(block, user, tmp_path)
         assert status in ((0, 1) if "okx status" in block else (0, -2, 130)), (block, status, errors)
         assert "a bug of okx" not in errors and "Traceback" not in errors, (block, errors)
         shown[block] = output
