@@ -10,6 +10,7 @@ import os
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,9 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
-from okxcli.errors import ExchangeUnavailable, TryLater, UsageError
+from okxcli.errors import ExchangeUnavailable, InputError, TryLater, UsageError
+from okxcli.exchange import web
+from okxcli.exchange.archive_files import check_members
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
 
 _log = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ _ATTEMPTS = 6
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
 _READ = 1 << 18
+#: So many bytes in so many seconds, at least.
+_SLOWEST = 60_000
+_PACE_S = 60.0
 #: The largest file known is a month of BTC-USDT-SWAP, 0.6 GB.
 _MAX_BYTES = 16 << 30
 #: A span is cut into files for so many days at most: a year typed wrongly is not a thousand requests.
@@ -127,8 +133,7 @@ class Downloader:
         self._attempts = attempts
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
-        timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
-        self._pool = urllib3.PoolManager(timeout=timeout, retries=False, headers={"User-Agent": "okxcli"})
+        self._pool = web.pool(timeout_s)
 
     def fetch(
         self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
@@ -224,6 +229,8 @@ class Downloader:
                 return True
             if response.status in (403, 404, 410):
                 return False
+            if 300 <= response.status < 400:
+                raise ExchangeUnavailable(f"{url} redirects elsewhere (HTTP {response.status}), which is not followed")
             if response.status not in (200, 206):
                 raise _Broken(f"HTTP status {response.status}")
             if response.status == 200 or _begin(response.headers.get("Content-Range", "")) != there:
@@ -237,9 +244,11 @@ class Downloader:
 
     def _copy(self, response: urllib3.BaseHTTPResponse, stream: BinaryIO, there: int, name: str) -> bool:
         """Write a body to its end; False if it is no zip but a page."""
-        length = response.headers.get("Content-Length", "")
-        total = there + int(length) if length.isdigit() else 0
-        for chunk in response.stream(_READ, decode_content=False):
+        length = _digits(response.headers.get("Content-Length", ""))
+        total = there + length if length >= 0 else 0
+        pace = _Pace()
+        while chunk := response.read1(_READ, decode_content=False):
+            pace.check(len(chunk))
             if there == 0 and not chunk.startswith(b"PK"):
                 kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
                 _log.log(self._told(logging.WARNING), "%s: %s came instead of a zip", name, kind)
@@ -261,6 +270,23 @@ class _Broken(Exception):
     """A transfer that another attempt may carry on."""
 
 
+class _Pace:
+    """Ends a transfer that crawls: a byte now and then would keep it alive for ever."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._bytes = 0
+
+    def check(self, count: int) -> None:
+        """Count bytes; raise `_Broken` when a minute brought fewer than _SLOWEST."""
+        self._bytes += count
+        if time.monotonic() - self._since < _PACE_S:
+            return
+        if self._bytes < _SLOWEST:
+            raise _Broken(f"{self._bytes} bytes in {_PACE_S:.0f} s are too slow")
+        self._since, self._bytes = time.monotonic(), 0
+
+
 def _empty(stream: BinaryIO) -> None:
     stream.seek(0)
     stream.truncate()
@@ -268,22 +294,35 @@ def _empty(stream: BinaryIO) -> None:
 
 def _begin(content_range: str) -> int:
     """Return where a `Content-Range: bytes 5-9/10` begins; -1 if it does not say."""
-    text = content_range.removeprefix("bytes ").split("-")[0].strip()
-    return int(text) if text.isdigit() else -1
+    return _digits(content_range.removeprefix("bytes ").split("-")[0].strip())
 
 
 def _total(content_range: str) -> int:
-    text = content_range.rpartition("/")[2].strip()
-    return int(text) if text.isdigit() else -1
+    return _digits(content_range.rpartition("/")[2].strip())
+
+
+def _digits(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
 
 
 def _sound(stream: BinaryIO) -> bool:
-    """Whether what was written is a whole zip; every member is read and its checksum compared."""
+    """Whether what was written is a whole zip as OKX makes them; every member is read and its checksum compared."""
+    size = stream.seek(0, 2)
     stream.seek(0)
     try:
         with zipfile.ZipFile(stream) as archive:
+            check_members(archive, size)
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+    except (
+        InputError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ):
         return False
 
 

@@ -16,6 +16,9 @@ from okxcli.runtime.files import open_input, read_some
 
 _SUFFIXES = (".zip", ".csv", ".csv.gz", ".csv.zst")
 _READ = 1 << 20
+#: OKX's files unpack to some 8 times their size; what unpacks to more than this is made to fill memory or disk.
+_RATIO = 200
+_ALWAYS = 64 << 20
 #: A line longer than this is none; what follows it is read on.
 MAX_LINE = 1 << 16
 
@@ -69,6 +72,7 @@ def tables(path: Path) -> list[Table]:
     if path.suffix.lower() != ".zip":
         return [Table(path, None)]
     with _told(path), zipfile.ZipFile(path) as archive:
+        check_members(archive, path.stat().st_size)
         members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     if any(member.flag_bits & 1 for member in members):
         raise InputError(f"{path}: it is encrypted")
@@ -76,6 +80,27 @@ def tables(path: Path) -> list[Table]:
     if not names:
         raise InputError(f"{path}: no CSV in it")
     return [Table(path, name) for name in sorted(names)]
+
+
+def check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse a zip of `size` bytes that OKX did not make: packed in another way, or unpacking to endless bytes.
+
+    Raises:
+        InputError: with the reason.
+    """
+    members = archive.infolist()
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise InputError(f"{archive.filename or 'it'}: packed in a way that OKX does not use")
+    whole = sum(member.file_size for member in members)
+    if whole > _most(size):
+        raise InputError(
+            f"{archive.filename or 'it'}: {size} bytes that unpack to {whole}, which no file of OKX's does"
+        )
+
+
+def _most(size: int) -> int:
+    """Return how many bytes `size` packed ones may unpack to."""
+    return max(_ALWAYS, _RATIO * size)
 
 
 def first_line(table: Table) -> bytes:
@@ -98,25 +123,36 @@ def blocks(table: Table, size: int = _READ) -> Iterator[tuple[int, bytes]]:
     """
     number, rest = 1, b""
     with _opened(table) as stream:
-        while chunk := _some(stream, table, size):
-            chunk = rest + chunk
+        pieces = _pieces(stream, table, size)
+        for piece in pieces:
+            chunk = rest + piece
             cut = chunk.rfind(b"\n") + 1
             rest = chunk[cut:]
             if cut:
                 yield number, chunk[:cut]
                 number += chunk.count(b"\n", 0, cut)
             if len(rest) > MAX_LINE:
-                rest = rest[:MAX_LINE] + _skip(stream, table, size)
+                rest = rest[:MAX_LINE] + _skip(pieces)
     if rest:
         yield number, rest + b"\n"
 
 
-def _skip(stream: BinaryIO, table: Table, size: int) -> bytes:
+def _pieces(stream: BinaryIO, table: Table, size: int) -> Iterator[bytes]:
+    """Yield what a table holds, piece by piece."""
+    left = _most(table.path.stat().st_size)
+    while piece := _some(stream, table, size):
+        left -= len(piece)
+        if left < 0:
+            raise InputError(f"cannot read {table}: it unpacks to endless bytes, which no file of OKX's does")
+        yield piece
+
+
+def _skip(pieces: Iterator[bytes]) -> bytes:
     """Read past the end of the line at hand; return the newline and what follows it in the last piece read."""
-    while chunk := _some(stream, table, size):
-        cut = chunk.find(b"\n")
+    for piece in pieces:
+        cut = piece.find(b"\n")
         if cut >= 0:
-            return chunk[cut:]
+            return piece[cut:]
     return b""
 
 
