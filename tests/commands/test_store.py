@@ -103,6 +103,24 @@ def test_bad_lines_are_passed_over(run, database, tmp_path):
     assert b"Traceback" not in done.stderr
 
 
+def test_two_impossible_lines_among_ten_thousand(run, database):
+    """One NUL byte and one impossible number: 9,998 are stored, two are in quarantine with their reasons."""
+    rows = [fill(number) for number in range(1, 10_001)]
+    rows[1233] = rows[1233].replace(b"trades-all", b"trades\x00all")
+    rows[7654] = fill(7655, "1e400")
+    done = run("store", data=lines(*rows))
+    assert done.returncode == 65
+    assert re.findall(r"line (\d+): (.*)", done.stderr.decode()) == [
+        ("1234", "NUL bytes"), ("7655", "number out of range: 1e400"),
+    ]  # fmt: skip
+    assert stored(database) == [number for number in range(1, 10_001) if number not in (1234, 7655)]
+    with psycopg.connect(database) as connection:
+        kept = connection.execute("SELECT reason, line FROM quarantine ORDER BY id").fetchall()
+    assert [reason for reason, _ in kept] == ["NUL bytes", "number out of range: 1e400"]
+    assert kept[0][1] == rows[1233].decode().replace("\0", "\\u0000")
+    assert kept[1][1] == rows[7654].decode()
+
+
 def test_strict_stops_at_the_first_bad_line_and_keeps_what_was_before(run, database):
     """Exit 65, and what came before the bad line is not lost."""
     done = run("store", "--strict", data=lines(fill(1), b"nonsense", fill(2)))
@@ -288,3 +306,28 @@ def test_a_database_that_is_away_at_the_end(run, database, embedded_dsn, environ
     assert done.returncode == 0
     assert stored(database) == list(range(1, 50))
     assert not file.exists()
+
+
+def test_a_database_that_is_away_at_the_start(run, database, embedded_dsn, environment, tmp_path):
+    """One that was in use before is not asked for again: its lines wait in the spool, exit 75."""
+    assert run("store", data=lines(fill(1))).returncode == 0
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    with psycopg.connect(embedded_dsn, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            done = run("store", data=lines(fill(2), fill(3)))
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert done.returncode == 75, done.stderr
+    assert b"2 lines wait in " in done.stderr
+    assert run("store", "--drain").returncode == 0
+    assert stored(database) == [1, 2, 3]
+
+
+def test_a_home_that_cannot_be_written(run, database, tmp_path):
+    """With Postgres there it does no harm; that there is no spool is said."""
+    (tmp_path / "file").touch()
+    done = run("store", data=lines(fill(1)), HOME=str(tmp_path / "file"))
+    assert done.returncode == 0, done.stderr
+    assert b"so there is no spool: nothing is taken in while" in done.stderr
+    assert stored(database) == [1]

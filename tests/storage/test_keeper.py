@@ -10,9 +10,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
+from okxcli.errors import ConfigError, DatabaseUnavailable
+from okxcli.storage import database as opening
+from okxcli.storage import keeper as module
 from okxcli.storage.database import open_database
 from okxcli.storage.keeper import Keeper
 from okxcli.storage.spool import Spool
+from okxcli.storage.watchdog import Watchdog
 
 T0 = 1_747_087_200_000
 
@@ -199,6 +203,139 @@ def test_a_read_only_database(make, database):
         admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
     run_until(keeper, lambda: keeper.due_in(0) is None)
     assert stored(database) == [1, 2]
+
+
+def test_a_session_that_does_not_answer(database):
+    """Neither its time-outs nor anybody else ends the wait: the watchdog does, and the wait is a lost connection."""
+    watchdog = Watchdog(limit_s=0.5, hurry_s=0.5, hurried=lambda: False)
+    with psycopg.connect(database) as connection:
+        began = time.monotonic()
+        with pytest.raises(psycopg.OperationalError), watchdog.over(connection):
+            connection.execute("SELECT pg_sleep(60)")
+        assert 0.4 < time.monotonic() - began < 20
+    watchdog.stop()
+
+
+def test_an_end_in_a_hurry(make, database):
+    """Once the process is to end, a lock is not waited for: the batch is spooled, and told."""
+    keeper = make(hurried=lambda: True)
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    with psycopg.connect(database) as connection:
+        connection.execute("LOCK TABLE raw_trades IN ACCESS EXCLUSIVE MODE")
+        keeper.add(trade(2))
+        began = time.monotonic()
+        assert keeper.finish() == 1
+        assert time.monotonic() - began < 8
+    keeper.close()
+    later = make()
+    assert later.finish() == 0
+    assert stored(database) == [1, 2]
+
+
+def test_a_long_spool_does_not_hold_up_the_end(make, database, tmp_path, monkeypatch):
+    """In a hurry it is drained for some seconds and then left, and nothing of it is lost."""
+    monkeypatch.setattr(module, "_HURRY_S", 0.0)
+    spool = Spool(tmp_path / "spool")
+    spool.write([encode(trade(i)) for i in range(1, 20)])
+    spool.close()
+    keeper = make(hurried=lambda: True)
+    keeper.add(trade(20))
+    left = keeper.finish()
+    assert left == 20
+    assert "stopped before everything was in " in keeper.explain_left(left)
+    keeper.close()
+    later = make()
+    assert later.finish() == 0
+    assert stored(database) == list(range(1, 21))
+
+
+def test_what_a_killed_process_leaves_is_found(make, database, tmp_path, monkeypatch):
+    """A collector that has been up all the time drains it too."""
+    monkeypatch.setattr(module, "_LOOK_S", 0.2)
+    keeper = make()
+    keeper.add(trade(1))
+    dead = Spool(tmp_path / "spool")
+    dead.write([encode(trade(2))])
+    dead.close()
+    run_until(keeper, lambda: stored(database) == [1, 2] and keeper.up)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_drain_that_is_cut_short_passes_nothing_on_twice(make, database, tmp_path, outage, monkeypatch):
+    """It goes on with the batch that could not be committed."""
+    monkeypatch.setattr(module, "BATCH_ROWS", 10)
+    spool = Spool(tmp_path / "spool")
+    spool.write([encode(trade(i)) for i in range(1, 41)])
+    spool.close()
+    passed = []
+    keeper = make(on_durable=passed.extend)
+    while len(passed) < 20:
+        keeper.tick()
+    outage.begin()
+    keeper.tick()
+    assert not keeper.up
+    outage.end()
+    run_until(keeper, lambda: keeper.up)
+    assert passed == [encode(trade(i)) for i in range(1, 41)]
+
+
+def test_a_bad_line_in_the_spool(make, database, tmp_path):
+    """It goes to quarantine, its neighbours are stored."""
+    spool = Spool(tmp_path / "spool")
+    spool.write([encode(trade(1)), b"nonsense", encode(trade(2))])
+    spool.close()
+    keeper = make()
+    assert keeper.finish() == 0
+    assert stored(database) == [1, 2]
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT line FROM quarantine").fetchall() == [("nonsense",)]
+
+
+def test_away_at_the_start(make, database, outage, tmp_path, monkeypatch):
+    """A database that was in use before may come later: lines are spooled until then."""
+    monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)
+    env = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    open_database(database, create=True, origin="local", env=env).close()
+    outage.begin()
+    with pytest.raises(DatabaseUnavailable):
+        open_database(database, create=True, origin="another", env=env, later=True)
+    with open_database(database, create=True, origin="local", env=env, later=True) as opened:
+        assert not opened.ready
+        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        try:
+            for i in range(1, 10):
+                keeper.add(trade(i))
+            time.sleep(0.3)
+            keeper.tick()
+            assert keeper.counts()["spooled"] == 9
+            outage.end()
+            run_until(keeper, lambda: keeper.up)
+            assert opened.ready
+        finally:
+            keeper.close()
+    assert stored(database) == list(range(1, 10))
+
+
+def test_away_at_the_start_and_another_ones(make, database, outage, tmp_path, monkeypatch):
+    """If it turns out to hold data from elsewhere by then, that is an error, and what came stays in the spool."""
+    monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)
+    env = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    open_database(database, create=True, origin="local", env=env).close()
+    outage.begin()
+    with open_database(database, create=True, origin="local", env=env, later=True) as opened:
+        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        try:
+            keeper.add(trade(1))
+            outage.end()
+            with psycopg.connect(database, autocommit=True) as connection:
+                connection.execute("UPDATE meta SET value = 'okx.com' WHERE key = 'origin'")
+            with pytest.raises(ConfigError, match=r"holds data from okx\.com"):
+                run_until(keeper, lambda: keeper.up)
+        finally:
+            keeper.close()
+    assert stored(database) == []
+    assert Spool(tmp_path / "spool").lines() == 1
 
 
 def test_no_room_anywhere(make, database, outage):

@@ -1,5 +1,6 @@
 """The spool: what waits on disk is whole, in order, and goes only once it is committed."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -121,3 +122,63 @@ def test_each_database_has_its_own(tmp_path):
     assert default_folder("db:5432/a", env) != default_folder("db:5432/b", env)
     assert default_folder("db:5432/a", env).is_relative_to(tmp_path)
     assert default_folder("x", {"HOME": "/h", "XDG_STATE_HOME": "relative"}).is_relative_to("/h/.local/state/okx")
+
+
+def test_a_disk_that_takes_only_a_part(tmp_path, monkeypatch):
+    """A short write is no success: the rest is written too, or nothing is kept."""
+
+    class Short:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            return self.file.write(data[:3])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    spool = Spool(tmp_path)
+    spool.write([b"first"])
+    monkeypatch.setattr(spool, "_file", Short(spool._file))
+    spool.write([b"second line", b"third"])
+    spool.rotate()
+    assert waiting(spool) == [b"first", b"second line", b"third"]
+
+
+def test_a_new_file_that_another_deletes_before_it_is_locked(tmp_path, monkeypatch):
+    """What is written afterwards must not go into a file without a name."""
+    real, times = fcntl.flock, []
+
+    def late(descriptor, how):
+        if how == fcntl.LOCK_EX and not times:
+            times.append(1)
+            next(tmp_path.iterdir()).unlink()  # another process drains the empty file
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    spool = Spool(tmp_path)
+    spool.write([b"one"])
+    spool.rotate()
+    assert times and waiting(spool) == [b"one"]
+
+
+def test_a_batch_that_could_not_be_stored_is_read_again(tmp_path):
+    """From where it began, not from the beginning of the file: what came before is stored."""
+    spool = Spool(tmp_path)
+    spool.write([b"%d" % n for n in range(5)])
+    spool.rotate()
+    file = next(spool.files())
+    assert file.read(2) == [b"0", b"1"]
+    assert file.read(2) == [b"2", b"3"]
+    file.again()
+    assert file.read(2) == [b"2", b"3"]
+    assert file.read(2) == [b"4"]
+    file.leave()
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    """It is told before anything must be kept; nothing is made to find out."""
+    assert Spool(tmp_path / "a" / "b").obstacle() is None
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    assert Spool(tmp_path / "file" / "b").obstacle() == f"{tmp_path / 'file'} is no folder"

@@ -30,7 +30,7 @@ from storage_samples import (
 from okxcli.core.codec import encode
 from okxcli.core.model import BookSnapshot
 from okxcli.errors import DatabaseUnavailable
-from okxcli.storage import ledger
+from okxcli.storage import ledger, tape
 from okxcli.storage.database import open_database
 from okxcli.storage.writer import Writer
 
@@ -185,6 +185,53 @@ def test_row_that_postgres_refuses_is_quarantined_alone(database, caplog, monkey
     assert [line for line, _ in kept] == [encode(lines[16]).decode(), encode(trade(300, price="666")).decode()]
     assert all("no_devils" in reason for _, reason in kept)
     assert "no_devils" in caplog.text
+
+
+def test_a_line_that_our_own_code_chokes_on_is_quarantined_alone(database, caplog, monkeypatch):
+    """It is treated as one that Postgres refuses, and the bug is told with its traceback."""
+    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
+    make_rows = tape.trade_rows
+
+    def choke(trades):
+        if any(one.trade_id == 17 for one in trades):
+            raise TypeError("seventeen")
+        return make_rows(trades)
+
+    monkeypatch.setattr(tape, "trade_rows", choke)
+    assert store(database, [trade(i) for i in range(1, 101)]) == {"raw_trades": 99, "quarantined": 1}
+    assert stored_ids(database) == covered(database) == [i for i in range(1, 101) if i != 17]
+    ((line, reason),) = rows(database, "SELECT line, reason FROM quarantine")
+    assert line == encode(trade(17)).decode()
+    assert reason == "a bug of okx: TypeError: seventeen"
+    assert "Traceback" in caplog.text
+
+
+def test_a_value_that_cannot_even_be_sent_is_quarantined_alone(database):
+    """A NUL in a name that no codec checked never leaves psycopg: that is no reason to believe Postgres away."""
+    lines = [trade(1), trade(2, symbol="BTC\0USDT"), trade(3)]
+    assert store(database, lines) == {"raw_trades": 2, "quarantined": 1}
+    assert stored_ids(database) == [1, 3]
+    assert rows(database, "SELECT symbol FROM quarantine") == [("BTC\\u0000USDT",)]
+
+
+def test_a_line_that_cannot_be_decoded_is_kept_in_quarantine(database):
+    """With its text, its reason, and the names that can be read; once, however often it comes."""
+    with open_database(database, create=True) as opened, closing(Writer(opened.connect)) as writer:
+        for _ in range(2):
+            writer.refuse(
+                b'{"type":"trade","exchange":"okx","symbol":"BTC-USDT","price":"1e400"}', "number out of range"
+            )
+            writer.refuse(b"{\0\xff", "NUL bytes")
+            writer.add(trade(1))
+            writer.flush()
+        assert writer.counts()["quarantined"] == 4
+    found = rows(database, "SELECT type, exchange, symbol, reason, line FROM quarantine ORDER BY id")
+    assert found == [
+        ("trade", "okx", "BTC-USDT", "number out of range",
+         '{"type":"trade","exchange":"okx","symbol":"BTC-USDT","price":"1e400"}'),
+        ("", "", "", "NUL bytes", "{\\u0000\N{REPLACEMENT CHARACTER}"),
+    ]  # fmt: skip
+    assert stored_ids(database) == [1]
 
 
 def test_id_at_the_end_of_the_range_is_quarantined(database):
