@@ -22,8 +22,9 @@ AGAIN_MS = 5_000
 #: After a replacement the channel is left alone for so long, doubled each time: the fault may not be the connection's.
 HOLD_MS = 60_000
 MAX_HOLD_MS = 600_000
-#: A channel that was last mute so long ago is as good as any other.
+#: A channel that was last mute so long ago is as good as any other; so is one that brought more than these since.
 FORGET_MS = 3_600_000
+HEALED = 10
 
 #: Channels whose fills are numbered: what is newer shows at once.
 BY_ID = frozenset({"trades-all", "trades"})
@@ -199,11 +200,17 @@ class Watchdog:
     def recovered(self, seen: Mapping[Subscription, Seen]) -> list[Subscription]:
         """Return the channels that were mute and bring something again; each is told once."""
         found = []
-        for subscription, record in self._records.items():
+        for subscription, record in list(self._records.items()):
             one = seen.get(subscription)
-            if one is not None and not record.told and one.frame and one.pushes != record.pushes:
+            if one is None:
+                continue
+            if one.pushes < record.pushes:
+                record.pushes = 0  # on another connection
+            if not record.told and one.frame and one.pushes != record.pushes:
                 record.told = True
                 found.append(subscription)
+            if one.pushes - record.pushes > HEALED:
+                del self._records[subscription]
         return found
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
