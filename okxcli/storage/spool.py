@@ -84,15 +84,13 @@ class Spool:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
+            new = [place.parent for place in (self.folder, *self.folder.parents) if not place.exists()]
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path, descriptor = self._make()
             self._file = os.fdopen(descriptor, "wb", buffering=0)
             self._written = 0
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the name outlives a power cut too
-            finally:
-                os.close(folder)
+            for folder in (self.folder, *new):
+                _sync_names(folder)
         return self._file
 
     def _make(self) -> tuple[Path, int]:
@@ -197,6 +195,15 @@ class SpoolFile:
     def leave(self) -> None:
         """Let go of it; it is drained another time, from its beginning."""
         self._file.close()
+
+
+def _sync_names(folder: Path) -> None:
+    """Have the names in a folder outlive a power cut, as the files do."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
