@@ -73,6 +73,10 @@ class DatabaseUnavailable(OkxError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class NoData(DatabaseUnavailable):
+    """There is no database of ours yet, or nothing in it."""
+
+
 class TryLater(OkxError):
     """Somebody else holds the lock, or data waits in the spool."""
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 from psycopg.rows import TupleRow
 
-from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, OkxError, UsageError
+from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, NoData, OkxError, UsageError
 from okxcli.storage import schema
 from okxcli.storage.binaries import OLDEST
 from okxcli.storage.embedded import EmbeddedServer, default_base
@@ -224,14 +224,15 @@ def open_database(
     `later` one that is away and was in use here before is returned as it is, not `ready`; `revive` does the rest.
 
     Raises:
-        DatabaseUnavailable: it cannot be reached or started, or there is no data (readers).
+        DatabaseUnavailable: it cannot be reached or started.
+        NoData: there is none (readers).
         LoginRefused: it does not let us in.
         ConfigError: its tables do not fit this release, or it holds data from another exchange.
         UsageError: a password in `--dsn`.
     """
     target = resolve(dsn, config_dsn, env)
     if target.base is not None and not create and not EmbeddedServer(target.base).exists:
-        raise DatabaseUnavailable(_no_data(_short(target.base), target.why))
+        raise NoData(_no_data(_short(target.base), target.why))
     database = Database(target, application)
     seen = Seen(database.where, env)
     try:
@@ -274,7 +275,7 @@ def _prepare(connection: Connection, database: Database, create: bool, origin: s
     if not create:
         found = schema.check_version(connection, where)
         if found == 0:
-            raise DatabaseUnavailable(_no_data(where, database.target.why))
+            raise NoData(_no_data(where, database.target.why))
         if found < schema.newest():
             raise ConfigError(f"the tables at {where} are of an older okx: run okx db migrate")
         return
