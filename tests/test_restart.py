@@ -74,7 +74,7 @@ def collect(tmp_path, database, exchange):
 
 def end(process):
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     assert "Traceback" not in process.stderr.read()
 
 
@@ -90,7 +90,7 @@ def newest(dsn, symbol="BTC-USDT"):
 
 def wait_past(dsn, number, symbol="BTC-USDT"):
     """Wait until something with a higher id is stored."""
-    limit = time.monotonic() + 25
+    limit = time.monotonic() + 80
     while newest(dsn, symbol) <= number:
         assert time.monotonic() < limit, "nothing was stored in time"
         time.sleep(0.05)
