@@ -3,11 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.exchange.feed import Feed
+    from okxcli.runtime.config import Config
+    from okxcli.storage.database import Database
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +48,6 @@ def collect(
     """
     from okxcli.collector import Collector
     from okxcli.core.timeframes import parse_list
-    from okxcli.exchange.feed import TAPE, Feed
-    from okxcli.exchange.rows import EXCHANGE
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -55,7 +58,6 @@ def collect(
     from okxcli.storage.database import open_database
     from okxcli.storage.keeper import Keeper
     from okxcli.storage.mender import Mender
-    from okxcli.storage.opening import newest_ids
     from okxcli.storage.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
@@ -70,19 +72,7 @@ def collect(
             dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect", later=True
         ) as database,
     ):
-        resume: dict[str, int] = {}
-        if TAPE in settings.channels and database.ready:
-            with database.session() as connection:
-                resume = newest_ids(connection, EXCHANGE, settings.symbols)
-        feed = Feed(
-            settings.symbols,
-            settings.channels,
-            ws_url=ws_base,
-            rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
-            connect_timeout_s=settings.connect_timeout_s,
-            stamp=True,
-            resume=resume,
-        )
+        feed = _feed(settings, ws_base, rest_url, database)
         clock = feed.clock
         keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
 
@@ -112,6 +102,27 @@ def collect(
         finally:
             keeper.close()
             _tell(collector.counts(), stats, quiet)
+
+
+def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database") -> "Feed":
+    """Return the feed of a configuration; its tapes go on where those in the database end, if that is there."""
+    from okxcli.exchange.feed import TAPE, Feed
+    from okxcli.exchange.rows import EXCHANGE
+    from okxcli.storage.opening import newest_ids
+
+    resume: dict[str, int] = {}
+    if TAPE in settings.channels and database.ready:
+        with database.session() as connection:
+            resume = newest_ids(connection, EXCHANGE, settings.symbols)
+    return Feed(
+        settings.symbols,
+        settings.channels,
+        ws_url=ws_base,
+        rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
+        connect_timeout_s=settings.connect_timeout_s,
+        stamp=True,
+        resume=resume,
+    )
 
 
 def _tell(counts: dict[str, int], stats: Path | None, quiet: bool) -> None:
