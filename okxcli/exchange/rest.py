@@ -96,8 +96,13 @@ class RestClient:
         """Close idle connections."""
         self._pool.clear()
 
-    def get(self, path: str, parameters: Mapping[str, object] | None = None) -> list[Any]:
-        """Return the `data` of one answer.
+    def get(
+        self,
+        path: str,
+        parameters: Mapping[str, object] | None = None,
+        form: Callable[[Any], bool] = lambda row: isinstance(row, dict | list),
+    ) -> list[Any]:
+        """Return the `data` of one answer; an answer with a row that has not the right `form` is none.
 
         Raises:
             NoSuchInstrument: code 51001.
@@ -106,37 +111,37 @@ class RestClient:
         """
         query = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
         try:
-            return self._retrying(self._once, path, query)
+            return self._retrying(self._once, path, query, form)
         except _Passing as reason:
             raise ExchangeUnavailable(f"no answer from OKX at {self.base_url}{path}: {reason}") from None
 
     def instruments(self, kind: str, family: str | None = None, symbol: str | None = None) -> list[Row]:
         """Return the instruments of a kind (`SPOT`, `SWAP`, `FUTURES`; `OPTION` needs its family)."""
-        return self.get("/api/v5/public/instruments", {"instType": kind, "instFamily": family, "instId": symbol})
+        parameters = {"instType": kind, "instFamily": family, "instId": symbol}
+        return self.get("/api/v5/public/instruments", parameters, _is_object)
 
     def time_ms(self) -> int:
         """Return OKX's clock."""
-        return int(self.get("/api/v5/public/time")[0]["ts"])
+        return int(self._one("/api/v5/public/time", {}, _has_time)["ts"])
 
     def tickers(self, kind: str) -> list[Row]:
         """Return the tickers of a kind of instrument."""
-        return self.get("/api/v5/market/tickers", {"instType": kind})
+        return self.get("/api/v5/market/tickers", {"instType": kind}, _is_object)
 
     def books(self, symbol: str, depth: int = 400) -> Row:
         """Return the order book, at most 400 levels a side."""
-        row: Row = self.get("/api/v5/market/books", {"instId": symbol, "sz": depth})[0]
-        return row
+        return self._one("/api/v5/market/books", {"instId": symbol, "sz": depth}, _has_time)
 
     def trades(self, symbol: str, limit: int = 500) -> list[Row]:
         """Return the newest fills, newest first, at most 500."""
-        return self.get("/api/v5/market/trades", {"instId": symbol, "limit": limit})
+        return self.get("/api/v5/market/trades", {"instId": symbol, "limit": limit}, _is_trade)
 
     def history_trades(
         self, symbol: str, after: int | None = None, by_time: bool = False, limit: int = TRADES_PAGE
     ) -> list[Row]:
         """Return one page of fills older than the id `after`, newest first; with `by_time`, than that millisecond."""
         parameters = {"instId": symbol, "type": 2 if by_time else 1, "after": after, "limit": limit}
-        return self.get("/api/v5/market/history-trades", parameters)
+        return self.get("/api/v5/market/history-trades", parameters, _is_trade)
 
     def trade_pages(self, symbol: str, after: int, down_to: int = 1) -> Iterator[list[Row]]:
         """Yield pages of fills older than the id `after`, newest first, until one holds an id at or below `down_to`.
@@ -164,7 +169,7 @@ class RestClient:
         after = until_ms
         while after > since_ms:
             parameters = {"instId": symbol, "bar": bar, "after": after, "before": since_ms - 1, "limit": CANDLES_PAGE}
-            page: list[list[str]] = self.get(path, parameters)
+            page: list[list[str]] = self.get(path, parameters, _is_bar)
             if not page:
                 return
             yield page
@@ -173,7 +178,14 @@ class RestClient:
                 return
             after = oldest
 
-    def _once(self, path: str, query: dict[str, str]) -> list[Any]:
+    def _one(self, path: str, parameters: Mapping[str, object], form: Callable[[Any], bool]) -> Row:
+        """Return the one row of an answer."""
+        rows: list[Row] = self.get(path, parameters, form)
+        if not rows:
+            raise ExchangeUnavailable(f"no answer from OKX at {self.base_url}{path}: it holds nothing")
+        return rows[0]
+
+    def _once(self, path: str, query: dict[str, str], form: Callable[[Any], bool]) -> list[Any]:
         wait_s = self._budget.turn(path)
         if wait_s > 0:
             self._sleep(wait_s)
@@ -184,11 +196,35 @@ class RestClient:
         except urllib3.exceptions.HTTPError as error:
             raise _Passing(_in_words(error)) from None
         try:
-            return _data(status, body, path, query)
+            rows = _data(status, body, path, query)
         except _Passing as reason:
             if reason.too_fast:
                 self._budget.pause(path, 1.0)
             raise
+        if not all(map(form, rows)):
+            raise _Passing("its rows are not what they should be")
+        return rows
+
+
+def _is_object(row: Any) -> bool:
+    return isinstance(row, dict)
+
+
+def _is_number(text: Any) -> bool:
+    """Whether a field is a whole number as OKX writes them, and not of a million digits."""
+    return isinstance(text, str) and len(text) < 20 and text.isascii() and text.isdigit()
+
+
+def _has_time(row: Any) -> bool:
+    return isinstance(row, dict) and _is_number(row.get("ts"))
+
+
+def _is_trade(row: Any) -> bool:
+    return _has_time(row) and _is_number(row.get("tradeId")) and isinstance(row.get("instId"), str)
+
+
+def _is_bar(row: Any) -> bool:
+    return isinstance(row, list) and len(row) >= 7 and _is_number(row[0]) and all(isinstance(x, str) for x in row)
 
 
 def _data(status: int, body: bytes, path: str, query: Mapping[str, str]) -> list[Any]:

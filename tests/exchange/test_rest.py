@@ -72,6 +72,10 @@ def client(server, slept):
     client.close()
 
 
+def fill(number):
+    return {"instId": "BTC-USDT", "tradeId": str(number), "ts": "1747087163557"}
+
+
 def ok(*rows):
     return 200, {"code": "0", "msg": "", "data": list(rows)}
 
@@ -166,7 +170,7 @@ def test_endless_bodies_are_refused(server, client, monkeypatch):
 
 def test_pages_of_trades_go_back_by_id(server, client):
     """Each page continues below the lowest id; it ends when the wanted id is reached."""
-    server.answers = [ok({"tradeId": "9"}, {"tradeId": "8"}), ok({"tradeId": "7"}, {"tradeId": "6"}), ok()]
+    server.answers = [ok(fill(9), fill(8)), ok(fill(7), fill(6)), ok()]
     pages = list(client.trade_pages("BTC-USDT", 10, down_to=6))
     assert [[row["tradeId"] for row in page] for page in pages] == [["9", "8"], ["7", "6"]]
     assert [query["after"] for _, query in server.asked] == ["10", "8"]
@@ -175,7 +179,7 @@ def test_pages_of_trades_go_back_by_id(server, client):
 
 def test_a_page_that_does_not_move_ends_the_walk(server, client):
     """A node that answers from an old cache for ever does not keep us for ever."""
-    server.answers = [ok({"tradeId": "10"}, {"tradeId": "12"})]
+    server.answers = [ok(fill(10), fill(12))]
     assert len(list(client.trade_pages("BTC-USDT", 10))) == 1
     server.answers = [ok(["5000", "1"])]
     assert len(list(client.candle_pages("BTC-USDT", "1m", 0, 5000))) == 1
@@ -237,3 +241,27 @@ def test_catalogue_finds_kinds_and_nearest_names():
         assert max(asked.values()) == 1
         assert [i.symbol for i in listed(client, ["swap", "spot"])] == ["BTC-USDT", "BTC-USDT-SWAP", "ETH-USDT"]
         client.close()
+
+
+@pytest.mark.parametrize("row", [
+    7, None, "x", [], {}, {"tradeId": "x"}, fill(5) | {"tradeId": 5}, fill(5) | {"ts": "9" * 5000},
+    fill("²"), fill(5) | {"instId": None}, ["1747087160000", 1, 1, 1, 1, 1, 1],
+])  # fmt: skip
+def test_rows_of_another_form_are_no_answer(client, server, row):
+    """One line for the user, as for any other answer that is none; nothing falls over them."""
+    server.answers = [ok(row)]
+    for ask in (
+        lambda: client.trades("BTC-USDT"),
+        lambda: client.history_trades("BTC-USDT"),
+        lambda: list(client.candle_pages("BTC-USDT", "1m", 0, 10)),
+    ):
+        with pytest.raises(ExchangeUnavailable, match="not what they should be"):
+            ask()
+
+
+def test_an_empty_answer_has_no_time(client, server):
+    """OKX's clock and a book are one row; an answer without it is told as none."""
+    server.answers = [ok()]
+    for ask in (client.time_ms, lambda: client.books("BTC-USDT")):
+        with pytest.raises(ExchangeUnavailable, match="holds nothing"):
+            ask()
