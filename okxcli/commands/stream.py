@@ -67,7 +67,9 @@ def stream(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume/--no-resume", help="Begin right after the newest fill that Postgres has of each symbol."
+            "--resume/--no-resume",
+            help="Go on where Postgres ends: after the newest fill of each symbol; where only candles are stored, so "
+            "that the smallest bar that was open comes out whole.",
         ),
     ] = False,
     count: Count = None,
@@ -146,32 +148,42 @@ def _write(lines: list[bytes], out: "Lines", left: int | None) -> int | None:
 
 
 def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
-    """Return the newest id that Postgres has of each symbol; those without any begin with the present.
+    """Return the id after which each symbol is to go on by what Postgres has; those without any begin with the present.
+
+    That is the newest fill. Without fills it is one a little before the bar that was open, by the chain of the candles.
 
     Raises:
         ConfigError: the tape in the database is that of another exchange.
         DatabaseUnavailable: it cannot be reached.
     """
-    from okxcli.errors import ConfigError
+    from okxcli.errors import ConfigError, NoData
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime.config import load
-    from okxcli.storage import ledger, schema
+    from okxcli.storage import chain, ledger, schema
     from okxcli.storage.database import open_database
 
-    with (
-        open_database(dsn, config_dsn=load().dsn, create=False, application="okx stream") as database,
-        database.session() as connection,
-    ):
-        found = schema.origin(connection)
-        if found is not None and found != origin_of(ws_url):
+    log = logging.getLogger(__name__)
+    found: dict[str, int] = {}
+    try:
+        database = open_database(dsn, config_dsn=load().dsn, create=False, application="okx stream")
+    except NoData as error:
+        log.warning("beginning with the present: %s", error)
+        return found
+    with database, database.session() as connection:
+        origin = schema.origin(connection)
+        if origin is not None and origin != origin_of(ws_url):
             raise ConfigError(
-                f"the database at {database.where} holds data from {found}, and this is {origin_of(ws_url)}: "
+                f"the database at {database.where} holds data from {origin}, and this is {origin_of(ws_url)}: "
                 "its ids say nothing here. Name another one with --dsn"
             )
-        newest = {symbol: ledger.newest(connection, "okx", symbol) for symbol in symbols}
-    for symbol in [symbol for symbol, known in newest.items() if known is None]:
-        logging.getLogger(__name__).warning("%s: nothing is stored yet, so it begins with the present", symbol)
-    return {symbol: known[0] for symbol, known in newest.items() if known is not None}
+        for symbol in symbols:
+            newest = ledger.newest(connection, "okx", symbol)
+            last = newest[0] if newest is not None else chain.resume_id(connection, "okx", symbol)
+            if last is None:
+                log.warning("%s: nothing is stored yet, so it begins with the present", symbol)
+            else:
+                found[symbol] = last
+    return found
 
 
 def urls(ws_url: str | None, rest_url: str | None) -> tuple[str, str]:

@@ -143,7 +143,7 @@ def resume_id(connection: Connection, exchange: str, symbol: str) -> int | None:
     """Return the id after which a stream is to begin, so that the bar that was open comes out whole; None: no bar.
 
     It lies a little before the end of the newest complete bar of the smallest timeframe: the fills from there on prove
-    the bar that follows.
+    the bar that follows. With no complete bar it goes on with the first fill of the first one.
     """
     chain = Chain.load(connection, exchange, symbol)
     if chain is None:
@@ -154,7 +154,7 @@ def resume_id(connection: Connection, exchange: str, symbol: str) -> int | None:
         " ORDER BY timestamp DESC LIMIT 1",
         [exchange, symbol, chain.base.frame.name],
     ).fetchone()
-    return None if row is None else max(row[0] - 1, row[1] - _EARLY)
+    return chain.covered[0][0] - 1 if row is None else max(row[0] - 1, row[1] - _EARLY)
 
 
 # ---- bars by their ids

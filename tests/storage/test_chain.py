@@ -4,7 +4,7 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from storage_samples import DAY, MIDNIGHT, bars_of, made, market, store, trade
+from storage_samples import DAY, MIDNIGHT, bars_of, candle, made, market, store, trade
 
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import doubts, gaps
@@ -145,6 +145,12 @@ def test_what_lies_in_a_span(database, connection):
     assert ids_between(connection, chain, *span) == (
         min(bar.first_trade_id for bar in some), max(bar.last_trade_id for bar in some))  # fmt: skip
     assert ids_between(connection, chain, span[0] + 1, span[0] + 900) is None
+
+
+def test_where_a_stream_goes_on_that_has_no_complete_bar(database, connection):
+    """With the first fill of the first bar, for all since then is to be proved."""
+    store(database, [candle(0, complete=False), candle(1, complete=False)])
+    assert resume_id(connection, *KEY) == 0
 
 
 def test_where_a_stream_goes_on(database, connection):
