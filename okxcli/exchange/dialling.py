@@ -1,15 +1,20 @@
-"""When to dial: one connection a second for the whole process, and ever more patiently while it fails."""
+"""When to dial: one connection a second for the process, three for the machine, more patiently while it fails."""
 
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from okxcli.exchange.wire import DialError, Wire
+from okxcli.runtime import budget
 
 #: OKX takes three connections a second from one address; one leaves room for the user's other programs.
 DIAL_INTERVAL_S = 1.0
+#: What all processes of a user may take together of OKX's three a second; its window and ours do not begin together.
+_MACHINE_DIALS = 3
+_MACHINE_WINDOW_S = 1.1
 MAX_BACKOFF_S = 30.0
 #: After a close that says our request was wrong.
 SLOW_BACKOFF_S = 30.0
@@ -26,8 +31,9 @@ class DialLimiter:
         self._next_s = 0.0
         self._lock = threading.Lock()
 
-    def turn(self) -> float:
-        """Take a turn and return how many seconds to wait for it."""
+    def turn(self, url: str = "") -> float:
+        """Take a turn at `url` and return how many seconds to wait for it."""
+        del url
         with self._lock:
             now = time.monotonic()
             at = max(now, self._next_s)
@@ -35,8 +41,28 @@ class DialLimiter:
             return at - now
 
 
+class MachineDials(DialLimiter):
+    """Spaces out the dials of this process, and keeps those of all `okx` processes of this user below OKX's limit."""
+
+    def __init__(self, interval_s: float = DIAL_INTERVAL_S) -> None:
+        super().__init__(interval_s)
+        self._accounts: dict[str, budget.Budget] = {}
+        self._accounts_lock = threading.Lock()
+
+    def turn(self, url: str = "") -> float:
+        """Take a turn at `url` and return how many seconds to wait for it."""
+        parts = urlsplit(url)
+        name = f"{parts.hostname}-{parts.port or parts.scheme}-dials"
+        with self._accounts_lock:
+            if name not in self._accounts:
+                path = budget.file_for(name)
+                self._accounts[name] = budget.Budget(path, _MACHINE_DIALS, _MACHINE_WINDOW_S)
+            account = self._accounts[name]
+        return max(super().turn(), account.turn())
+
+
 #: Shared by all connections of this process.
-PROCESS_DIALS = DialLimiter()
+PROCESS_DIALS = MachineDials()
 
 
 class Backoff:
@@ -77,7 +103,7 @@ class Dialler:
 
     def dial(self, now: int) -> None:
         """Begin an attempt; it is given up at `due_ms`."""
-        turn_s = self._limiter.turn()
+        turn_s = self._limiter.turn(self._url)
         self.busy = True
         self.due_ms = now + round(turn_s * 1000) + _DIAL_LIMIT_MS
         self._number += 1

@@ -14,7 +14,7 @@ from websockets.sync.server import serve
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange import dialling, session, websocket, wire
 from okxcli.exchange.channels import Subscription
-from okxcli.exchange.dialling import Backoff, DialLimiter
+from okxcli.exchange.dialling import Backoff, DialLimiter, MachineDials
 from okxcli.exchange.websocket import OKXWebSocketClient
 from okxcli.exchange.wire import DialError, Wire, WireError
 
@@ -423,6 +423,26 @@ def test_certificates_are_verified(tmp_path, monkeypatch):
         connection.close()
 
 
+def test_a_certificate_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    """A certificate that is trusted, and not that of the host that was dialled, is none."""
+    import ssl
+    import subprocess
+
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=x -keyout {key} -out {certificate}"
+    made = subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:www.example.com"], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("openssl cannot make a certificate here")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    wrong = pytest.raises(DialError, match=r"certificate is not valid: (IP address|Hostname) mismatch")
+    with Server(lambda connection, n: None, ssl=context) as server, wrong:
+        Wire.dial(server.url.replace("ws:", "wss:"), 2)
+
+
 def frames_of(wire_, count):
     """Read until `count` frames have come."""
     found = []
@@ -498,3 +518,12 @@ def test_dials_are_spaced_for_all_who_share_the_limit():
     limiter = DialLimiter(1.0)
     turns = [limiter.turn() for _ in range(5)]
     assert [round(turn) for turn in turns] == [0, 1, 2, 3, 4]
+
+
+def test_dials_of_all_processes_stay_below_okxs_limit(tmp_path, monkeypatch):
+    """Three processes that dial at once share three turns a second for each host, whoever comes first."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    processes = [MachineDials(0.0) for _ in range(3)]
+    turns = [processes[n % 3].turn("wss://ws.okx.com/ws/v5/public") for n in range(9)]
+    assert [turn // 1.0 for turn in turns] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert processes[0].turn("wss://wseea.okx.com/ws/v5/public") == 0
