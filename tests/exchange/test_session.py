@@ -7,7 +7,7 @@ import pytest
 
 from okxcli.exchange.actions import Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchange.channels import Subscription
-from okxcli.exchange.session import ACK_TIMEOUT_MS, PING_AFTER_MS, PONG_TIMEOUT_MS, REQUESTS_PER_HOUR, Session
+from okxcli.exchange.session import ACK_TIMEOUT_MS, PING_AFTER_MS, PONG_TIMEOUT_MS, REQUESTS_PER_HOUR, Seen, Session
 
 BTC = Subscription("trades-all", "BTC-USDT")
 ETH = Subscription("trades-all", "ETH-USDT")
@@ -246,3 +246,53 @@ def test_unknown_messages_and_garbage_harm_nothing():
     assert [a.level for a in session.frame(b'{"event":"brand-new"}', 1)] == [logging.DEBUG]
     assert [a.level for a in session.frame(b'{"event":"channel-conn-count","channel":"x","connCount":"1"}', 1)] == [10]
     assert list(session.frame(PUSH, 2)) == [Deliver()]
+
+
+def test_a_subscription_is_made_anew_after_it_has_ended():
+    """The new one is asked for when the old one's end is confirmed, or OKX knows of none; pushes go on counting."""
+    session = standing(BTC, ETH)
+    session.frame(PUSH, 5)
+    assert asked(session.renew([BTC], 10)) == [("unsubscribe", ["BTC-USDT"])]
+    assert session.acked == [ETH]
+    assert asked(session.frame(ack(BTC, "unsubscribe"), 20)) == [("subscribe", ["BTC-USDT"])]
+    assert list(session.frame(ack(BTC), 30)) == []
+    assert session.seen()[BTC] == Seen(1, PUSH, 30)
+    session.renew([BTC], 40)
+    assert asked(session.frame(doesnt_exist(BTC), 50)) == [("subscribe", ["BTC-USDT"])]
+
+
+def test_an_end_that_is_not_confirmed_ends_the_connection():
+    """Ten seconds without an answer to the end of a subscription are as bad as without one to its beginning."""
+    session = standing(BTC, ETH)
+    session.renew([BTC], 0)
+    assert session.due() == ACK_TIMEOUT_MS
+    (action,) = session.tick(ACK_TIMEOUT_MS)
+    assert isinstance(action, Reconnect)
+
+
+def test_every_kind_of_request_counts_and_is_held_back():
+    """Renewals beyond the hourly budget do not happen, ends wait for it; an hour later there is room again."""
+    session = standing(BTC, ETH)
+    for number in range(REQUESTS_PER_HOUR):
+        actions = session.renew([BTC], 1_000 + number)
+        if not actions:
+            break
+        for action in session.frame(ack(BTC, "unsubscribe"), 1_000 + number):
+            actions.append(action)
+        session.frame(ack(BTC), 1_000 + number)
+    assert number == (REQUESTS_PER_HOUR - 1) // 2
+    assert session.renew([BTC], 60_000) == []
+    assert len(asked(session.remove([ETH], 60_000))) == 1  # the last one of this hour
+    assert session.remove([BTC], 60_000) == []
+    assert session.due() <= 3_600_000
+    assert asked(session.tick(3_600_000 + 2_000)) == [("unsubscribe", ["BTC-USDT"])]
+
+
+def test_what_is_wanted_again_before_its_end_was_asked_for_stays():
+    """An end that was held back is not asked for when the subscription is wanted again."""
+    session = standing(BTC, ETH)
+    session.frame(error("60014"), 10)
+    assert session.remove([ETH], 20) == []
+    session.add([ETH], 30)
+    ops = [op for op, _ in asked(session.tick(20_000))]
+    assert ops == ["subscribe"]
