@@ -181,7 +181,7 @@ def test_a_page_that_does_not_move_ends_the_walk(server, client):
     """A node that answers from an old cache for ever does not keep us for ever."""
     server.answers = [ok(fill(10), fill(12))]
     assert len(list(client.trade_pages("BTC-USDT", 10))) == 1
-    server.answers = [ok(["5000", "1"])]
+    server.answers = [ok(["5000", *"1111111"])]
     assert len(list(client.candle_pages("BTC-USDT", "1m", 0, 5000))) == 1
 
 
