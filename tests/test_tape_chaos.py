@@ -3,9 +3,14 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from harness.rounds import KINDS, Round, rare
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 
@@ -33,6 +38,17 @@ def test_the_tape_is_whole_whatever_breaks():
     assert fills == stored > 15_000
     assert bars > 300
     assert missing == extra == wrong == wrong_complete == 0
+
+
+def test_what_seldom_happens_proves_little():
+    """Of 200 rounds each kind of fault must have met something in 20, or it is named; in short runs nobody counts."""
+    done = [Round(number, hits=Counter(KINDS)) for number in range(200)]
+    assert rare(done) == []
+    for one in done[19:]:
+        one.hits["kill"] = one.hits["429"] = 0
+    assert rare(done) == ["429", "kill"]
+    assert rare(done, ["kill"]) == ["429"]
+    assert rare(done[100:]) == []
 
 
 @pytest.mark.timeout(120)

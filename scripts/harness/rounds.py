@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from harness.oracle import Verdict
@@ -41,6 +42,12 @@ class Round:
     def say(self, text: str) -> None:
         """Add an error of the round itself, beside what the oracle finds."""
         self.error = "; ".join(filter(None, [self.error, text]))
+
+
+def rare(done: list[Round], without: Collection[str] = ()) -> list[str]:
+    """Return the kinds of fault that met something in fewer than one of ten rounds, where there are 200 or more."""
+    enough = len(done) // 10 if len(done) >= 200 else 0
+    return [kind for kind in KINDS if kind not in without and sum(one.hits[kind] > 0 for one in done) < enough]
 
 
 def tell(one: Round) -> None:
