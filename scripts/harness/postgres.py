@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,33 +78,65 @@ def immediate(scene: Scene, plan: Plan) -> None:
 
 def commit(scene: Scene, plan: Plan) -> None:
     """Kill the backend with -9 while it commits: held there by `commit_delay` before the WAL is on disk, or by a
-    standby that does not exist after it is. Afterwards the server itself tells what became of the transaction."""
+    standby that does not exist after it is. Afterwards the end of the WAL tells what became of the transaction."""
     for number in range(plan.rounds):
         after = bool(number % 2)
         hold = {"synchronous_standby_names": "nobody"} if after else {"commit_delay": "100000", "commit_siblings": "0"}
         release = dict.fromkeys(hold)
-        mother = scene.postgres.pid
+        mother, before = scene.postgres.pid, len(scene.postgres.log)
         with scene.postgres.admin() as connection:
             scene.postgres.note(connection, **hold)
             connection.execute("SELECT pg_reload_conf()")
             time.sleep(0.3)  # a backend looks at the new settings between two commands
-            backend, xid = _committing(connection, "SyncRep" if after else None)
-            scene.postgres.note(connection, **release)
+            backend, written = _committing(connection, "SyncRep" if after else None)
             os.kill(backend, signal.SIGKILL)
-        os.kill(mother, signal.SIGHUP)
-        recovered = scene.wait_stored()
-        with scene.postgres.admin() as connection:
-            row = connection.execute("SELECT pg_xact_status(%s::text::xid8)", [xid]).fetchone()
-        assert row is not None
-        state = "in COMMIT, was durable" if row[0] == "committed" else "in COMMIT, was not durable"
+        recovered = _released(scene, mother, release)
+        durable = _end_of_wal(scene.postgres.log[before:]) >= written
+        state = "in COMMIT, was durable" if durable else "in COMMIT, was not durable"
         scene.hit("kill -9 of a backend", state, recovered)
 
 
-def _committing(connection: psycopg.Connection, event: str | None) -> tuple[int, str]:
+def _released(scene: Scene, mother: int, release: Mapping[str, None]) -> float:
+    """Take the settings back that hold a COMMIT, and wait until everything is stored; return how long that took."""
+    began = time.monotonic()
+    while True:
+        try:
+            with scene.postgres.admin() as connection:
+                scene.postgres.note(connection, **release)
+            break
+        except psycopg.OperationalError:  # it is in recovery
+            if time.monotonic() > began + 30:
+                raise
+            time.sleep(0.02)
+    os.kill(mother, signal.SIGHUP)
+    scene.wait_stored()
+    return time.monotonic() - began
+
+
+def _end_of_wal(log: str) -> int:
+    """Return where the WAL ended that the recovery found, by what the server says of it."""
+    lines = log.splitlines()
+    done = max(number for number, line in enumerate(lines) if "redo done at" in line or "redo is not required" in line)
+    if "redo is not required" in lines[done]:
+        return 0
+    found = re.search(_LSN, lines[done - 1]) or re.search(_LSN, lines[done])
+    assert found is not None
+    return _number(found[1])
+
+
+_LSN = r" at ([0-9A-F]+/[0-9A-F]+)"
+
+
+def _number(lsn: str) -> int:
+    high, low = lsn.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def _committing(connection: psycopg.Connection, event: str | None) -> tuple[int, int]:
     """Wait until a backend of `collect` is held in COMMIT, at `event` or before the WAL is on disk.
 
-    Return its pid and transaction. Nothing shows the delay before the WAL is written; but who is there for longer than
-    it takes to write is in it.
+    Return its pid, and where the WAL ends that its commit is part of. Nothing shows the delay before the WAL is
+    written; but who is there for longer than it takes to write is in it.
     """
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -116,13 +148,14 @@ def _committing(connection: psycopg.Connection, event: str | None) -> tuple[int,
             again = connection.execute(_COMMITTING).fetchone()
             if again is None or again[:2] != row[:2] or again[2] is not None:
                 continue
-        return int(row[0]), str(row[1])
+        return int(row[0]), _number(row[3])
     raise RuntimeError("no COMMIT was met in 30 s")
 
 
 _COMMITTING = (
-    "SELECT pid, backend_xid::text, wait_event FROM pg_stat_activity WHERE application_name = 'okx collect'"
-    " AND datname = 'okx' AND state = 'active' AND query = 'COMMIT' AND backend_xid IS NOT NULL"
+    "SELECT pid, backend_xid::text, wait_event, pg_current_wal_insert_lsn()::text FROM pg_stat_activity"
+    " WHERE application_name = 'okx collect' AND datname = 'okx' AND state = 'active' AND query = 'COMMIT'"
+    " AND backend_xid IS NOT NULL"
 )
 
 
@@ -342,7 +375,7 @@ def play(names: Sequence[str], options: argparse.Namespace) -> tuple[list[Row], 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of this kind."""
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="of what strikes at a moment (default 50)")
-    parser.add_argument("--rate", type=float, default=2_000, metavar="N", help="trades a second (default 2,000)")
+    parser.add_argument("--rate", type=float, default=2_500, metavar="N", help="trades a second (default 2,500)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="shorten what lasts, 0.1: to a tenth")
     parser.add_argument("--only", action="append", choices=FAULTS, metavar="FAULT", help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--together", action="store_true", help="in one scene, but for the full disks")
