@@ -79,7 +79,7 @@ class Feed:
         self.clock = SteadyClock()
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp
-        self._connect = (connect_timeout_s, dials)
+        self._dials = dials
         self._inbox = Inbox(self._wake_all)
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
@@ -97,7 +97,7 @@ class Feed:
         self._clients: list[OKXWebSocketClient] = []
         self._ended: list[OKXWebSocketClient] = []
         for path, connections in plan(self._symbols, channels).items():
-            self._clients += [self._client(path, wanted) for wanted in connections]
+            self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
         self._total = sum(len(client.wanted) for client in self._clients)
         self._watch_rest = RestClient(rest_url, timeout_s=4.0, attempts=1, sleep=self._sleep)
         # The time of a simulated market is its own: nothing to compare a clock with.
@@ -105,7 +105,7 @@ class Feed:
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
 
-    def _client(self, path: str, wanted: Iterable[Subscription]) -> OKXWebSocketClient:
+    def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
         return OKXWebSocketClient(
             self._base + path,
             wanted,
@@ -113,7 +113,8 @@ class Feed:
             self._on_refused,
             self._inbox.poke,
             lambda: self._inbox.full,
-            *self._connect,
+            timeout_s,
+            self._dials,
             self._on_retired,
         )
 
@@ -257,7 +258,8 @@ class Feed:
                         client.subscribe(left[:room])
                         left = left[room:]
                 for part in spread(left):
-                    client = self._client(url.removeprefix(self._base), part)
+                    # What runs already is not to end because another end point cannot be reached.
+                    client = self._client(url.removeprefix(self._base), part, timeout_s=None)
                     self._clients.append(client)
                     client.start()
 

@@ -50,7 +50,9 @@ class Retired:
                 if subscription.value not in known:
                     known.add(subscription.value)
                     _log.warning(
-                        "%s is retired: %s. The others go on; it is tried again every hour", subscription.value, reason
+                        "%s is retired: %s. The others go on; it is tried again, in the end every hour",
+                        subscription.value,
+                        reason,
                     )
 
     def look(self, seen: Mapping[Subscription, Seen]) -> None:

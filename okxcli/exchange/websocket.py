@@ -17,7 +17,7 @@ from okxcli.errors import ExchangeUnavailable, OkxError
 from okxcli.exchange.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchange.channels import Subscription
 from okxcli.exchange.dialling import PROCESS_DIALS, SLOW_BACKOFF_S, Backoff, Dialler, DialLimiter
-from okxcli.exchange.link import ConnectionState, Link
+from okxcli.exchange.link import ConnectionState, Link, PutOff
 from okxcli.exchange.session import Seen, Session
 from okxcli.exchange.wire import DialError, WireError
 from okxcli.runtime.clock import passed_ms
@@ -25,8 +25,6 @@ from okxcli.runtime.clock import passed_ms
 _log = logging.getLogger(__name__)
 
 _BATCH = 512
-#: A subscription that stood before and is refused now (a delisting, or maintenance) is tried again this often.
-_RETRY_REFUSED_MS = 3_600_000
 #: How long a connection about to end is read on beside its successor: what was pushed before the successor's
 #: subscriptions stood may still be under way on the old one.
 _OVERLAP_MS = 1_000
@@ -37,8 +35,8 @@ class OKXWebSocketClient:
 
     `deliver(frames)` gets the pushes, in their order, in the client's thread; `full()` tells it to stop reading, and
     whoever makes room calls `wake`. `refused(refusal)` hears what OKX refuses for good, `retired(refusal)` what it
-    refuses although it stood before: that is tried again every hour, and by `retry`. `ended()` is called when
-    `failure` was set: never connected within `connect_timeout_s`, or a bug.
+    refuses although it stood before: that is tried again in the end every hour, and by `retry`. `ended()` is called
+    when `failure` was set: never connected within `connect_timeout_s` (None: it tries for ever), or a bug.
     """
 
     def __init__(
@@ -49,7 +47,7 @@ class OKXWebSocketClient:
         refused: Callable[[Refuse], None],
         ended: Callable[[], None],
         full: Callable[[], bool] = lambda: False,
-        connect_timeout_s: float = 30.0,
+        connect_timeout_s: float | None = 30.0,
         dials: DialLimiter = PROCESS_DIALS,
         retired: Callable[[Refuse], None] = lambda refusal: None,
     ) -> None:
@@ -58,7 +56,7 @@ class OKXWebSocketClient:
         self.settled = threading.Event()
         self._wanted = {s[:2]: s for s in subscriptions}
         self._stood: set[tuple[str, str]] = set()
-        self._again: list[tuple[int, Subscription]] = []
+        self._again = PutOff()
         self._deliver = deliver
         self._refused = refused
         self._retired = retired
@@ -134,7 +132,7 @@ class OKXWebSocketClient:
 
     def retry(self) -> None:
         """Try at once what is put off."""
-        self._job(lambda now: setattr(self, "_again", [(now, s) for _, s in self._again]))
+        self._job(self._again.hurry)
 
     @property
     def alive(self) -> bool:
@@ -144,7 +142,7 @@ class OKXWebSocketClient:
     @property
     def wanted(self) -> list[Subscription]:
         """What is subscribed, or will be again; from any thread."""
-        return [*list(self._wanted.values()), *(s for _, s in list(self._again))]
+        return [*list(self._wanted.values()), *self._again.subscriptions()]
 
     def seen(self) -> dict[Subscription, Seen]:
         """Return what the standing subscriptions have brought; nothing while what has come is not read."""
@@ -198,7 +196,8 @@ class OKXWebSocketClient:
             self._ended()
 
     def _loop(self) -> None:
-        give_up_ms = passed_ms() + round(self._connect_timeout_s * 1000)
+        patience_s = self._connect_timeout_s
+        give_up_ms = None if patience_s is None else passed_ms() + round(patience_s * 1000)
         while not self._stopping.is_set():
             now = passed_ms()
             self._do_jobs(now)
@@ -218,7 +217,7 @@ class OKXWebSocketClient:
                     if link.until_ms is not None and now >= link.until_ms and not behind:
                         self._links.remove(link)
                         link.wire.close()
-            if not self._ever_ready and self._wanted and now >= give_up_ms:
+            if not self._ever_ready and self._wanted and give_up_ms is not None and now >= give_up_ms:
                 reason = self._trouble or "it answers no subscription"
                 raise ExchangeUnavailable(
                     f"cannot stream from OKX at {self.url}: {reason}. "
@@ -236,7 +235,7 @@ class OKXWebSocketClient:
             for link in self._links:
                 poll.register(link.wire.fileno(), select.POLLIN)
         dues = [due for link in self._links if (due := link.session.due()) is not None]
-        dues += [due for due, _ in self._again]
+        dues += self._again.dues()
         dues += [link.until_ms for link in self._links if link.until_ms is not None and reading]
         if give_up_ms is not None:
             dues.append(give_up_ms)
@@ -255,8 +254,7 @@ class OKXWebSocketClient:
             jobs, self._jobs = self._jobs, []
         for job in jobs:
             job(now)
-        if due := [s for at, s in self._again if at <= now]:
-            self._again = [(at, s) for at, s in self._again if at > now]
+        if due := self._again.take(now):
             self._add(due, now)
 
     def _add(self, subscriptions: Iterable[Subscription], now: int) -> None:
@@ -269,7 +267,7 @@ class OKXWebSocketClient:
         less = list(subscriptions)
         for subscription in less:
             self._wanted.pop(subscription[:2], None)
-        self._again = [(at, s) for at, s in self._again if s not in less]
+        self._again.drop(less)
         for link in list(self._links):
             self._obey(link, link.session.remove(less, now), now)
 
@@ -286,7 +284,7 @@ class OKXWebSocketClient:
     def _put_off(self, subscriptions: Iterable[Subscription], now: int) -> None:
         known = [s for s in subscriptions if s[:2] in self._wanted]
         self._remove(known, now)
-        self._again += [(now + _RETRY_REFUSED_MS, s) for s in known]
+        self._again.add(known, now)
 
     # Dialling
 
@@ -377,7 +375,7 @@ class OKXWebSocketClient:
         key = refusal.subscription[:2]
         self._wanted.pop(key, None)
         if key in self._stood:
-            self._again.append((now + _RETRY_REFUSED_MS, refusal.subscription))
+            self._again.add([refusal.subscription], now)
             self._retired(refusal)
             return
         self._refused(refusal)
@@ -396,5 +394,6 @@ class OKXWebSocketClient:
             self._next_dial_ms = now + round(wait_s * 1000)
         if reason != self._trouble:
             level = logging.ERROR if slow else logging.WARNING
-            _log.log(level, "%s: %s; connecting again", self.url, reason)
+            then = "connecting again" if self._wanted else "nothing is subscribed there now"
+            _log.log(level, "%s: %s; %s", self.url, reason, then)
         self._trouble = reason

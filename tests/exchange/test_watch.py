@@ -141,7 +141,7 @@ def test_an_expired_symbol_is_retired_alone(exchange, caplog):
         assert [state.connects for state in feed.state()] == [1, 1]
     assert whole(ids(lines, BTC))
     assert told(caplog, "ETH-USDT is retired") == [
-        "ETH-USDT is retired: OKX does not list it any more. The others go on; it is tried again every hour"
+        "ETH-USDT is retired: OKX does not list it any more. The others go on; it is tried again, in the end every hour"
     ]
 
 

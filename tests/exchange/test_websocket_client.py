@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.server import serve
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchange import dialling, session, websocket, wire
+from okxcli.exchange import dialling, link, session, websocket, wire
 from okxcli.exchange.channels import Subscription
 from okxcli.exchange.dialling import Backoff, DialLimiter, MachineDials
 from okxcli.exchange.websocket import OKXWebSocketClient
@@ -243,7 +243,7 @@ def test_refused_symbols_are_told_and_dropped():
 
 def test_a_symbol_that_stood_before_is_tried_again(monkeypatch):
     """What is refused after it once stood (maintenance, a delisting) is asked for again later."""
-    monkeypatch.setattr(websocket, "_RETRY_REFUSED_MS", 100)
+    monkeypatch.setattr(link, "RETRY_MS", 100)
     times = []
 
     def behave(connection, n):
@@ -527,3 +527,25 @@ def test_dials_of_all_processes_stay_below_okxs_limit(tmp_path, monkeypatch):
     turns = [processes[n % 3].turn("wss://ws.okx.com/ws/v5/public") for n in range(9)]
     assert [turn // 1.0 for turn in turns] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert processes[0].turn("wss://wseea.okx.com/ws/v5/public") == 0
+
+
+def test_what_is_put_off_is_tried_ever_more_rarely():
+    """After one minute, two, four, up to an hour; from the beginning after a long time, or when somebody asks."""
+    put_off, now = link.PutOff(), 0
+    waits = []
+    for _ in range(9):
+        put_off.add([BTC], now)
+        (due,) = put_off.dues()
+        waits.append((due - now) // 60_000)
+        assert put_off.take(due - 1) == []
+        assert put_off.take(due) == [BTC]
+        now = due
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    put_off.add([BTC], now + 3 * 3_600_000)
+    assert put_off.dues() == [now + 3 * 3_600_000 + 60_000]
+    put_off.hurry(now)
+    assert put_off.subscriptions() == put_off.take(now) == [BTC]
+    put_off.add([BTC, ETH], now)
+    put_off.drop([BTC])
+    assert put_off.subscriptions() == [ETH]
+    assert put_off
