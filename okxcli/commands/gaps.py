@@ -142,7 +142,7 @@ def _settled(
             yield one
             continue
         newest, newest_ms = history.newest(symbol)
-        last = newest if newest_ms < until_ms else history.first_id_at(symbol, until_ms) - 1
+        last = newest if newest_ms < until_ms else history.last_id_before(symbol, until_ms)
         if last >= one.first:
             yield IdRange("missing", one.first, last, one.first_time, min(newest_ms, until_ms))
 

@@ -121,24 +121,24 @@ class TradeHistory:
         Where OKX's history begins later (it shows three months), the oldest id that it has. Times may step back: the
         ids from here on may hold a few fills that are older.
         """
-        return self._edge(symbol, since_ms)[0]
+        before = self.last_id_before(symbol, since_ms)
+        below = self._rest.history_trades(symbol, before + 1)
+        return min([before + 1, *(int(row["tradeId"]) for row in below if int(row["ts"]) >= since_ms)])
 
     def last_id_before(self, symbol: str, until_ms: int) -> int:
-        """Return the highest id of the fills before `until_ms`; below the oldest if there is none."""
-        return self._edge(symbol, until_ms)[1]
+        """Return the highest id of the fills before `until_ms`; below the oldest that OKX has if there is none.
 
-    def _edge(self, symbol: str, since_ms: int) -> tuple[int, int]:
-        """Return the lowest id at or after a moment, and the highest one before it."""
-        rows = self._rest.history_trades(symbol, since_ms, by_time=True)
+        Times may step back: the ids up to here may hold a few fills that are younger.
+        """
+        rows = self._rest.history_trades(symbol, until_ms, by_time=True)
         if not rows:
-            oldest = self._oldest(symbol, since_ms)
-            return oldest, oldest - 1
+            return self._oldest(symbol, until_ms) - 1
         before = max(int(row["tradeId"]) for row in rows)
         tries = 0
         for _ in range(_MAX_REQUESTS):
-            # The cache may have been behind: fills right after it may be older than `since_ms` too.
+            # The cache may have been behind: fills right after it may be older than `until_ms` too.
             rows = self._rest.history_trades(symbol, before + TRADES_PAGE)
-            later = [int(row["tradeId"]) for row in rows if int(row["ts"]) < since_ms]
+            later = [int(row["tradeId"]) for row in rows if int(row["ts"]) < until_ms]
             if later and max(later) > before:
                 before, tries = max(later), 0
                 continue
@@ -146,8 +146,7 @@ class TradeHistory:
             # Only a younger fill in the same answer proves that this cache had got there.
             if tries == self._attempts or any(int(row["tradeId"]) > before for row in rows):
                 break
-        below = self._rest.history_trades(symbol, before + 1)
-        return min([before + 1, *(int(row["tradeId"]) for row in below if int(row["ts"]) >= since_ms)]), before
+        return before
 
     def _oldest(self, symbol: str, since_ms: int) -> int:
         """Return the lowest id that OKX shows, which is younger than `since_ms`."""
