@@ -164,6 +164,9 @@ def _nobody_reads() -> int:
 
 
 def _say(text: str) -> None:
+    from okxcli.runtime.log import printable
+
+    text = "\n".join(map(printable, text.split("\n")))  # the mistakes of a configuration are a line each
     try:
         print(text, file=sys.stderr, flush=True)
     except BrokenPipeError:

@@ -222,8 +222,8 @@ def _of(message: dict[str, Any]) -> Event:
         if isinstance(argument, dict) and "data" in message:
             subscription = _subscription(argument)
             return Push(subscription.channel, subscription.value)
-        return Unknown(", ".join(list(message)[:5]) or "empty object")
-    code, text = str(message.get("code", "")), str(message.get("msg", ""))
+        return Unknown(_words_of(", ".join(list(message)[:5]), 100) or "empty object")
+    code, text = _words_of(message.get("code"), 20), _words_of(message.get("msg"), 300)
     if event in ("subscribe", "unsubscribe") and isinstance(argument, dict):
         return (Ack if event == "subscribe" else Unack)(_subscription(argument))
     if event == "login":
@@ -233,8 +233,15 @@ def _of(message: dict[str, Any]) -> Event:
     if event == "notice":
         return Notice(code, text)
     if event in ("channel-conn-count", "channel-conn-count-error"):
-        return ConnCount(str(message.get("channel")), str(message.get("connCount")), event.endswith("error"))
-    return Unknown(str(event)[:40])
+        channel, count = (_words_of(message.get(key), 40) for key in ("channel", "connCount"))
+        return ConnCount(channel, count, event.endswith("error"))
+    return Unknown(_words_of(event, 40))
+
+
+def _words_of(value: Any, longest: int) -> str:
+    """Return a text of the exchange's as it may be shown: one line, not for ever, nothing that moves a terminal."""
+    text = "" if value is None else str(value)[: 4 * longest]
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:longest].strip()
 
 
 def _refused(code: str, text: str, request: str) -> Event:

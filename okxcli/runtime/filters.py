@@ -8,6 +8,7 @@ from pathlib import Path
 
 from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, UsageError
 from okxcli.runtime.lines import LineReader, Output, Overlong
+from okxcli.runtime.log import printable
 from okxcli.runtime.signals import Lifecycle
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class LineFilter:
             self._rejects.line(json.dumps(row).encode())
         if self._strict:
             raise InputError(f"{where}: {reason}")
-        print(f"okx {self.name}: {where}: {reason}", file=sys.stderr)
+        print(printable(f"okx {self.name}: {where}: {reason}"), file=sys.stderr)
 
     def _close(self, counts: Callable[[], dict[str, int]] | None) -> None:
         """Write the closing counts to standard error and to the stats file."""

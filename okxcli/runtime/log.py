@@ -16,7 +16,15 @@ class _Brief(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"okx {self._command}: {mark}{record.getMessage()}"
+        return f"okx {self._command}: {mark}{printable(record.getMessage())}"
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character escaped that would move a terminal's cursor, colour it or end the line.
+
+    What a message quotes (a name, a line, an answer) was written by others.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class _Full(logging.Formatter):
