@@ -204,8 +204,12 @@ class Downloader:
                 reason = str(error).splitlines()[0][:200]
                 _log.debug("%s: %s", name, reason)
                 continue
-            if state and _sound(stream):
-                return True
+            try:
+                if state and _sound(stream):
+                    return True
+            except InputError as error:
+                _empty(stream)
+                raise ExchangeUnavailable(f"cannot use {url}: {error}") from None
             if not state:
                 return False
             _empty(stream)
@@ -306,7 +310,11 @@ def _digits(text: str) -> int:
 
 
 def _sound(stream: BinaryIO) -> bool:
-    """Whether what was written is a whole zip as OKX makes them; every member is read and its checksum compared."""
+    """Whether what was written is a whole zip; every member is read and its checksum compared.
+
+    Raises:
+        InputError: it is whole, and made to fill memory or disk.
+    """
     size = stream.seek(0, 2)
     stream.seek(0)
     try:
@@ -314,7 +322,6 @@ def _sound(stream: BinaryIO) -> bool:
             check_members(archive, size)
             return archive.testzip() is None
     except (
-        InputError,
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
