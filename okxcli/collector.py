@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 60.0
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
+#: Rejected messages of a run that are kept in the table `quarantine`.
+_QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
 #: Bars held while the open ones are taken up again.
@@ -251,6 +253,8 @@ class Collector:
 
     def _reject(self, line: bytes, reason: str) -> None:
         self.rejected += 1
+        if self.rejected <= _QUARANTINED:
+            self._keeper.refuse(line, reason)
         if self.rejected <= _TOLD:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
 

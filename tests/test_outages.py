@@ -11,8 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from okxcli.collector import Collector
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.runtime.config import Config
+from okxcli.storage.database import open_database
+from okxcli.storage.keeper import Keeper
+from okxcli.storage.spool import Spool
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all"], "timeframes": ["1s"]}
 
@@ -146,3 +151,23 @@ def test_sigterm_while_a_table_is_locked(collect, database, exchange, tmp_path):
     with psycopg.connect(database) as connection:
         ids = connection.execute("SELECT trade_id FROM raw_trades WHERE symbol = 'BTC-USDT' ORDER BY 1").fetchall()
     assert [number for (number,) in ids] == list(range(ids[0][0], ids[-1][0] + 1))
+
+
+def test_a_message_that_is_none(database, tmp_path):
+    """What the normaliser refuses is told, kept in quarantine, and costs its neighbours nothing."""
+    row = {"instId": "BTC-USDT", "tradeId": "7", "px": "5", "sz": "1", "side": "buy", "ts": "1747008000000"}
+    push = {"arg": {"channel": "trades-all", "instId": "BTC-USDT"}, "data": [row]}
+    bad = json.dumps(push | {"data": [row | {"px": "1e400"}]}).encode()
+    with open_database(database, create=True) as opened:
+        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        config = Config(symbols=("BTC-USDT",), timeframes=("1m",))
+        collector = Collector(config, None, keeper, opened.session)
+        collector.take([b"nonsense", json.dumps(push).encode(), bad])
+        collector.finish()
+        keeper.close()
+        assert collector.counts()["rejected"] == collector.counts()["quarantined"] == 2
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT trade_id FROM raw_trades").fetchall() == [(7,)]
+        kept = connection.execute("SELECT line, reason FROM quarantine ORDER BY id").fetchall()
+    assert [line for line, _ in kept] == ["nonsense", bad.decode()]
+    assert "number out of range" in kept[1][1]
