@@ -1,5 +1,6 @@
 """`okx store`: lines into Postgres."""
 
+import logging
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +8,15 @@ import typer
 
 from okxcli import options
 from okxcli.core.codec import UnknownType, decode
-from okxcli.errors import InvalidLine, TryLater
+from okxcli.errors import BUGS, InvalidLine, TryLater
 from okxcli.runtime.clock import now_ms
 
 if TYPE_CHECKING:
     from okxcli.runtime.filters import LineFilter
     from okxcli.storage.database import Database
 
+
+_log = logging.getLogger(__name__)
 
 #: Bad lines of a run that go to quarantine: something that is no JSON at all must not fill the disk.
 _KEPT = 1_000
@@ -111,16 +114,23 @@ class _Keeping:
         except UnknownType:
             return
         except InvalidLine as reason:
-            if self._kept < _KEPT:
-                self._kept += 1
-                self.keeper.refuse(line, str(reason))
-            if self._strict:  # the end: what came before is stored first, and counted
-                self.keeper.finish()
+            self._quarantine(line, str(reason))
+            raise
+        except BUGS as error:
+            _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
+            self._quarantine(line, f"a bug of okx: {type(error).__name__}: {error}")
             raise
         self.keeper.add(found, line)
         while self.keeper.full and not self._run.stopping:  # no room anywhere: whoever writes to us has to wait
             time.sleep(0.2)
             self.keeper.tick()
+
+    def _quarantine(self, line: bytes, reason: str) -> None:
+        if self._kept < _KEPT:
+            self._kept += 1
+            self.keeper.refuse(line, reason)
+        if self._strict:  # the end: what came before is stored first, and counted
+            self.keeper.finish()
 
     def tick(self) -> float | None:
         self.keeper.tick()

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -153,6 +154,34 @@ def test_tee_passes_lines_on_once_they_are_durable(database, environment):
         process.stdin.close()
         assert process.stdout.read() == lines(fill(2), fill(3))
         assert process.wait(60) == 65
+
+
+def test_tee_holds_back_what_is_not_durable(database, embedded_dsn, environment):
+    """A line that came when Postgres was gone is passed on when it is back and has it, and not before."""
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    command = [*OKX, "store", "--tee", "-q"]
+    env = environment | {"OKX_DSN": database}
+    with (
+        psycopg.connect(embedded_dsn, autocommit=True) as admin,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+        ) as process,
+    ):
+        process.stdin.write(lines(fill(1)))
+        process.stdin.flush()
+        assert process.stdout.readline() == lines(fill(1))
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            process.stdin.write(lines(fill(2)))
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], 2)[0] == []
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        assert process.stdout.readline() == lines(fill(2))
+        assert stored(database) == [1, 2]
+        process.stdin.close()
+        assert process.stdout.read() == b""
 
 
 def test_trickle_is_committed_within_a_second(database, environment):
