@@ -99,7 +99,9 @@ class Spool:
         Between the two another process may find it, empty, and delete it: what were written then would be lost.
         """
         while True:
-            path = self.folder / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
+            # After those that wait, though the wall clock may have been set back since.
+            newest = max((int(stem) for path in self._paths() if (stem := path.name[:20]).isdecimal()), default=0)
+            path = self.folder / f"{max(time.time_ns(), newest + 1):020d}-{os.getpid()}{_SUFFIX}"
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:

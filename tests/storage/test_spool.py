@@ -182,3 +182,18 @@ def test_a_folder_that_cannot_be(tmp_path):
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
     assert Spool(tmp_path / "file" / "b").obstacle() == f"{tmp_path / 'file'} is no folder"
+
+
+def test_a_wall_clock_that_is_set_back_changes_no_order(tmp_path, monkeypatch):
+    """What is kept after the step comes out after what was kept before it."""
+    moments = iter([2_000_000_000, 1_000_000_000, 1_500_000_000])
+    monkeypatch.setattr(module.time, "time_ns", lambda: next(moments))
+    spool = Spool(tmp_path / "spool")
+    for line in (b"one", b"two", b"three"):
+        spool.write([line])
+        spool.rotate()
+    found = []
+    for file in spool.files():
+        found += file.read(10)
+        file.leave()
+    assert found == [b"one", b"two", b"three"]
