@@ -45,7 +45,8 @@ class Collector:
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
     and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
     incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
-    the configuration; `load` reads that anew when a HUP asks for it.
+    the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
+    feed's, which is corrected when OKX's time is known better.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Collector:
         feed: Feed,
         keeper: Keeper,
         session: Callable[[], AbstractContextManager[Connection]],
+        clock: Callable[[], int],
         *,
         housekeep: Callable[[Config], None] = lambda config: None,
         mender: Callable[[Config], Mender] | None = None,
@@ -66,6 +68,7 @@ class Collector:
         self._feed = feed
         self._keeper = keeper
         self._session = session
+        self._clock = clock
         self._housekeep = housekeep
         self._mender = mender
         self._load = load
@@ -260,9 +263,8 @@ class Collector:
 
     def tick(self) -> None:
         """Do what time has made due: candles by the exchange's clock, a batch."""
-        now = self._feed.clock()
         if self._candles is not None:
-            self._candles_due = self._candles.advance(now)
+            self._candles_due = self._candles.advance(self._feed.clock())
         self._store()
         self._keeper.tick()
         if time.monotonic() >= self._next_heartbeat:
@@ -270,13 +272,12 @@ class Collector:
             _log.debug("alive: %s", self.counts())
 
     def _wait_s(self, end: float | None) -> float:
-        now = self._feed.clock()
         waits = [max(self._next_heartbeat - time.monotonic(), 0)]
-        due = self._keeper.due_in(now)
+        due = self._keeper.due_in(self._clock())
         if due is not None:
             waits.append(due)
         if self._candles_due is not None:
-            waits.append(max(self._candles_due - now, 0) / 1000)
+            waits.append(max(self._candles_due - self._feed.clock(), 0) / 1000)
         if end is not None:
             waits.append(max(end - time.monotonic(), 0))
         return min(waits)

@@ -180,6 +180,24 @@ def test_mistakes_change_nothing(collect, exchange):
     collect.stop()
 
 
+def test_while_postgres_is_away(collect, exchange, embedded_dsn):
+    """The change waits: it is the database that says where the new symbol begins. Nothing is lost meanwhile."""
+    name = psycopg.conninfo.conninfo_to_dict(collect.database)["dbname"]
+    with psycopg.connect(embedded_dsn, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        collect.wait_for(lambda: "spooling to" in collect.log())
+        collect.change(symbols=SYMBOLS)
+        assert collect.log().splitlines()[-1].endswith("is taken up when the database is back")
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    collect.wait_for(lambda: "the configuration is read again: +SOL-USDT" in collect.log())
+    collect.goes_on(*SYMBOLS)
+    collect.stop()
+    for symbol in (BTC, ETH):
+        found = tape(collect, symbol)
+        assert found == list(range(found[0], found[-1] + 1))
+
+
 def test_a_terminal_that_goes_ends_it(tmp_path, database, exchange):
     """Where HUP says that the terminal has been closed, it ends as ever, everything stored."""
     ours, theirs = pty.openpty()

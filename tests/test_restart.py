@@ -186,7 +186,8 @@ def test_a_hole_that_is_filled_while_the_day_is_open(tmp_path, database):
         keeper = Keeper(opened, Spool(tmp_path / "spool"), clock=lambda: now[0])
         mender = Mender(opened.session, frames, lambda: now[0])
         config = Config(symbols=("BTC-USDT",), timeframes=tuple(frame.name for frame in frames))
-        collector = Collector(config, Silent(lambda: now[0]), keeper, opened.session, mender=lambda config: mender)
+        feed = Silent(lambda: now[0])
+        collector = Collector(config, feed, keeper, opened.session, feed.clock, mender=lambda config: mender)
         for number, at in fills.items():
             now[0] = at + 10
             if number == 24:

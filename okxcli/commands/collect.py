@@ -50,7 +50,7 @@ def collect(
     from okxcli.core.timeframes import parse_list
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.clock import parse_duration
+    from okxcli.runtime.clock import SteadyClock, parse_duration
     from okxcli.runtime.config import Config, load
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import retention
@@ -73,7 +73,7 @@ def collect(
         ) as database,
     ):
         feed = _feed(settings, ws_base, rest_url, database)
-        clock = feed.clock
+        clock = SteadyClock()
         keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
 
         def housekeep(now: Config) -> None:
@@ -89,6 +89,7 @@ def collect(
             feed,
             keeper,
             lambda: session(database),
+            clock,
             housekeep=housekeep,
             mender=mender,
             load=lambda: load(config, required=True),
