@@ -89,7 +89,7 @@ class Feed:
         self._refusals: list[Refuse] = []
         self._retired = Retired()
         self._refused = 0
-        self._changed = False
+        self._changes = 0
         self._lock = threading.Lock()
         self._history_rest = RestClient(rest_url, timeout_s=5.0, attempts=2, patience_s=8.0, sleep=self._sleep)
         self._repairs = repair
@@ -209,9 +209,9 @@ class Feed:
         wanted = {self._base + path: dict.fromkeys(found) for path, found in subscriptions(symbols, channels).items()}
         names = list(dict.fromkeys(symbols))
         new = [name for name in names if name not in self._symbols]
-        self._changed = True
         kept: dict[str, set[Subscription]] = {}
         with self._lock:
+            self._changes += 1
             for client in list(self._clients):
                 has = client.wanted
                 stays = {s for s in has if s in wanted.get(client.url, {})} if client.alive else set()
@@ -229,7 +229,7 @@ class Feed:
         more = {url: [s for s in found if s not in kept.get(url, ())] for url, found in wanted.items()}
         out = self._retape(names if TAPE in channels else [], resume)
         self._symbols = names
-        arguments = (new, {url: some for url, some in more.items() if some})
+        arguments = (self._changes, new, {url: some for url, some in more.items() if some})
         threading.Thread(target=self._extend, args=arguments, name="okx instruments", daemon=True).start()
         return out
 
@@ -242,13 +242,16 @@ class Feed:
             return []
         return self._repair.retape(names, resume or {})
 
-    def _extend(self, names: list[str], more: Mapping[str, list[Subscription]]) -> None:
-        """Tell what new symbols are, then subscribe; in a thread, since REST may take its time."""
+    def _extend(self, change: int, names: list[str], more: Mapping[str, list[Subscription]]) -> None:
+        """Tell what new symbols are, then subscribe, unless there is another wish by then.
+
+        In a thread, since REST may take its time.
+        """
         if names:
             self._catalogue = Catalogue(self._rest)
             self._inbox.put(self._instruments(names))
         with self._lock:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or change != self._changes:
                 return
             for url, wanted in more.items():
                 left = list(wanted)
@@ -367,7 +370,7 @@ class Feed:
             refusals, self._refusals = self._refusals, []
         self._refused += len(refusals)
         text = explained(refusals, self._catalogue)
-        if self._refused == self._total and not self._changed:
+        if self._refused == self._total and not self._changes:
             self.stop()
             raise UsageError(text)
         _log.warning("%s", text)

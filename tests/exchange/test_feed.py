@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 import pytest
-from feeding import BTC, ETH, SWAP, feed_of, ids, read, traded
+from feeding import BTC, ETH, SWAP, feed_of, ids, present, read, traded
 
 from okxcli.errors import ExchangeUnavailable, UsageError
 from okxcli.exchange import feed as feed_module
@@ -210,3 +210,20 @@ def test_line_breaks_within_a_message_do_not_break_lines(exchange):
         lines = read(feed, lambda lines: any(b"X-Y" in line for line in lines))
     (found,) = [line for line in lines if b"X-Y" in line]
     assert found == b'{"arg":{"channel":"trades-all","instId":"X-Y"}, "data":[  ]}'
+
+
+def test_another_wish_before_the_first_is_done(exchange):
+    """Two changes in a row while REST is slow: what the second one wants is subscribed, and nothing else."""
+    with feed_of(exchange, [BTC]) as feed:
+        lines = read(feed, present(exchange))
+        exchange.slow_rest(0.5)
+        lines += feed.change([BTC, ETH], ["trades-all", "tickers"])
+        lines += feed.change([BTC, SWAP], ["trades-all"])
+        exchange.slow_rest(0)
+        lines += read(feed, present(exchange, BTC, SWAP))
+        time.sleep(1)
+        assert [one.channels for one in exchange.connections()] == [(("trades-all", BTC), ("trades-all", SWAP))]
+        assert [state.connects for state in feed.state()] == [1]
+    found = ids(lines)
+    assert found == list(range(found[0], found[-1] + 1))
+    assert any(b'"instruments"' in line and SWAP.encode() in line for line in lines)
