@@ -4,6 +4,7 @@ Certificates are verified and nothing switches that off; redirects are not follo
 """
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -17,6 +18,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 HEAD_S = 30.0
 BODY_S = 60.0
 _READ = 1 << 16
+
+
+# It logs broken heads with a traceback, which Python would print where nobody listens; they are told as errors here.
+logging.getLogger("urllib3").addHandler(logging.NullHandler())
 
 
 class TooLarge(Exception):
@@ -39,13 +44,16 @@ class _Impatient:
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()  # type: ignore[misc]
+            answer = super().getresponse()  # type: ignore[misc]
         except Exception:
-            if over.is_set():
-                raise TimeoutError(f"no end of the answer's head within {HEAD_S:.0f} s") from None
-            raise
+            if not over.is_set():
+                raise
+            answer = None
         finally:
             timer.cancel()
+        if over.is_set():  # a head that was cut looks like one that ended
+            raise TimeoutError(f"no end of the answer's head within {HEAD_S:.0f} s")
+        return answer
 
     def _cut(self, over: threading.Event) -> None:
         over.set()

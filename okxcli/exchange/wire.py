@@ -215,4 +215,4 @@ def _in_words(error: Exception) -> str:
         return "no such host"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
