@@ -110,6 +110,7 @@ def deal(name: str, place: Field, plan: Plan, played: Played) -> None:
     """Deal a fault, again and again; note how long it took to be noticed and to be over."""
     make, bound_s = FAULTS[name]
     for _ in range(plan.rounds):
+        place.scene.subscribed()  # what was broken before is over: else the same word is not said again
         time.sleep(place.rng.uniform(0.5, 2.0))
         met = make(place)
         recovered_s = place.scene.wait_stored()
