@@ -16,7 +16,7 @@ from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 
 BTC, ETH, SOL = SYMBOLS = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
-CONFIG = {"symbols": [BTC, ETH], "channels": ["trades-all"], "timeframes": ["1s", "5s"]}
+CONFIG = {"symbols": [BTC, ETH], "channels": ["trades-all"], "timeframes": ["1s", "2s"]}
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ WHERE n BETWEEN 2 AND total - 2 AND symbol IN (%s, %s) GROUP BY 1, 2
 
 
 def bars_of(collect, symbol):
-    return collect.query("SELECT count(*) FROM market_data WHERE symbol = %s AND timeframe = '5s'", symbol)[0][0]
+    return collect.query("SELECT count(*) FROM market_data WHERE symbol = %s AND timeframe = '2s'", symbol)[0][0]
 
 
 def handshakes(exchange):
@@ -130,7 +130,7 @@ def test_symbols_come_and_go(collect, exchange):
     left = exchange.fills(ETH)[-1].trade_id
     collect.goes_on(BTC)
     assert collect.newest(ETH) == ended < left
-    collect.wait_for(lambda: bars_of(collect, BTC) >= 2)  # an edge of 5 s passes without it
+    collect.wait_for(lambda: bars_of(collect, BTC) >= 2)  # an edge of 2 s passes without it
     # It comes back: what it missed meanwhile is fetched, its open bars with it.
     collect.change()
     collect.goes_on(BTC, ETH)
@@ -143,17 +143,17 @@ def test_symbols_come_and_go(collect, exchange):
     assert tape(collect, SOL)
     assert collect.query("SELECT count(*) FROM instruments WHERE symbol = %s", SOL) == [(1,)]
     bars = collect.query(MIDDLE_BARS, BTC, ETH)
-    assert {row[:2] for row in bars} == {(s, tf) for s in (BTC, ETH) for tf in ("1s", "5s")}
+    assert {row[:2] for row in bars} == {(s, tf) for s in (BTC, ETH) for tf in ("1s", "2s")}
     assert all(row[2] for row in bars), bars
 
 
 def test_timeframes_and_channels(collect, exchange):
     """Other bars are made from here on, from what is stored; another channel gets a connection of its own."""
     dials = handshakes(exchange)
-    collect.change(timeframes=["1s", "10s"], channels=["trades-all", "books5"])
-    assert "+books5 +10s -5s" in collect.log()
+    collect.change(timeframes=["1s", "4s"], channels=["trades-all", "books5"])
+    assert "+books5 +4s -2s" in collect.log()
     collect.wait_for(lambda: collect.query("SELECT 1 FROM order_books LIMIT 1"))
-    collect.wait_for(lambda: collect.query("SELECT 1 FROM market_data WHERE timeframe = '10s' AND complete"))
+    collect.wait_for(lambda: collect.query("SELECT 1 FROM market_data WHERE timeframe = '4s' AND complete"))
     assert handshakes(exchange) == dials + 1
     collect.change(channels=["trades-all"])
     collect.wait_for(lambda: len(exchange.connections()) == 1)
