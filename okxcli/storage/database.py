@@ -103,6 +103,7 @@ class Database:
         self._application = application
         self._server: EmbeddedServer | None = None
         self._unprepared: Callable[[Connection], None] | None = None
+        self._closed = False
 
     @property
     def where(self) -> str:
@@ -137,7 +138,8 @@ class Database:
         """
         if self._server is not None:
             self._server.revive()
-        self.start()
+        elif not self._closed:
+            self.start()
         if self._unprepared is not None:
             with self.session() as connection:
                 self._unprepared(connection)
@@ -196,6 +198,7 @@ class Database:
 
     def close(self) -> None:
         """Let go of the embedded server, if it is the one; the last one out stops it, and waits some seconds for it."""
+        self._closed = True
         server, self._server = self._server, None
         if server is not None:
             server.close(_STOP_S)

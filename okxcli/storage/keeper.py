@@ -5,18 +5,16 @@ again), `draining` (the spool goes into the database, oldest first; what is new 
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Literal
 
-import psycopg
-
 from okxcli.core.codec import decode, encode
 from okxcli.core.model import Line
-from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, InvalidLine, OkxError
+from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, LoginRefused
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import Connection, Database
+from okxcli.storage.probe import Probe
 from okxcli.storage.spool import Spool, SpoolFile
 from okxcli.storage.watchdog import Watchdog
 from okxcli.storage.writer import BATCH_MS, BATCH_ROWS, Writer
@@ -34,16 +32,12 @@ _SILENCE_S = 30.0
 _HURRY_S = 3.0
 #: The one who takes lines in waits for a connection at most so long; the thread that probes may wait longer.
 _CONNECT_S = 3
-#: The share of the spool's bound at which a word is due.
+#: The share of the spool's bound at which a word is due, and the room that is little on any disk: an hour of nine busy
+#: symbols.
 _NEARLY_FULL = 0.8
+_LITTLE_BYTES = 512 << 20
 #: Time between two looks for what a process that died has left in the spool.
 _LOOK_S = 60.0
-
-# A writer's own lock on every table it may write to; their partitions are not asked, there may be thousands.
-_TRY_LOCKS = (
-    "LOCK TABLE ONLY symbols, ONLY trade_ledger, ONLY raw_trades, ONLY merged_trades, ONLY market_data,"
-    " ONLY order_books, ONLY tickers, ONLY instruments IN ROW EXCLUSIVE MODE"
-)
 
 
 class Keeper:
@@ -83,10 +77,7 @@ class Keeper:
         self._held: list[bytes] = []  # not in the spool yet, while away or draining
         self._held_since = 0
         self._file: SpoolFile | None = None
-        self._reachable = threading.Event()
-        self._found: Connection | None = None  # by the thread that probes
-        self._misfit: ConfigError | None = None
-        self._stopped = threading.Event()
+        self._search = Probe(database, self._new_connection)
         self._warned = False
         self._next_look = time.monotonic() + _LOOK_S
         obstacle = spool.obstacle()
@@ -139,7 +130,7 @@ class Keeper:
         """Return the seconds until `tick` wants to be called; None when nothing waits."""
         if self._state == "up":
             return self._writer.due_in(now)
-        if self._state == "draining" or self._reachable.is_set():
+        if self._state == "draining" or self._search.found:
             return 0.0
         if self._held and not self.full:
             return min(max(self._held_since + BATCH_MS - now, 0), BATCH_MS) / 1000
@@ -160,11 +151,9 @@ class Keeper:
             return
         if self._held and (now - self._held_since >= BATCH_MS or now < self._held_since):
             self._keep()
-        if self._state == "away" and self._reachable.is_set():
-            self._reachable.clear()
-            if self._misfit is not None:
-                self._keep()
-                raise self._misfit
+        if self._state == "away" and self._search.found:
+            self._keep()
+            self._search.result()
             self._state = "draining"
         if self._state == "draining":
             self._drain_piece()
@@ -210,25 +199,25 @@ class Keeper:
 
     def close(self) -> None:
         """Close connection and spool."""
-        self._stopped.set()
+        self._search.stop()
         self._watchdog.stop()
         if self._file is not None:
             self._file.leave()
             self._file = None
         self._spool.close()
         self._writer.close()
-        found, self._found = self._found, None
-        if found is not None:
-            found.close()
 
     # ---- the database
 
     def _connect(self) -> Connection:
-        found, self._found = self._found, None
+        found = self._search.take()
         return found if found is not None else self._new_connection(_CONNECT_S)
 
     def _new_connection(self, timeout_s: int | None = None) -> Connection:
-        connection = self._database.connect(timeout_s)
+        try:
+            connection = self._database.connect(timeout_s)
+        except LoginRefused as error:  # it let us in before: a password or a rule was changed, and may be again
+            raise DatabaseUnavailable(str(error)) from None
         try:
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
@@ -274,27 +263,7 @@ class Keeper:
 
     def _probe(self) -> None:
         self._writer.close()  # the session may be what is wrong: begin anew
-        self._reachable.clear()
-        threading.Thread(target=self._reach, name="okx reach database", daemon=True).start()
-
-    def _reach(self) -> None:
-        """Try until the database takes writes again, in a thread of its own: an attempt may hang for seconds."""
-        while not self._stopped.wait(self._pause_s):
-            try:
-                self._database.revive()
-                connection = self._new_connection()
-            except ConfigError as error:
-                self._misfit = error
-                self._reachable.set()
-                return
-            except (OkxError, OSError, psycopg.Error) as error:
-                _log.debug("still away: %s", error)
-                continue
-            if _takes_writes(connection) and not self._stopped.is_set():
-                self._found = connection
-                self._reachable.set()
-                return
-            connection.close()
+        self._search.begin(self._pause_s)
 
     # ---- the spool
 
@@ -316,10 +285,10 @@ class Keeper:
         self.full = False
         self.spooled += len(self._held)
         self._held.clear()
-        size = self._spool.size()
-        if size > _NEARLY_FULL * self._spool.max_bytes and not self._warned:
+        room = self._spool.room()
+        if room < min((1 - _NEARLY_FULL) * self._spool.max_bytes, _LITTLE_BYTES) and not self._warned:
             self._warned = True
-            _log.warning("the spool %s is nearly full: %d MiB", self._spool.folder, size >> 20)
+            _log.warning("the spool %s is nearly full: room for %d MiB is left", self._spool.folder, room >> 20)
 
     def _look(self) -> None:
         """Drain what a process that was killed has left: nobody else would before the next start."""
@@ -378,19 +347,3 @@ class Keeper:
         except BUGS as error:
             _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
             self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")
-
-
-def _takes_writes(connection: Connection) -> bool:
-    """Whether the database is neither a standby nor read-only, and nobody holds one of the tables locked for long."""
-    try:
-        with connection.transaction():
-            row = connection.execute(
-                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
-            ).fetchone()
-            if row is None or row[0]:
-                return False
-            connection.execute(_TRY_LOCKS)
-    except psycopg.Error as error:
-        _log.debug("it is there, but takes nothing: %s", error)
-        return False
-    return True

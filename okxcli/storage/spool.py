@@ -66,8 +66,7 @@ class Spool:
         if size + len(data) > self.max_bytes:
             raise SpoolFull(f"the spool {self.folder} is full: {size >> 20} MiB")
         file = self._open()
-        free = os.statvfs(self.folder)
-        if free.f_bavail * free.f_frsize < len(data) + SPARE_BYTES:
+        if self._free() < len(data):
             raise SpoolFull(f"the disk of {self.folder} is full")
         start = file.tell()
         try:
@@ -122,6 +121,14 @@ class Spool:
         if not place.is_dir():
             return f"{place} is no folder"
         return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
+
+    def room(self) -> int:
+        """Return how many bytes can still be kept, up to the bound or to the end of the disk; the folder is there."""
+        return max(min(self.max_bytes - self.size(), self._free()), 0)
+
+    def _free(self) -> int:
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize - SPARE_BYTES
 
     def size(self) -> int:
         """Return how many bytes wait, those of other processes included."""

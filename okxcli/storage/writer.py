@@ -232,9 +232,9 @@ class Writer:
             self.close()
             if time.monotonic() + wait_s > until:
                 raise failure
-            if not away:
+            if not away and self._patience_s >= 1:  # with less, whoever has so little says what comes next
                 _log.warning("%s: trying again for %.0f s", failure, self._patience_s)
-            away = True
+            away = self._patience_s >= 1
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACK_OFF_S)
 

@@ -209,8 +209,9 @@ def read_only(scene: Scene, plan: Plan) -> None:
 def recovery(scene: Scene, plan: Plan) -> None:
     """Start it as a standby, which answers and takes no writes, and promote it."""
     scene.postgres.stop(immediately=True)
-    (scene.postgres.data / "standby.signal").touch()
-    shutil.copystat(scene.postgres.data / "PG_VERSION", scene.postgres.data / "standby.signal")
+    wish, owner = scene.postgres.data / "standby.signal", (scene.postgres.data / "PG_VERSION").stat()
+    wish.touch(mode=0o600)
+    os.chown(wish, owner.st_uid, owner.st_gid)
     scene.postgres.start()
     time.sleep(10 * plan.scale)
     with scene.postgres.admin() as connection:

@@ -1,5 +1,6 @@
 """The keeper: whatever happens to Postgres, every line that was taken is stored once."""
 
+import logging
 import threading
 import time
 from decimal import Decimal
@@ -10,10 +11,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
-from okxcli.errors import ConfigError, DatabaseUnavailable
+from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused
 from okxcli.storage import database as opening
 from okxcli.storage import keeper as module
-from okxcli.storage.database import open_database
+from okxcli.storage.database import Database, open_database
 from okxcli.storage.keeper import Keeper
 from okxcli.storage.spool import Spool
 from okxcli.storage.watchdog import Watchdog
@@ -214,6 +215,42 @@ def test_a_session_that_does_not_answer(database):
             connection.execute("SELECT pg_sleep(60)")
         assert 0.4 < time.monotonic() - began < 20
     watchdog.stop()
+
+
+def test_a_login_that_is_refused_later(make, database, outage, monkeypatch):
+    """A password that was changed under a collector is an outage like any other: it once was right."""
+    keeper = make()
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    connect = Database.connect
+
+    def refuse(self, timeout_s=None):
+        raise LoginRefused("password authentication failed")
+
+    monkeypatch.setattr(Database, "connect", refuse)
+    outage.begin()
+    keeper.add(trade(2))
+    time.sleep(0.3)
+    keeper.tick()
+    assert keeper.counts()["spooled"] == 1
+    outage.end()
+    monkeypatch.setattr(Database, "connect", connect)
+    run_until(keeper, lambda: keeper.up)
+    assert stored(database) == [1, 2]
+
+
+def test_little_room_is_told_once(make, outage, caplog, monkeypatch):
+    """Before there is none."""
+    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
+    keeper = make(spool={"max_bytes": 130 * len(encode(trade(119)))})
+    outage.begin()
+    for i in range(1, 120):
+        keeper.add(trade(i))
+        if not i % 10:
+            time.sleep(0.26)
+            keeper.tick()
+    assert caplog.text.count("is nearly full: room for") == 1
+    assert not keeper.full
 
 
 def test_an_end_in_a_hurry(make, database):
