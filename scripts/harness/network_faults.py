@@ -145,8 +145,8 @@ def half_open(field: Field) -> Met:
     """No byte comes or goes any more, and no end."""
     mark, began = field.mark(), time.monotonic()
     field.exchange.freeze()
-    # By a ping, or by the request that a channel which seems mute leads to.
-    return Met("standing", field.found(mark, "no pong for|no answer to", began, 80))
+    # By a ping; or by what is done about channels that are mute: a request without an answer, a replacement.
+    return Met("standing", field.found(mark, "no pong for|no answer to|replacing the connection", began, 80))
 
 
 def no_pong(field: Field) -> Met:
