@@ -52,12 +52,13 @@ def init(
     read it. Its place is told on standard error.
     """
     from okxcli.runtime.config import user_file
+    from okxcli.runtime.files import private_folder
     from okxcli.runtime.shipped import shipped
 
     target = path or user_file(os.environ)
     text = shipped("config", "okx.json")[0].read_bytes()
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(target.parent)
         if force:
             target.unlink(missing_ok=True)
         with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

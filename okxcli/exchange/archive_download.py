@@ -24,6 +24,7 @@ from okxcli.errors import ExchangeUnavailable, InputError, TryLater, UsageError
 from okxcli.exchange import web
 from okxcli.exchange.archive_files import check_members
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
+from okxcli.runtime.files import private, private_folder
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class Downloader:
         path = self._folder / place.rsplit("/", 1)[-1]
         if path.is_file() and zipfile.is_zipfile(path):
             return path
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self._folder)
         part = path.with_name(path.name + ".part")
         with _held(part) as stream:
             whole = self._had(f"{self._base}/{place}", stream, path.name)
@@ -342,7 +343,7 @@ def _held(part: Path) -> Iterator[BinaryIO]:
         UsageError: it cannot be written.
     """
     try:
-        stream = part.open("a+b")
+        stream = open(part, "a+b", opener=private)  # noqa: SIM115 - the opener makes it ours alone
     except OSError as error:
         raise UsageError(f"cannot write {part}: {error.strerror}") from None
     with stream:

@@ -1,11 +1,33 @@
 """Files in and out, packed by name: `.gz` and `.zst` are read and written as what they hold."""
 
+import errno
 import gzip
 import io
+import os
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from okxcli.errors import InputError, UsageError
+
+
+def private_folder(path: Path, above: int = 0o700) -> None:
+    """Make a folder for its owner alone, and those above it that are missing with the mode `above`, despite any umask.
+
+    `Path.mkdir` gives its mode to the last one only. Folders that are there already stay as they are.
+
+    Raises:
+        OSError: it cannot be made, or something else has its name.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700 if one == path else above, exist_ok=True)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file; one that is made is its owner's alone. The `opener` of `open`."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def open_input(path: Path) -> BinaryIO:

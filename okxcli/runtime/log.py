@@ -3,8 +3,10 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from okxcli.errors import UsageError
+from okxcli.runtime.files import private
 
 
 class _Brief(logging.Formatter):
@@ -37,6 +39,13 @@ class _Full(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class _PrivateFile(logging.FileHandler):
+    """A log that, if it is made, is its owner's alone: it tells what is collected, and quotes lines."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private)
+
+
 def setup(
     command: str, verbose: bool = False, quiet: bool = False, log_file: Path | None = None, file_level: str = "debug"
 ) -> None:
@@ -60,7 +69,7 @@ def setup(
     root.setLevel(logging.DEBUG if verbose or log_file else logging.INFO)
     if log_file is not None:
         try:
-            full = logging.FileHandler(log_file, encoding="utf-8")
+            full = _PrivateFile(log_file, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from None
         full.setLevel(file_level.upper())

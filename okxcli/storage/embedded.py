@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from okxcli.errors import DatabaseUnavailable
+from okxcli.runtime.files import private_folder
 from okxcli.storage import postmaster
 from okxcli.storage.binaries import Account, Binaries, account, find
 
@@ -139,7 +140,7 @@ class EmbeddedServer:
         if self._use is not None:
             return
         try:
-            self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.base, above=0o711)  # a server of another user must get through to it
             door = _open_lock(self.base / postmaster.DOOR)
             use = _open_lock(self.base / postmaster.USE)
         except OSError as error:
@@ -276,7 +277,8 @@ class EmbeddedServer:
             home.rmdir()
             name = hashlib.sha256(os.fsencode(self.base)).hexdigest()[:12]
             home = Path("/var/lib/okx") / name
-            home.mkdir(mode=0o711, parents=True, exist_ok=True)
+            home.parent.mkdir(mode=0o711, exist_ok=True)
+            home.mkdir(mode=0o700, exist_ok=True)
             home.chmod(0o700)
             os.chown(home, who.uid, who.gid)
         link = self.base / "home"
@@ -365,7 +367,7 @@ def _settle(dsn: str) -> str:
 
 def _private(folder: Path, who: Account) -> None:
     """Make the socket's folder, or refuse one there that others could have prepared (it may be below /tmp)."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     owner = os.geteuid() if who.uid is None else who.uid
     if who.uid is not None and who.gid is not None and folder.lstat().st_uid == os.geteuid():
         os.chown(folder, who.uid, who.gid)

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 
+from okxcli.runtime.files import private, private_folder
 from okxcli.storage.spool import name_of, state_folder
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class Seen:
         if self.before(origin):
             return
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.write_text(f"{origin}\n")
+            private_folder(self._path.parent)
+            with open(self._path, "w", encoding="utf-8", opener=private) as file:
+                file.write(f"{origin}\n")
         except OSError as error:
             _log.debug("cannot remember the database in %s: %s", self._path, error.strerror)

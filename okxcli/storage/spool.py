@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from okxcli.runtime.files import private_folder
+
 #: A file is closed, so that it can be drained and deleted, when it is this large.
 FILE_BYTES = 16 << 20
 #: What the folder may hold: hours of nine busy symbols. The disk's own end may come first.
@@ -84,7 +86,7 @@ class Spool:
     def _open(self) -> BinaryIO:
         if self._file is None:
             new = [place.parent for place in (self.folder, *self.folder.parents) if not place.exists()]
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self.folder)
             self._path, descriptor = self._make()
             self._file = os.fdopen(descriptor, "wb", buffering=0)
             self._written = 0
