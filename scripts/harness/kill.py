@@ -45,6 +45,8 @@ STATES = {
 #: What is waited for, each in its turn; the others are met at random.
 AIMS = (2, 3, 4, 5, 7, 8, 9)
 _WITH_SPOOL = (8, 9)
+#: It keeps to OKX's limits, at some requests for each hole.
+_BACKFILL_S = 1_200.0
 
 # `okx` as it is, but that it notes what it does in a shared byte, and waits to be killed in the state that the second
 # byte asks for. The third makes it call one batch committed that it never sends.
@@ -314,11 +316,14 @@ def pipe(scene: Scene, plan: Plan, rounds: int) -> None:
     scene.wait_stored()
     one.stop()
     began = time.monotonic()
-    while (left := common.start(["backfill"], scene.folder, scene.environment)).wait(300) == 75:
-        if time.monotonic() > began + 300:
-            break
-    if left.returncode:
-        scene.problems.append(f"backfill ends with {left.returncode}")
+    backfill = common.start(["backfill"], scene.folder, scene.environment)
+    try:
+        status = backfill.wait(_BACKFILL_S)
+    except subprocess.TimeoutExpired:
+        backfill.kill()
+        status = backfill.wait()
+    if status:
+        scene.problems.append(f"backfill ends with {status}")
     scene.hit("the end, and backfill", "all of them", time.monotonic() - began)
 
 
@@ -326,7 +331,7 @@ def play(name: str, options: argparse.Namespace) -> tuple[list[Row], list[str], 
     """Play one kind in a scene of its own; return its rows, what is wrong, and a line about the rest."""
     folder = Path(tempfile.mkdtemp(prefix="okx-chaos-"))
     folder.chmod(0o711)
-    rate = options.rate if name == "terminate" else min(options.rate, 400.0)
+    rate = min(options.rate, {"terminate": options.rate, "pipe": 120.0}.get(name, 400.0))
     plan = Plan(random.Random(f"kill/{options.seed}/{name}"), options.rounds, options.each, rate, options.plant)
     board = Board(folder / "board")
     embedded = name in _EMBEDDED
