@@ -20,7 +20,7 @@ from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
 from okxcli.exchange.archive_duck import DuckFile, Fills
 from okxcli.exchange.archive_files import tables
-from okxcli.exchange.archive_layout import read_name
+from okxcli.exchange.archive_layout import RowsAs, read_name
 from okxcli.exchange.normalize import Normalizer
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
@@ -55,7 +55,7 @@ class BulkLoader:
     """Stores the fills of `symbols` that bulk files hold, and their bars in `timeframes`.
 
     With `fill` a quiet that the ids prove gets flat bars. `describe` gives raw lines of what a symbol is, for one that
-    the database does not know.
+    the database does not know. `rows_as` says what rows of trades are, whatever they look like.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class BulkLoader:
         until_ms: int | None = None,
         fill: bool = False,
         describe: Callable[[str], list[bytes]] = lambda symbol: [],
+        rows_as: RowsAs | None = None,
     ) -> None:
         self.symbols = list(dict.fromkeys(symbols))
         self._database = database
@@ -77,6 +78,7 @@ class BulkLoader:
         self._fill = fill
         self._stop: Callable[[], bool] = lambda: False
         self._describe = describe
+        self._rows_as = rows_as
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
@@ -145,8 +147,8 @@ class BulkLoader:
 
     def _file(self, connection: Connection, path: Path) -> None:
         try:
-            done = True
-            for table in tables(path):
+            done = self._rows_as != "aggregates"
+            for table in tables(path) if done else ():
                 duck = DuckFile.open(table, self.symbols)
                 if duck is None:
                     done = False
@@ -191,7 +193,7 @@ class BulkLoader:
 
     def _by_line(self, path: Path, symbols: list[str], since: int | None, until: int) -> None:
         """Store what a file holds through the same steps as the pipe of commands."""
-        archive = Archive([path], symbols, since, until)
+        archive = Archive([path], symbols, since, until, rows_as=self._rows_as)
         normalizer = Normalizer()
         for lines in archive.lines():
             for line in lines:
@@ -225,7 +227,9 @@ class BulkLoader:
             for bar in _larger(frame, parts or []):
                 if bar.end > whole.last_ms:
                     continue
-                proven = bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1]
+                # In a bar that reaches out of the file by time may be fills of another one, whatever the ids say.
+                within = whole.begin_ms <= bar.start and bar.end <= whole.end_ms
+                proven = within and bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1]
                 if not proven:
                     self._edges[fills.symbol, frame.name, bar.start] = bar.first_id, bar.last_id
                 candle = bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=proven)

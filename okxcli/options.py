@@ -5,7 +5,7 @@ configuration, the default.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,5 +86,13 @@ FilesUrl = Annotated[
         show_envvar=True,
         metavar="URL",
         help="Where OKX's bulk files are. Default: OKX's own place.",
+    ),
+]
+RowsAs = Annotated[
+    Literal["fills", "aggregates"] | None,
+    typer.Option(
+        "--as",
+        help="What the rows of trade files are. Default: merged trades (aggregates) where the name says so, or where "
+        "more ids are missing between the rows than files of fills lack.",
     ),
 ]

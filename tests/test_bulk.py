@@ -71,10 +71,10 @@ def other(embedded_dsn):
         connection.execute("DROP DATABASE okx_test_bulk_other WITH (FORCE)")
 
 
-def by_line(database, fills, frames=FRAMES):
+def by_line(database, fills, frames=FRAMES, lateness_ms=10_000):
     """Store fills and their candles as the pipe does; `fills` are lists by symbol."""
     writer = Writer(database.connect)
-    maker = RealTimeCandleProcessor(frames, writer.add, live=False)
+    maker = RealTimeCandleProcessor(frames, writer.add, lateness_ms, live=False)
     for symbol, some in fills.items():
         if symbol in WORTH:
             writer.add(WORTH[symbol])
@@ -228,6 +228,43 @@ def test_damaged_rows_and_aggregates(opened, tmp_path):
         )
         assert connection.execute("SELECT symbol, count(*) FROM raw_trades GROUP BY 1").fetchall() == [(SPOT, 399)]
         assert connection.execute("SELECT count(*) FROM merged_trades").fetchall() == [(400,)]
+
+
+def test_what_rows_are_told_to_be(opened, other, tmp_path):
+    """A file of fills that lacks many goes into the tape, and one without a hole beside it, where that is said."""
+    fills = [fill for fill in made(600) if fill.trade_id % 30]
+    by_line(other, {SPOT: fills})
+    write(tmp_path / "a", "BTC-USDT-trades-2026-05-17", modern(SPOT, fills))
+    loader = BulkLoader(opened, [SPOT], FRAMES.split(","), rows_as="fills")
+    loader.load([tmp_path / "a"])
+    assert loader.by_symbol()[SPOT]["files"] == len(fills)
+    found, wanted = stored(opened), stored(other)
+    assert (found["rows"], found["ledger"]) == (wanted["rows"], wanted["ledger"])
+    write(tmp_path / "b", "ETH-USDT-trades-2026-05-17", modern("ETH-USDT", made(200)))
+    BulkLoader(opened, ["ETH-USDT"], FRAMES.split(","), rows_as="aggregates").load([tmp_path / "b"])
+    with opened.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM merged_trades").fetchall() == [(200,)]
+        assert connection.execute("SELECT count(*) FROM raw_trades WHERE symbol = 'ETH-USDT'").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("back", [1, 700, 2_500, 61_000])
+def test_time_that_steps_back_across_the_end_of_a_file(opened, other, tmp_path, back):
+    """The first fills of a file belong into bars that the file before it proved complete: these are mended, whichever
+    of the two comes first."""
+    rng, fills = random.Random(back), made(900, start=MIDNIGHT - 3_600_000)
+    for number, fill in enumerate(fills):
+        fill.ts = MIDNIGHT - 450_000 + 1_000 * number
+    late = [fill for fill in fills if MIDNIGHT + 10_000 <= fill.ts < MIDNIGHT + 60_000]
+    for fill in rng.sample(late, 5):
+        fill.ts = MIDNIGHT - back - rng.randrange(200)
+    first, second = ([f for f in fills if (f.trade_id < 1_450) is early] for early in (True, False))
+    frames = "1s,1m,1d+8"
+    by_line(other, {SPOT: fills}, frames, lateness_ms=600_000)
+    write(tmp_path / "1", "BTC-USDT-trades-2026-05-17", modern(SPOT, first))
+    write(tmp_path / "2", "BTC-USDT-trades-2026-05-18", modern(SPOT, second))
+    for folder in ("1", "2") if back % 2 else ("2", "1"):
+        BulkLoader(opened, [SPOT], frames.split(",")).load([tmp_path / folder])
+    assert stored(opened) == stored(other)
 
 
 def test_a_span_and_a_stop(opened, tmp_path):

@@ -54,6 +54,7 @@ def backfill(
         ),
     ] = True,
     files_url: options.FilesUrl = None,
+    rows_as: options.RowsAs = None,
     restore: Annotated[
         bool,
         typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
@@ -122,7 +123,7 @@ def backfill(
             for name in names if restore and begin is not None else ():
                 work.tape.restore(name, begin or 0, end or now)
             if files:
-                loader = BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe)
+                loader = BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe, rows_as)
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:

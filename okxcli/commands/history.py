@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli.commands.stream import urls
-from okxcli.options import FilesUrl, Output, RestUrl, Symbols, Verbose
+from okxcli.options import FilesUrl, Output, RestUrl, RowsAs, Symbols, Verbose
 
 if TYPE_CHECKING:
     from okxcli.exchange.archive import Archive
@@ -59,6 +59,7 @@ def history(
         ),
     ] = False,
     files_url: FilesUrl = None,
+    rows_as: RowsAs = None,
     output: Output = None,
     rest_url: RestUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
@@ -96,7 +97,8 @@ def history(
         if download:
             files = _fetched(symbols, channel, begin, now if end is None else end, files, files_url, progress, life)
         if files:
-            damaged = _from_files(Archive(files, symbols, begin, end, channel, progress), rest, output, life)
+            archive = Archive(files, symbols, begin, end, channel, progress, rows_as)
+            damaged = _from_files(archive, rest, output, life)
         elif begin is None:
             raise UsageError("from when on? Name it: --since 2h, --since 2026-05-18 ... or name files: --files")
         else:

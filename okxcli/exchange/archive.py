@@ -13,7 +13,7 @@ from pathlib import Path
 
 from okxcli.errors import InputError, UsageError
 from okxcli.exchange.archive_files import find, tables
-from okxcli.exchange.archive_layout import DAY_MS, FileName, Kind, Row, UnknownLayout, read_name
+from okxcli.exchange.archive_layout import DAY_MS, FileName, Kind, Row, RowsAs, UnknownLayout, read_name
 from okxcli.exchange.archive_lines import candle_lines, trade_lines
 from okxcli.exchange.archive_scan import Part, scan
 from okxcli.exchange.archive_sort import in_order
@@ -33,7 +33,7 @@ class Archive:
 
     With `since_ms`, the fill right before the first one comes along if it is there: the link that proves the first
     bar. `damaged` counts rows that could not be read, `unreadable` files, `rows` what was given out; `progress` is
-    called with bytes done and all bytes.
+    called with bytes done and all bytes. `rows_as` says what rows of trades are, whatever they look like.
 
     Raises:
         UsageError: no such file or pattern, an odd symbol, a channel that no file stands in for.
@@ -47,6 +47,7 @@ class Archive:
         until_ms: int | None = None,
         channel: str = "trades-all",
         progress: Callable[[int, int], None] | None = None,
+        rows_as: RowsAs | None = None,
     ) -> None:
         self.symbols = list(dict.fromkeys(symbols))
         for symbol in self.symbols:
@@ -59,6 +60,7 @@ class Archive:
         self.since_ms = since_ms
         self.until_ms = until_ms
         self.damaged = self.unreadable = self.rows = 0
+        self._rows_as = rows_as
         self._progress = progress or (lambda done, total: None)
         self._sizes = {path: path.stat().st_size for path in find(paths) if self._worth_reading(path)}
         self._done = 0
@@ -124,7 +126,7 @@ class Archive:
     def _scan(self, path: Path) -> list[Part]:
         """Return what a file holds; nothing, after a word, if it cannot be read."""
         try:
-            scans = [scan(table, self.symbols, self.kind) for table in tables(path)]
+            scans = [scan(table, self.symbols, self.kind, self._rows_as) for table in tables(path)]
         except (InputError, UnknownLayout) as error:
             self.unreadable += 1
             _log.warning("left out: %s", error if isinstance(error, InputError) else f"{path}: {error}")

@@ -75,11 +75,16 @@ class Fills(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The fills of a symbol in a span: ids as ranges (times can step back at its ends), first and last time (ms)."""
+    """The fills of a symbol in a span: ids as ranges (times can step back at its ends), first and last time (ms).
+
+    `begin_ms` and `end_ms` are the times of the lowest and the highest id.
+    """
 
     ids: list[tuple[int, int]]
     first_ms: int
     last_ms: int
+    begin_ms: int
+    end_ms: int
 
 
 class DuckFile:
@@ -139,7 +144,9 @@ class DuckFile:
         """Return what there is of a symbol in a span of time; None if there is nothing."""
         values = [symbol, since_ms, until_ms]
         times = self._connection.execute(
-            "SELECT min(ts), max(ts) FROM fills WHERE symbol = ? AND ts >= ? AND ts < ?", values
+            "SELECT min(ts), max(ts), arg_min(ts, id), arg_max(ts, id) FROM fills"
+            " WHERE symbol = ? AND ts >= ? AND ts < ?",
+            values,
         ).fetchall()[0]
         if times[0] is None:
             return None

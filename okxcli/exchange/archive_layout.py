@@ -16,6 +16,8 @@ from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.errors import InvalidLine
 
 Kind = Literal["trades", "candles"]
+#: What the rows of a file of trades are.
+RowsAs = Literal["fills", "aggregates"]
 
 #: A row of a file: its key (trade id, or a bar's open), its time in ms, its symbol, and its cells in a fixed order.
 Row = tuple[int, int, bytes, tuple[bytes, ...]]

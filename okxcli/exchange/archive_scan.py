@@ -1,7 +1,7 @@
 """What stands in a bulk file, found by reading it once: per symbol its ids, times, order, and whether they are fills.
 
 A file of aggregates (several fills in one row) must not be taken for the tape. It is known by its name, or by its ids:
-those of fills follow one another; those of aggregates have steps everywhere.
+those of fills follow one another; those of aggregates have steps everywhere. Whoever knows better may say so.
 """
 
 import logging
@@ -10,7 +10,7 @@ from operator import lt
 
 from okxcli.errors import InvalidLine
 from okxcli.exchange.archive_files import Table, blocks, first_line
-from okxcli.exchange.archive_layout import FileName, Kind, Layout, Row, read_layout, read_name
+from okxcli.exchange.archive_layout import FileName, Kind, Layout, Row, RowsAs, read_layout, read_name
 
 _log = logging.getLogger(__name__)
 
@@ -169,8 +169,10 @@ class Scan:
             _log.warning("%s: row %d: %s", self.table, number, reason)
 
 
-def scan(table: Table, symbols: Collection[str], kind: Kind) -> Scan:
+def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | None = None) -> Scan:
     """Read a table; it has no parts if it is of another kind, empty, or holds none of the symbols.
+
+    `rows_as` says what rows of trades are, whatever they look like.
 
     Raises:
         InputError: the file is damaged as a whole.
@@ -200,19 +202,19 @@ def scan(table: Table, symbols: Collection[str], kind: Kind) -> Scan:
         _log.warning("%s: %d rows are damaged and passed over", table, found.damaged)
     for symbol, extent in extents.items():
         if kind == "trades":
-            _judge(found, symbol.decode(), extent, name is not None and name.kind == "aggtrades")
+            _judge(found, symbol.decode(), extent, name is not None and name.kind == "aggtrades", rows_as)
     for merged in (False, True):
         if some := {symbol: extent for symbol, extent in extents.items() if extent.merged == merged}:
             found.parts.append(Part(table, layout, name, some))
     return found
 
 
-def _judge(found: Scan, symbol: str, extent: Extent, named: bool) -> None:
+def _judge(found: Scan, symbol: str, extent: Extent, named: bool, rows_as: RowsAs | None) -> None:
     """Decide whether the rows of a symbol are fills, and say so if not."""
-    extent.merged = extent.are_aggregates(found.damaged) or named
-    if extent.merged:
+    extent.merged = (extent.are_aggregates(found.damaged) or named) if rows_as is None else rows_as == "aggregates"
+    if extent.merged and rows_as is None:
         _log.warning(
-            "%s: %s: merged trades (%s), kept out of the tape",
+            "%s: %s: merged trades (%s), kept out of the tape. If it is a file of fills that lacks some: --as fills",
             found.table,
             symbol,
             "by its name" if named else f"{extent.rows} rows with {extent.missing} ids missing between them",

@@ -16,6 +16,7 @@ from okxcli.storage.outcome import Outcome
 from okxcli.storage.partitions import DAY_MS, Partitions
 from okxcli.storage.proof import Proof, count_within
 from okxcli.storage.reader import Series, Span
+from okxcli.storage.rows import stamp
 
 #: Bars made and stored at a time.
 _CHUNK = 1_000
@@ -81,7 +82,8 @@ def rebuild(
 def store_bars(connection: Connection, bars: list[OHLCVCandle]) -> int:
     """Store bars of one symbol that are better than what is stored; return how many were.
 
-    The complete ones beat any other, for their ids are all known; the rest follows the common rule.
+    The complete ones beat any other, for their ids are all known, and so does one that holds more fills than what is
+    stored, whatever that was taken for. The rest follows the common rule.
     """
     if not bars:
         return 0
@@ -92,11 +94,26 @@ def store_bars(connection: Connection, bars: list[OHLCVCandle]) -> int:
         ledger.introduce(connection, [key])
         ledger.lock(connection, [key])
         # What the ledger does not prove may be less than somebody else has: it follows the common rule.
+        held = _held(connection, [bar for bar in bars if not bar.complete])
         for proven in (False, True):
-            some = [bar for bar in bars if bar.complete == proven]
+            some = [bar for bar in bars if (bar.complete or (bar.trade_count or 0) > held.get(bar.start, 0)) == proven]
             if some:
                 candles.store_candles(connection, some, outcome, proven)
     return outcome.counts["market_data"]
+
+
+def _held(connection: Connection, bars: list[OHLCVCandle]) -> dict[int, int]:
+    """Return how many fills the bars stored in the place of these hold, by start; no end where there is none."""
+    found = dict.fromkeys((bar.start for bar in bars), 1 << 62)
+    for bar in bars:
+        rows = connection.execute(
+            "SELECT trade_count FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
+            " AND timeframe = %s AND timestamp = %s::timestamptz AND trade_count IS NOT NULL AND closed",
+            [bar.exchange, bar.symbol, bar.timeframe, stamp(bar.timestamp)],
+        )
+        for (count,) in rows:
+            found[bar.start] = count
+    return found
 
 
 class _Maker:

@@ -224,6 +224,22 @@ def test_aggregates_are_kept_out_of_the_tape(tmp_path, caplog):
     assert raw.startswith(b'{"arg":{"channel":"trades","instId"')
 
 
+def test_whoever_knows_better_says_so(tmp_path, caplog):
+    """A file of fills with many holes, and one of aggregates without any, are what they are told to be, without a word;
+    the word about the first names the way."""
+    fills = made(400)
+    thin = write(tmp_path, "BTC-USDT-trades-2026-05-17", modern("BTC-USDT", [f for f in fills if f.trade_id % 40]))
+    whole = write(tmp_path, "BTC-USDT-trades-2026-05-18", modern("BTC-USDT", fills))
+    with caplog.at_level(logging.WARNING):
+        assert b'"file-merged"' in next(Archive([thin], ["BTC-USDT"]).lines())[0]
+        assert "--as fills" in caplog.text
+        caplog.clear()
+        lines = [line for part in Archive([thin], ["BTC-USDT"], rows_as="fills").lines() for line in part]
+        assert len(lines) == 390 and all(b'"origin":"file"' in line for line in lines)
+        assert b'"file-merged"' in next(Archive([whole], ["BTC-USDT"], rows_as="aggregates").lines())[0]
+        assert caplog.text == ""
+
+
 def test_a_file_of_fills_may_lack_some(tmp_path):
     """A hole or two, or as many as there are damaged rows, do not make a file one of aggregates."""
     fills = made(1_000)
