@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _DEFAULTS = {
 }
 #: A writer that has used the database before waits so long for it at its start, before it goes on without it.
 _PATIENCE_S = 4.0
+_START_S = 8.0
 _AGAIN_S = 0.5
 #: A command ends within 10 s of its signal; a server that takes longer to stop does so without us.
 _STOP_S = 3.0
@@ -103,6 +105,7 @@ class Database:
         self._application = application
         self._server: EmbeddedServer | None = None
         self._unprepared: Callable[[Connection], None] | None = None
+        self._starting = threading.Lock()
         self._closed = False
 
     @property
@@ -117,12 +120,44 @@ class Database:
         """How to connect; may hold a password, so it is for programs and not for eyes."""
         return self._server.dsn if self._server is not None else self.target.dsn
 
-    def start(self) -> None:
-        """Use the embedded server, if it is the one."""
-        if self.target.base is not None and self._server is None:
-            server = EmbeddedServer(self.target.base)
-            server.start()
-            self._server = server
+    def start(self, patience_s: float | None = None) -> None:
+        """Use the embedded server, if it is the one.
+
+        With a patience, one that takes longer (it may have to recover) goes on starting in a thread of its own.
+
+        Raises:
+            DatabaseUnavailable: it does not start, or not in that time.
+        """
+        if self.target.base is None:
+            return
+        if patience_s is None:
+            self._start()
+            return
+        failures: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._start()
+            except Exception as error:  # for the one who waits; if nobody does any more, the next try tells
+                failures.append(error)
+
+        thread = threading.Thread(target=run, name="okx start database", daemon=True)
+        thread.start()
+        thread.join(patience_s)
+        if failures:
+            raise failures[0]
+        if thread.is_alive():
+            raise DatabaseUnavailable(f"Postgres in {self.where} is not up after {patience_s:.0f} s")
+
+    def _start(self) -> None:
+        assert self.target.base is not None
+        with self._starting:
+            if self._server is None and not self._closed:
+                server = EmbeddedServer(self.target.base)
+                server.start()
+                self._server = server
+                if self._closed:  # meanwhile
+                    self.close()
 
     @property
     def ready(self) -> bool:
@@ -138,8 +173,7 @@ class Database:
         """
         if self._server is not None:
             self._server.revive()
-        elif not self._closed:
-            self.start()
+        self.start()
         if self._unprepared is not None:
             with self.session() as connection:
                 self._unprepared(connection)
@@ -260,7 +294,7 @@ def _open(database: Database, create: bool, origin: str | None, seen: Seen, pati
     until = time.monotonic() + patience_s
     while True:
         try:
-            database.start()
+            database.start(_START_S if patience_s and seen.before(origin) else None)
             with database.session(int(patience_s) or None) as connection:
                 _prepare(connection, database, create, origin)
             if create:

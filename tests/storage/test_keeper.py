@@ -1,9 +1,11 @@
 """The keeper: whatever happens to Postgres, every line that was taken is stored once."""
 
 import logging
+import shutil
 import threading
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused
 from okxcli.storage import database as opening
 from okxcli.storage import keeper as module
 from okxcli.storage.database import Database, open_database
+from okxcli.storage.embedded import EmbeddedServer, throwaway_base
 from okxcli.storage.keeper import Keeper
 from okxcli.storage.spool import Spool
 from okxcli.storage.watchdog import Watchdog
@@ -352,6 +355,39 @@ def test_away_at_the_start(make, database, outage, tmp_path, monkeypatch):
         finally:
             keeper.close()
     assert stored(database) == list(range(1, 10))
+
+
+def test_an_embedded_server_that_is_slow_to_start(tmp_path, monkeypatch):
+    """One that has to recover is not waited for: lines are spooled until it is up, and it is used once only."""
+    monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(opening, "_START_S", 0.1)
+    env = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_DATA_HOME": str(throwaway_base())}
+    open_database(create=True, origin="local", env=env).close()
+    start, recovered, starts = EmbeddedServer.start, threading.Event(), []
+
+    def slowly(self):
+        starts.append(self)
+        assert recovered.wait(30)
+        start(self)
+
+    monkeypatch.setattr(EmbeddedServer, "start", slowly)
+    with open_database(create=True, origin="local", env=env, later=True) as opened:
+        assert not opened.ready
+        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        try:
+            keeper.add(trade(1))
+            time.sleep(1.5)  # the thread that probes has met the one that starts it
+            keeper.tick()
+            assert keeper.counts()["spooled"] == 1
+            recovered.set()
+            run_until(keeper, lambda: keeper.up)
+            assert stored(opened.dsn) == [1]
+            assert len(starts) == 1
+        finally:
+            recovered.set()
+            keeper.close()
+    assert not EmbeddedServer(Path(env["XDG_DATA_HOME"]) / "okx").running()
+    shutil.rmtree(env["XDG_DATA_HOME"])
 
 
 def test_away_at_the_start_and_another_ones(make, database, outage, tmp_path, monkeypatch):
