@@ -11,6 +11,8 @@ import pytest
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import StandardizedTrade
+from okxcli.exchange.instruments import instrument_line
+from okxcli.exchange.normalize import Normalizer
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.storage.database import open_database
@@ -64,9 +66,9 @@ def day(database, tape):
         yield connection
 
 
-def verify(exchange, dsn, *arguments):
+def verify(exchange, dsn, *arguments, symbol=SYMBOL):
     """Run the command; return (differences, stderr, exit status)."""
-    command = [sys.executable, "-m", "okxcli", "verify", SYMBOL, "--dsn", dsn, "--rest-url", exchange.rest_url]
+    command = [sys.executable, "-m", "okxcli", "verify", symbol, "--dsn", dsn, "--rest-url", exchange.rest_url]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode in (0, 1, 2), done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr, done.returncode
@@ -155,6 +157,93 @@ def test_five_planted_errors_are_found_and_nothing_else(exchange, day, database,
     one = found["1m", absent.start]
     assert (one["cause"], one["note"], one["ours"]) == ("absent", "its fills are stored, the bar is not", None)
     assert Decimal(one["exchange"]["volume"]) == absent.volume
+
+
+CONTRACTS = ("BTC-USDT-SWAP", "BTC-USD-SWAP")
+
+
+@pytest.fixture(scope="module")
+def contracts():
+    """Two swaps, one linear and one inverse, with some hours of past; their markets stand still."""
+    start = TODAY + 5 * MINUTE
+    with LocalExchange(
+        CONTRACTS, rate=0.5, seed=11, start_ms=start, history_s=4 * 3600, quiet=0.1, options=Options(limits=0)
+    ) as exchange:
+        exchange.set_time(start + 1)
+        yield exchange
+
+
+def told(exchange, symbol):
+    """Return what the exchange says that a symbol is."""
+    (line,) = Normalizer().feed(instrument_line(exchange.row(symbol)))
+    return line
+
+
+@pytest.mark.parametrize("symbol", CONTRACTS)
+def test_planted_errors_in_contracts(contracts, database, symbol):
+    """Sizes are contracts, and what one is worth depends on its kind: an inverse one on the price of each fill. A day
+    that is right agrees in all three volumes; a digit in any of them, a fill that lacks, a bar whose amounts are those
+    of the other kind, of the close, or of spot are found, and nothing else."""
+    fills = [
+        StandardizedTrade("okx", symbol, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts, 1, None, f.source)
+        for f in contracts.fills(symbol)
+    ]
+    instrument, bars = told(contracts, symbol), []
+    assert instrument.contract_type == ("inverse" if symbol == "BTC-USD-SWAP" else "linear")
+    maker = RealTimeCandleProcessor("1m", bars.append)
+    maker.instrument(instrument)
+    for fill in fills:
+        maker.trade(fill)
+    store(database, [instrument, *fills, *bars])
+    since, until = bars[1].start, bars[-1].timestamp
+    span = ("--tf", "1m", "--since", str(since), "--until", str(until))
+    differences, err, status = verify(contracts, database, *span, symbol=symbol)
+    assert (differences, status) == ([], 0), err
+    assert all(bar.base_volume > 0 and bar.quote_volume > 0 for bar in bars)
+    assert len({bar.volume / bar.base_volume for bar in bars}) > 1 or instrument.contract_type == "linear"
+
+    busy = [bar for bar in bars[1:] if bar.complete and bar.trade_count > 5 and bar.open != bar.close]
+    digit, base, quote, missing, kind, other = busy[5 :: len(busy) // 6][:6]
+    worth = instrument.contract_value * (instrument.contract_multiplier or 1)
+    with psycopg.connect(database, autocommit=True) as connection:
+
+        def change(bar, **numbers):
+            names = ", ".join(f"{name} = %s" for name in numbers)
+            connection.execute(
+                f"UPDATE market_data SET {names} WHERE symbol = %s AND start = to_timestamp(%s / 1000.0)",
+                [*numbers.values(), symbol, bar.start],
+            )
+
+        change(digit, volume=digit.volume + instrument.lot_size)
+        change(base, base_volume=base.base_volume * Decimal("1.0001"))
+        change(quote, quote_volume=quote.quote_volume + Decimal("0.01"))
+        lost = missing.first_trade_id + 1
+        connection.execute("DELETE FROM raw_trades WHERE trade_id = %s", [lost])
+        connection.execute(
+            "UPDATE trade_ledger SET covered = covered - int8multirange(int8range(%s, %s, '[]'))", [lost] * 2
+        )
+        size = next(fill.size for fill in fills if fill.trade_id == lost)
+        change(missing, volume=missing.volume - size, trade_count=missing.trade_count - 1)
+        amount = kind.volume * worth  # of a linear one that is coins, of an inverse one dollars
+        if instrument.contract_type == "inverse":
+            change(kind, base_volume=amount, quote_volume=amount * kind.close)
+            change(other, base_volume=other.volume * worth / other.close)  # by the close, not by each fill
+        else:
+            change(kind, base_volume=amount / kind.close, quote_volume=amount)
+            change(other, base_volume=other.volume, quote_volume=other.volume * other.close)
+    differences, _, status = verify(contracts, database, *span, symbol=symbol)
+    found = {one["start"]: (one["cause"], one["fields"]) for one in differences}
+    altered = "not what its fills say"
+    assert status == 1
+    assert found == {
+        digit.start: (altered, ["volume"]),
+        base.start: (altered, ["base_volume"]),
+        quote.start: (altered, ["quote_volume"]),
+        missing.start: ("missing fills", ["volume"]),
+        kind.start: (altered, ["base_volume", "quote_volume"]),
+        other.start: (altered, ["base_volume"] if symbol == "BTC-USD-SWAP" else ["base_volume", "quote_volume"]),
+    }
+    assert next(one["note"] for one in differences if one["start"] == missing.start) == f"ids {lost}"
 
 
 def test_a_fill_on_the_wrong_side_of_midnight(exchange, day, database, tape):
