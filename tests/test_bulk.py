@@ -71,10 +71,10 @@ def other(embedded_dsn):
         connection.execute("DROP DATABASE okx_test_bulk_other WITH (FORCE)")
 
 
-def by_line(database, fills, frames=FRAMES, lateness_ms=10_000):
+def by_line(database, fills, frames=FRAMES, lateness_ms=10_000, fill=False):
     """Store fills and their candles as the pipe does; `fills` are lists by symbol."""
     writer = Writer(database.connect)
-    maker = RealTimeCandleProcessor(frames, writer.add, lateness_ms, live=False)
+    maker = RealTimeCandleProcessor(frames, writer.add, lateness_ms, fill=fill, live=False)
     for symbol, some in fills.items():
         if symbol in WORTH:
             writer.add(WORTH[symbol])
@@ -148,6 +148,19 @@ def test_faultless_files_take_the_fast_way(tmp_path, make):
     data = make(SPOT, fills).replace(fills[77].price.encode(), b"-1", 1)
     (table,) = tables(write(tmp_path / "bad", path.stem, data))
     assert DuckFile.open(table, [SPOT]) is None
+
+
+def test_flat_bars_of_quiet_times(opened, other, tmp_path):
+    """Within a file and across the end of one, where the ids prove that nothing was traded: as the pipe writes them."""
+    fills = made(900)
+    by_line(other, {SPOT: fills}, fill=True)
+    daily(tmp_path, SPOT, fills)
+    done = load(opened, tmp_path, fill=True)
+    found, wanted = stored(opened), stored(other)
+    assert found == wanted
+    assert sum(row[13] is None for row in found["candles"]) > 200
+    assert done.candles == len(found["candles"])
+    assert load(opened, tmp_path, fill=True).candles == 0
 
 
 def test_amounts_of_contracts(opened, other, tmp_path):
