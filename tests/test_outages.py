@@ -161,7 +161,7 @@ def test_a_message_that_is_none(database, tmp_path):
     with open_database(database, create=True) as opened:
         keeper = Keeper(opened, Spool(tmp_path / "spool"))
         config = Config(symbols=("BTC-USDT",), timeframes=("1m",))
-        collector = Collector(config, None, keeper, opened.session)
+        collector = Collector(config, None, keeper, opened.session, lambda: 1_747_008_001_000)
         collector.take([b"nonsense", json.dumps(push).encode(), bad])
         collector.finish()
         keeper.close()
