@@ -79,7 +79,7 @@ class Collect:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == -signal.SIGTERM
+        assert self.process.wait(60) == -signal.SIGTERM
         assert "Traceback" not in self.log()
 
 
@@ -135,7 +135,7 @@ def test_symbols_come_and_go(collect, exchange):
     collect.change()
     collect.goes_on(BTC, ETH)
     assert handshakes(exchange) == dials
-    collect.wait_for(lambda: bars_of(collect, ETH) >= 4)
+    collect.wait_for(lambda: min(bars_of(collect, BTC), bars_of(collect, ETH)) >= 4)
     collect.stop()
     for symbol in (BTC, ETH):
         found = tape(collect, symbol)
@@ -208,7 +208,7 @@ def test_a_terminal_that_goes_ends_it(tmp_path, database, exchange):
         one.goes_on(BTC)
         os.close(ours)
         one.process.send_signal(signal.SIGHUP)
-        assert one.process.wait(20) == -signal.SIGHUP
+        assert one.process.wait(60) == -signal.SIGHUP
     finally:
         one.process.kill()
         one.process.wait()
