@@ -297,7 +297,7 @@ def _open(database: Database, create: bool, origin: str | None, seen: Seen, pati
             database.start(_START_S if patience_s and seen.before(origin) else None)
             with database.session(int(patience_s) or None) as connection:
                 _prepare(connection, database, create, origin)
-            if create:
+            if create and origin is not None:
                 seen.note(origin)
             return
         except DatabaseUnavailable as error:

@@ -13,6 +13,9 @@ from okxcli.storage.spool import name_of, state_folder
 
 _log = logging.getLogger(__name__)
 
+#: Notes kept: of databases that were thrown away, as each simulation's, they would never go.
+_MOST = 100
+
 
 class Seen:
     """The note about one database, a small file below `$XDG_STATE_HOME/okx`, by the place that `Database.where` names.
