@@ -1,5 +1,7 @@
 """Which databases were in use here: noted with the origin of their data, and not for ever."""
 
+import os
+
 from okxcli.storage import seen as module
 from okxcli.storage.database import open_database
 from okxcli.storage.seen import Seen
@@ -28,12 +30,17 @@ def test_only_writers_that_know_their_origin_note_it(database, tmp_path):
 
 
 def test_old_notes_go(tmp_path, monkeypatch):
-    """The newest stay."""
+    """Those of databases that are in use stay."""
     monkeypatch.setattr(module, "_MOST", 3)
-    env = {"XDG_STATE_HOME": str(tmp_path)}
-    for number in range(6):
-        Seen(f"db:{number}/okx", env).note("local")
-    assert [Seen(f"db:{number}/okx", env).before("local") for number in range(6)] == [False] * 3 + [True] * 3
+    folder = tmp_path / "okx" / "seen"
+    seen = [Seen(f"db:{number}/okx", {"XDG_STATE_HOME": str(tmp_path)}) for number in range(4)]
+    for age, one in enumerate(seen[:3]):
+        one.note("local")
+        for path in folder.iterdir():
+            os.utime(path, (path.stat().st_mtime - 100 * (3 - age),) * 2)
+    seen[0].note("local")
+    seen[3].note("local")
+    assert [one.before("local") for one in seen] == [True, False, True, True]
 
 
 def test_a_folder_that_cannot_be_written_does_no_harm(tmp_path):
