@@ -88,6 +88,7 @@ class Session:
     _routes: dict[bytes, _Wanted] = field(default_factory=dict)
     _requests: deque[int] = field(default_factory=deque)
     _unwanted: list[Subscription] = field(default_factory=list)
+    _ending: dict[str, list[Subscription]] = field(default_factory=dict)  # by request: asked for and not answered
     _number: int = 0
     _open: bool = False
     _ready: bool = False
@@ -206,6 +207,9 @@ class Session:
         gone = [w for s in subscriptions if (w := self._wanted.pop(s[:2], None)) is not None]
         self._routes = {head: w for head, w in self._routes.items() if w not in gone}
         self._unwanted += [w.subscription for w in gone if w.state in ("sent", "acked")]
+        for wanted in gone:
+            if wanted.state == "leaving":
+                self._ending.setdefault(wanted.request, []).append(wanted.subscription)
         return self._ask(now) + self._settled() if self._open and not self._over else []
 
     def renew(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
@@ -255,10 +259,15 @@ class Session:
         return _NOTHING
 
     def _left(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
-        """Make those anew that have ended for that."""
+        """Make those anew that have ended and are wanted."""
         for subscription in subscriptions:
+            first = next((request for request, asked in self._ending.items() if subscription in asked), None)
+            if first is not None:  # requests are answered in their order
+                self._ending[first].remove(subscription)
+                if not self._ending[first]:
+                    del self._ending[first]
             wanted = self._wanted.get(subscription[:2])
-            if wanted is not None and wanted.state == "leaving":
+            if wanted is not None and wanted.state in ("leaving", "acked"):
                 wanted.state, wanted.due_ms = "new", now
         return self._ask(now)
 
@@ -279,7 +288,7 @@ class Session:
 
     def _refused(self, event: Refused, now: int) -> list[Action]:
         if event.code == TOO_FREQUENT:
-            return self._slow_down(now)
+            return self._slow_down(event.request, now)
         meant = self._meant(event)
         leaving = [w.subscription for w in meant if w.state == "leaving"]
         if leaving:  # what cannot be ended is over
@@ -307,10 +316,15 @@ class Session:
             return [w for w in waiting if w.request == event.request]
         return waiting if len(waiting) == 1 else []
 
-    def _slow_down(self, now: int) -> list[Action]:
+    def _slow_down(self, request: str, now: int) -> list[Action]:
+        """Ask again later for what was refused: that of `request`, or of all if OKX does not say which."""
         for wanted in self._wanted.values():
-            if wanted.state in _ASKED:
+            if wanted.state == "sent":
                 wanted.state = "new"
+            elif wanted.state == "leaving" and request in (wanted.request, ""):
+                wanted.state = "acked"
+        refused = [self._ending.pop(name) for name in list(self._ending) if request in (name, "")]
+        self._unwanted[:0] = [subscription for asked in refused for subscription in asked]
         self._hold_until_ms = now + self._hold_ms
         text = f"too many requests (60014): the next in {self._hold_ms // 1000} s"
         self._hold_ms = min(2 * self._hold_ms, _MAX_HOLD_MS)
@@ -333,7 +347,9 @@ class Session:
             wanted_again = [s for s in batch if s[:2] in self._wanted]
             ended = [s for s in batch if s not in wanted_again]
             if ended:
-                actions.append(Send(unsubscribe(ended, self._request(now))))
+                request = self._request(now)
+                self._ending[request] = ended
+                actions.append(Send(unsubscribe(ended, request)))
         new = [w for w in self._wanted.values() if w.state == "new" and now >= w.due_ms]
         by_name = {w.subscription: w for w in new}
         for batch in batches(by_name):
