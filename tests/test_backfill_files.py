@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parent / "exchange"))
 from bulk_files import modern, name, write
 
 from okxcli.backfill import Backfill, BulkFiles, Tools
-from okxcli.backfill.files import PUBLISHED_MS, WORTH_PAGES
+from okxcli.backfill.files import HORIZON_MS, PUBLISHED_MS, WORTH_PAGES
 from okxcli.backfill.plan import Days
 from okxcli.exchange.archive_download import DEFAULT_FILES_URL, default_folder
 from okxcli.exchange.history import TradeHistory
@@ -278,6 +278,35 @@ def test_what_is_published_and_worth_it(place):
         place.database, "http://127.0.0.1:9", place.folder, FRAMES, clock=lambda: two[1] + PUBLISHED_MS - 1
     )
     assert [days.number for days in late.choose([(9 * least, *two)])] == [1]
+
+
+def test_what_rest_has_no_more(place):
+    """Days beyond REST's three months come from files however little was traded; the younger ones by their worth."""
+    now = MIDNIGHT + PUBLISHED_MS
+    files = BulkFiles(place.database, "http://127.0.0.1:9", place.folder, FRAMES, clock=lambda: now)
+    year = (now - 365 * DAY, now)
+    (old,) = files.choose([(85 * 10, *year)])
+    assert old.since_ms == now - 365 * DAY and old.until_ms == now - HORIZON_MS
+    (every,) = files.choose([(85 * 2_000, *year)])
+    assert (every.since_ms, every.until_ms) == (old.since_ms, MIDNIGHT)
+    assert files.choose([(10, now - 90 * DAY, now - 88 * DAY)]) == [Days(now - 90 * DAY, now - 88 * DAY, 10)]
+    assert files.choose([(10, now - 80 * DAY, now - 78 * DAY)]) == []
+
+
+def test_a_tape_is_begun_before_what_rest_shows(place, server):
+    """Days before the first fill that are older than REST goes come from files, though it knows of no id there."""
+    server.files = packed(place.exchange)
+    begin = MIDNIGHT - 2 * DAY
+    place.run(since=place.fills[0].ts)
+    place.forget(0, begin)
+    place.connection.execute("TRUNCATE doubts")
+    with closing(place.backfill(server.base, later=90 * DAY)) as work:
+        lowest = min(fill.trade_id for fill in place.fills if fill.ts >= begin)
+        work._tools.history.first_id_at = lambda symbol, since: lowest
+        (row,) = work.run([SYMBOL], place.fills[0].ts)
+    day = [fill for fill in place.fills if begin - DAY <= fill.ts < begin]
+    assert (row["missing"], row["files"], row["left"]) == (0, len(day), 0)
+    assert server.asked == [f"{name(SYMBOL, MIDNIGHT - 3 * DAY)}.zip"]
 
 
 def test_files_of_another_place_have_a_folder_of_their_own(monkeypatch):

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 #: OKX's documentation has the files two days after their day.
 PUBLISHED_MS = 2 * DAY_MS
+#: REST has the fills of three months, and it is not said to the day: what is older comes from files at any price.
+HORIZON_MS = 85 * DAY_MS
 #: A file costs as much time as so many pages of REST, at the pace that backfill keeps: some four seconds.
 WORTH_PAGES = 20
 
@@ -63,17 +65,21 @@ class BulkFiles:
     def choose(self, spans: Iterable[tuple[int, int, int]]) -> list[Days]:
         """Return the days to take from files, oldest first, of spans of time (ms) that lack so many fills.
 
-        Those that lie whole in a span, are published by now, and would cost more pages than a file is worth; the fills
-        of a span are taken to be spread evenly over it.
+        Those that lie whole in a span, are published by now, and would cost more pages than a file is worth, or of
+        which REST has nothing any more; the fills of a span are taken to be spread evenly over it.
         """
+        now = self._clock()
         found: list[Days] = []
         for count, since, until in spans:
+            edge = (now - HORIZON_MS + OFFSET_MS) // DAY_MS
             first = -(-(since + OFFSET_MS) // DAY_MS)
-            last = (min(until, self._clock() - PUBLISHED_MS) + OFFSET_MS) // DAY_MS
-            if first >= last:
-                continue
-            held = min(count, round(count * (last - first) * DAY_MS / (until - since)))
-            if held >= WORTH_PAGES * TRADES_PAGE * (last - first):
+            last = (min(until, now - PUBLISHED_MS) + OFFSET_MS) // DAY_MS
+            # What OKX has told the ids of is younger than that: the older days of a beginning are not counted in.
+            a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - OFFSET_MS)) if until > since else 0
+            if a_day < WORTH_PAGES * TRADES_PAGE:
+                last = min(last, edge)
+            if first < last:
+                held = min(count, round(count * (last - first) * DAY_MS / (until - since)))
                 found.append(Days(first * DAY_MS - OFFSET_MS, last * DAY_MS - OFFSET_MS, held))
         return sorted(found)
 

@@ -65,7 +65,7 @@ class Backfill:
         """
         worker = self._of(symbol)
         plan = worker.plan(symbol, since_ms, until_ms)
-        if self._files is not None and plan.count:
+        if self._files is not None and (plan.count or plan.begin_ms is not None):
             plan.days = self._files.choose(worker.spans(plan))
         return plan
 

@@ -58,9 +58,10 @@ class Tape:
                 found.append((last_id + 1, end))
                 plan.ceiling = end
         if since_ms is not None and first_time is not None and since_ms < first_time:
+            plan.begin_ms = since_ms
             begin = max(self._tools.history.first_id_at(symbol, since_ms) - 1, 1)
             if begin < proof.covered[0][0]:
-                plan.link, plan.begin_ms = begin, since_ms
+                plan.link = begin
                 found.append((begin, proof.covered[0][0] - 1))
         plan.wanted = ledger.union(found)
         plan.ceiling = max(plan.ceiling, plan.wanted[-1][1] if plan.wanted else 0)
@@ -76,7 +77,10 @@ class Tape:
         return Plan(symbol, wanted, end, link=begin, begin_ms=since_ms, end_ms=end_ms)
 
     def spans(self, plan: Plan) -> list[tuple[int, int, int]]:
-        """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides."""
+        """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides.
+
+        The time before the first fill is one of them where it is asked for, though REST may know of no id there.
+        """
         proof = Proof.load(self._tools.connection, EXCHANGE, plan.symbol)
         beside = {part: (proof.below(part[0]), proof.above(part[1])) for part in plan.wanted}
         times = proof.times(self._tools.connection, {n for pair in beside.values() for n in pair if n is not None})
@@ -86,6 +90,12 @@ class Tape:
             until = plan.end_ms if high is None else times[high]
             if since is not None and until is not None:
                 found.append((last - first + 1, since, until))
+        if (
+            plan.begin_ms is not None
+            and proof.first_time is not None
+            and None not in {low for low, _ in beside.values()}
+        ):
+            found.append((0, plan.begin_ms, proof.first_time))
         return found
 
     def stale_bars(self, symbol: str, since: int, until: int) -> int:

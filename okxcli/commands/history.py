@@ -32,7 +32,9 @@ def history(
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", metavar="TIME", help="From here on: ISO 8601, epoch ms, 2h (ago), today. From REST: needed."
+            "--since",
+            metavar="TIME",
+            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Needed, except with --files.",
         ),
     ] = None,
     until: Annotated[
