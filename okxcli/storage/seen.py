@@ -33,13 +33,17 @@ class Seen:
         except (OSError, UnicodeDecodeError):
             return False
 
-    def note(self, origin: str | None) -> None:
+    def note(self, origin: str) -> None:
         """Remember that it is in use. Where nothing can be written that is not remembered, and does no harm."""
-        if self.before(origin):
-            return
         try:
+            if self.before(origin):
+                self._path.touch()  # it is in use still
+                return
             private_folder(self._path.parent)
             with open(self._path, "w", encoding="utf-8", opener=private) as file:
                 file.write(f"{origin}\n")
+            notes = sorted(self._path.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            for old in notes[:-_MOST]:
+                old.unlink(missing_ok=True)
         except OSError as error:
             _log.debug("cannot remember the database in %s: %s", self._path, error.strerror)
