@@ -35,6 +35,7 @@ _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
 _ATTEMPTS = 6
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
+_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _READ = 1 << 18
 #: So many bytes in so many seconds, at least.
 _SLOWEST = 60_000
@@ -122,11 +123,8 @@ class Downloader:
         attempts: int = _ATTEMPTS,
         quiet: bool = False,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"not a base of files: {base_url!r}. Write it as {DEFAULT_FILES_URL}")
         self.missing: list[str] = []
-        self._base = base_url.rstrip("/")
+        self._base = web.base(base_url, ("http", "https"), "a base of files", DEFAULT_FILES_URL)
         self._folder = folder
         self._progress = progress
         self._sleep = sleep
@@ -148,6 +146,8 @@ class Downloader:
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
+        if _SYMBOL.fullmatch(symbol) is None:  # it becomes a part of addresses and of names of files
+            raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
         _log.log(self._told(logging.INFO), "%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
         for month, *days in periods(since_ms, until_ms, now_ms, monthly):

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 from okxcli.errors import OkxError, UsageError
+from okxcli.exchange import web
 from okxcli.exchange.actions import Refuse
 from okxcli.exchange.channels import Subscription
 from okxcli.exchange.dialling import PROCESS_DIALS, DialLimiter
@@ -72,10 +72,7 @@ class Feed:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
             raise UsageError(f"only repaired {TAPE} can begin with the past: leave --no-repair out, add -c {TAPE}")
-        self._base = ws_url.rstrip("/")
-        parts = urlsplit(self._base)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
-            raise UsageError(f"not a WebSocket base: {ws_url!r}. Write it as wss://ws.okx.com")
+        self._base = web.base(ws_url, ("ws", "wss"), "a WebSocket base", "wss://ws.okx.com")
         self.clock = SteadyClock()
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp

@@ -4,10 +4,10 @@ Rows are returned as OKX sends them (strings). All answers are bounded in size, 
 """
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import urllib3
@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange import web
 from okxcli.exchange.limits import MachineBudget, Turns
 
@@ -75,10 +75,7 @@ class RestClient:
         budget: Turns | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"not a REST base: {base_url!r}. Write it as https://www.okx.com")
-        self.base_url = base_url.rstrip("/")
+        self.base_url = web.base(base_url, ("http", "https"), "a REST base", "https://www.okx.com")
         self._budget = budget or MachineBudget(self.base_url, share)
         self._sleep = sleep
         # Retries are ours, since they must see OKX's codes in the body.
@@ -262,4 +259,6 @@ def _in_words(error: urllib3.exceptions.HTTPError) -> str:
         return str(error).rsplit("] ", 1)[-1].lower()
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "timed out"
+    if isinstance(error, urllib3.exceptions.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.args[0].verify_message}"
     return str(error).splitlines()[0][:200]

@@ -9,10 +9,13 @@ import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from okxcli.errors import UsageError
 
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
 HEAD_S = 30.0
@@ -77,6 +80,25 @@ class _PlainPool(HTTPConnectionPool):
 
 class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _Secure
+
+
+def base(url: str, schemes: tuple[str, str], what: str, example: str) -> str:
+    """Return an address without the slash at its end.
+
+    Raises:
+        UsageError: it has another scheme or no host, or a name and password, which would show in every log.
+    """
+    try:
+        parts = urlsplit(url)
+        named = parts.username is not None or parts.password is not None
+        right = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        named, right = "@" in url, False
+    if named:
+        raise UsageError(f"{what} holds a name or a password, which OKX has no use for: write it as {example}")
+    if not right:
+        raise UsageError(f"not {what}: {url[:100]!r}. Write it as {example}")
+    return url.rstrip("/")
 
 
 def pool(timeout_s: float, connections: int = 1) -> urllib3.PoolManager:

@@ -15,6 +15,8 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine, UsageError
 from okxcli.runtime.clock import parse_duration
 
+#: Parts of a connection string that nobody else may see.
+_SECRETS = frozenset({"password", "sslpassword"})
 _SYMBOL = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9_]+){1,4}", re.ASCII)
 
 
@@ -119,14 +121,14 @@ def masked(dsn: str) -> str:
         parts = conninfo_to_dict(dsn)
     except ProgrammingError:
         return "***"
-    return make_conninfo("", **{k: "***" if k in ("password", "sslpassword") else v for k, v in parts.items()})
+    return make_conninfo("", **{k: "***" if k in _SECRETS else v for k, v in parts.items()})
 
 
 def holds_password(dsn: str) -> bool:
     """Tell whether a connection string, URL or keywords, carries a password."""
     from psycopg.conninfo import conninfo_to_dict
 
-    return bool(conninfo_to_dict(dsn).get("password"))
+    return bool(_SECRETS & conninfo_to_dict(dsn).keys())
 
 
 def shown(value: Any) -> str:
