@@ -79,6 +79,7 @@ class Keeper:
         self._file: SpoolFile | None = None
         self._search = Probe(database, self._new_connection)
         self._warned = False
+        self._drained = False
         self._next_look = time.monotonic() + _LOOK_S
         obstacle = spool.obstacle()
         if obstacle is not None:
@@ -123,7 +124,7 @@ class Keeper:
         if not self._held:
             self._held_since = self._clock()
         self._held.append(line)
-        if len(self._held) >= BATCH_ROWS:
+        if len(self._held) % BATCH_ROWS == 0:  # not at every line of a poll when there is no room
             self._keep()
 
     def due_in(self, now: int) -> float | None:
@@ -321,6 +322,7 @@ class Keeper:
         else:
             self._file.done()
             self._file = None
+            self._drained = True
 
     def _drain_held(self) -> None:
         """Store what came while the spool was drained, and be up again."""
@@ -337,7 +339,9 @@ class Keeper:
             self._go_away(error)
             return
         self._came_back()
-        _log.info("the spool is empty: storing directly")
+        if self._drained:
+            self._drained = False
+            _log.info("the spool is empty: storing directly")
 
     def _store(self, line: bytes) -> None:
         try:

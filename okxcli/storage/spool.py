@@ -64,6 +64,8 @@ class Spool:
             OSError: the folder cannot be written.
         """
         data = b"\n".join([*lines, b""])
+        if self._file is not None and not os.fstat(self._file.fileno()).st_nlink:
+            self.rotate()  # somebody has deleted it
         size = self.size()
         if size + len(data) > self.max_bytes:
             raise SpoolFull(f"the spool {self.folder} is full: {size >> 20} MiB")

@@ -428,6 +428,25 @@ def test_no_room_anywhere(make, database, outage):
     assert stored(database) == list(range(1, taken + 1))
 
 
+def test_much_that_comes_when_there_is_no_room(make, outage):
+    """What was on its way is held, in no time; the spool is not asked again for each line."""
+    keeper = make(spool={"max_bytes": 2000})
+    outage.begin()
+    lines = [trade(i) for i in range(1, 60_001)]
+    for line in lines[:100]:
+        keeper.add(line)
+    time.sleep(0.3)
+    keeper.tick()
+    assert keeper.full
+    asked = []
+    write = keeper._spool.write
+    keeper._spool.write = lambda held: (asked.append(len(held)), write(held))
+    for line in lines[100:]:
+        keeper.add(line)
+    assert len(asked) <= 12
+    keeper._held.clear()  # or the end would wait for room
+
+
 def test_a_crash_between_commit_and_delete(make, database, outage, tmp_path):
     """A spool file whose lines are stored already adds nothing."""
     keeper = make()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 
@@ -160,6 +161,16 @@ def test_a_new_file_that_another_deletes_before_it_is_locked(tmp_path, monkeypat
     spool.write([b"one"])
     spool.rotate()
     assert times and waiting(spool) == [b"one"]
+
+
+def test_a_folder_that_somebody_deletes(tmp_path):
+    """It is made again for what comes after."""
+    spool = Spool(tmp_path / "spool")
+    spool.write([b"one"])
+    shutil.rmtree(tmp_path / "spool")
+    spool.write([b"two"])
+    spool.rotate()
+    assert waiting(spool) == [b"two"]
 
 
 def test_a_batch_that_could_not_be_stored_is_read_again(tmp_path):
