@@ -33,29 +33,37 @@ SYMBOLS = (
 )  # fmt: skip
 CHANNELS = ("trades-all", "books5", "tickers")
 #: The simulated market has lively and dull minutes: it is asked for somewhat more, so that no run gets less.
-ASKED = 1.1
+ASKED = 1.15
 #: Descriptors and threads that may come and go: a connection of the database for a moment, a request of REST.
 ALLOWED_MORE = 2
 _SAMPLE_S = 1.0
 _WARM_UP_S = 120.0
 _SETTLE_S = 60.0
 
+_WORST = """
+SELECT round(extract(epoch FROM max(pg_xact_commit_timestamp(xmin) - timestamp)) * 1000)::bigint
+FROM raw_trades WHERE timestamp >= to_timestamp(%(since)s / 1000.0)
+GROUP BY floor((extract(epoch FROM timestamp) * 1000 - %(since)s) / %(step)s)
+ORDER BY floor((extract(epoch FROM timestamp) * 1000 - %(since)s) / %(step)s)
+"""
 _LAGS = """
 SELECT array_agg((extract(epoch FROM lag) * 1000)::bigint ORDER BY lag) FROM (
-    SELECT unnest(percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP
-        (ORDER BY pg_xact_commit_timestamp(xmin) - timestamp)) AS lag
+    SELECT unnest(percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY {} - timestamp)) AS lag
     FROM raw_trades WHERE timestamp >= to_timestamp(%s / 1000.0)) AS lags
 """
+#: The moments that are compared with the exchange's stamp.
+_COMMIT, _RECEIPT = sql.SQL("pg_xact_commit_timestamp(xmin)"), sql.SQL("received")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The process at one moment: seconds since the start, resident KiB, open descriptors, threads."""
+    """The process at one moment: seconds since the start, resident KiB, descriptors, threads, seconds of CPU so far."""
 
     at_s: float
     rss: int
     fds: int
     threads: int
+    cpu_s: float
 
 
 @dataclass
@@ -66,7 +74,9 @@ class Result:
     pushed: int = 0
     samples: list[Sample] = field(default_factory=list)
     warm_up_s: float = 0.0
-    lags_ms: tuple[int, int, int] = (0, 0, 0)
+    lags_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # p50, p99, maximum
+    receipts_ms: list[int] = field(default_factory=lambda: [0, 0, 0])
+    worst_ms: list[int] = field(default_factory=list)  # of each tenth of the time
     others: dict[str, int] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
     problems: list[str] = field(default_factory=list)
@@ -82,7 +92,9 @@ def look(pid: int, at_s: float) -> Sample:
     base = Path("/proc") / str(pid)
     pages = int((base / "statm").read_text().split()[1])
     fds, threads = (len(os.listdir(base / name)) for name in ("fd", "task"))  # noqa: PTH208 - names alone, no objects
-    return Sample(at_s, pages * os.sysconf("SC_PAGE_SIZE") // 1024, fds, threads)
+    times = (base / "stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    cpu_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return Sample(at_s, pages * os.sysconf("SC_PAGE_SIZE") // 1024, fds, threads, cpu_s)
 
 
 class Soak:
@@ -178,10 +190,12 @@ class Soak:
     def _ask(self, since_ms: int, behind_ms: int) -> None:
         """Ask Postgres for the lags, and for the rows of the other channels."""
         with psycopg.connect(self._dsn, autocommit=True) as connection:
-            row = connection.execute(_LAGS, [since_ms]).fetchone()
-            if row is not None and row[0]:
-                median, late, worst = (int(lag) - behind_ms for lag in row[0])
-                self.result.lags_ms = (median, late, worst)
+            for moment, lags in ((_COMMIT, self.result.lags_ms), (_RECEIPT, self.result.receipts_ms)):
+                row = connection.execute(sql.SQL(_LAGS).format(moment), [since_ms]).fetchone()
+                lags[:] = [int(lag) - behind_ms for lag in row[0]] if row is not None and row[0] else lags
+            step = max(1, int(self.result.seconds * 100))
+            values = {"since": since_ms, "step": step}
+            self.result.worst_ms = [row[0] - behind_ms for row in connection.execute(_WORST, values).fetchall()][:10]
             for table in ("order_books", "tickers"):
                 query = sql.SQL("SELECT count(DISTINCT symbol), count(*) FROM {}")
                 found = connection.execute(query.format(sql.Identifier(table))).fetchone()
@@ -228,7 +242,11 @@ def table(result: Result) -> str:
     rows.append(("bars judged, wrong", f"{verdict.bars:,}, {verdict.wrong_bars + verdict.wrong_complete:,}"))
     rows += [(f"rows of {name}", f"{count:,}") for name, count in result.others.items()]
     rows.append(("time to commit, ms", "p50 {:,}, p99 {:,}, max {:,}".format(*result.lags_ms)))
+    rows.append(("  of it until it is received", "p50 {:,}, p99 {:,}, max {:,}".format(*result.receipts_ms)))
+    rows.append(("  its maximum over time", " ".join(f"{lag:,}" for lag in result.worst_ms)))
     if rss:
+        spent = steady[-1].cpu_s - steady[0].cpu_s
+        rows.append(("CPU", f"{spent / max(steady[-1].at_s - steady[0].at_s, 1):.0%} of a core"))
         rows.append((f"memory after {result.warm_up_s:.0f} s, MiB", f"{rss[0]:.1f}"))
         rows.append(("  from then on", f"{min(rss):.1f} to {max(rss):.1f}, {max(rss) / rss[0] - 1:+.1%}"))
         for name, title in (("fds", "descriptors"), ("threads", "threads")):
