@@ -188,16 +188,23 @@ _INCOMPLETE = sql.SQL(
     " AND NOT complete ORDER BY start"
 ).format(_OURS)
 
-# What the smaller bars inside of each larger one come to, where that is not what is stored of it.
+# What the smaller bars inside of each larger one come to, where that is not what is stored of it. Grouped and not
+# joined: of a table without statistics the planner takes one row to match, and compares each with each.
 _LARGER = """
 WITH parts AS (
     SELECT {start} AS at, sum(trade_count)::bigint AS held, min(first_trade_id) AS first, max(last_trade_id) AS last
     {ours} GROUP BY 1
-), wholes AS (
-    SELECT (extract(epoch FROM start) * 1000)::bigint AS at, trade_count, first_trade_id, last_trade_id, complete {ours}
+), beside AS (
+    SELECT at, held, first, last, NULL::bigint AS count, NULL::bigint AS low, NULL::bigint AS high,
+        NULL::boolean AS complete FROM parts
+    UNION ALL SELECT (extract(epoch FROM start) * 1000)::bigint, NULL, NULL, NULL, trade_count, first_trade_id,
+        last_trade_id, complete {ours}
+), told AS (
+    SELECT at, max(held) AS held, max(first) AS first, max(last) AS last, max(count) AS count, max(low) AS low,
+        max(high) AS high, bool_or(complete) AS complete FROM beside GROUP BY at
 )
-SELECT at, held, first, last, trade_count, complete FROM parts LEFT JOIN wholes USING (at)
-WHERE trade_count IS NULL OR NOT complete OR (held, first, last) <> (trade_count, first_trade_id, last_trade_id)
+SELECT at, held, first, last, count, complete FROM told
+WHERE held IS NOT NULL AND (count IS NULL OR NOT complete OR (held, first, last) <> (count, low, high))
 ORDER BY at
 """
 _START = sql.SQL(
