@@ -12,6 +12,8 @@ from okxcli.exchange.offset import ClockJudge, Measured, Sample, measure
 from okxcli.exchange.session import Seen
 from okxcli.exchange.watch import Hands, Times, Watch
 from okxcli.exchange.watchdog import Watchdog
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import SteadyClock
 
 #: Twenty times as impatient as in earnest.
@@ -246,3 +248,16 @@ def test_pushes_are_a_lower_bound(caplog):
     watch.look(time.monotonic_ns() // 1_000_000)
     assert abs(clocks.clock() - clocks.truth) < 200
     assert told(caplog, "s behind OKX's")
+
+
+def test_a_feed_goes_by_the_clock_of_its_exchange(caplog):
+    """Two hours apart: the feed's time is the exchange's within the way of an answer, and the wall clock is told."""
+    start_ms = time.time_ns() // 1_000_000 - 7_200_000
+    with (
+        LocalExchange([BTC], rate=50, start_ms=start_ms, history_s=5, options=Options(limits=0)) as exchange,
+        feed_of(exchange, times=Times(tick_ms=50, clock_ms=600_000)) as feed,
+    ):
+        read(feed, lambda lines: told(caplog, "this machine's clock is"))
+        assert abs(feed.clock() - exchange.now_ms()) < 500
+    (line,) = told(caplog, "this machine's clock is")
+    assert "s ahead of OKX's" in line
