@@ -104,7 +104,8 @@ class Database:
         self.target = target
         self._application = application
         self._server: EmbeddedServer | None = None
-        self._unprepared: Callable[[Connection], None] | None = None
+        self._prepare: Callable[[Connection], None] | None = None
+        self._ready = True
         self._starting = threading.Lock()
         self._closed = False
 
@@ -162,10 +163,12 @@ class Database:
     @property
     def ready(self) -> bool:
         """Whether it was found and its tables are ready: with `open_database(later=True)` only after `revive`."""
-        return self._unprepared is None
+        return self._ready
 
     def revive(self) -> None:
-        """Start the embedded server (again) if it is the one and does not run; make ready what was opened unready.
+        """Start the embedded server (again) if it is the one and does not run, and look after the tables (again).
+
+        It may be another one than before: a standby that took over, a backup that was restored, an empty one.
 
         Raises:
             DatabaseUnavailable: it does not start, or cannot be reached.
@@ -174,14 +177,20 @@ class Database:
         if self._server is not None:
             self._server.revive()
         self.start()
-        if self._unprepared is not None:
+        if self._prepare is not None:
             with self.session() as connection:
-                self._unprepared(connection)
-            self._unprepared = None
+                self._prepare(connection)
+            if not self._ready:
+                _log.info("database %s (%s)", self.where, self.target.why)
+            self._ready = True
 
-    def prepare_later(self, prepare: Callable[[Connection], None]) -> None:
-        """Have `revive` call this once the database is there; until then it is not `ready`."""
-        self._unprepared = prepare
+    def prepare_with(self, prepare: Callable[[Connection], None]) -> None:
+        """Have `revive` call this with a connection to what it finds."""
+        self._prepare = prepare
+
+    def not_ready(self) -> None:
+        """Say that it is away, until `revive` finds it."""
+        self._ready = False
 
     def connect(self, timeout_s: int | None = None) -> Connection:
         """Return a new connection in autocommit mode, in UTC, with durable commits.
@@ -279,13 +288,15 @@ def open_database(
             database.close()
             raise
         _log.warning("%s: going on without it", error)
-        database.prepare_later(lambda connection: _prepare(connection, database, create, origin))
+        database.not_ready()
     except psycopg.Error as error:
         database.close()
         raise explain(error, database.where) from None
     except BaseException:
         database.close()
         raise
+    if create:
+        database.prepare_with(lambda connection: _prepare(connection, database, create, origin))
     return database
 
 
@@ -299,6 +310,8 @@ def _open(database: Database, create: bool, origin: str | None, seen: Seen, pati
                 _prepare(connection, database, create, origin)
             if create and origin is not None:
                 seen.note(origin)
+            if create:
+                _log.info("database %s (%s)", database.where, database.target.why)
             return
         except DatabaseUnavailable as error:
             if time.monotonic() > until or not seen.before(origin):
@@ -320,7 +333,6 @@ def _prepare(connection: Connection, database: Database, create: bool, origin: s
         _log.debug("migrated the tables: %04d %s", step.number, step.name)
     if origin is not None:
         schema.guard_origin(connection, origin, where)
-    _log.info("database %s (%s)", where, database.target.why)
 
 
 def _no_data(where: str, why: str) -> str:

@@ -390,6 +390,23 @@ def test_an_embedded_server_that_is_slow_to_start(tmp_path, monkeypatch):
     shutil.rmtree(env["XDG_DATA_HOME"])
 
 
+def test_an_empty_database_in_the_place_of_the_old_one(make, database, embedded_dsn, outage):
+    """After a failed disk, say: its tables are made, and what waited is stored."""
+    keeper = make()
+    keeper.add(trade(1))
+    assert keeper.finish() == 0
+    outage.begin()
+    keeper.add(trade(2))
+    time.sleep(0.3)
+    keeper.tick()
+    assert not keeper.up
+    with psycopg.connect(embedded_dsn, autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{outage.name}" WITH (FORCE)')
+        admin.execute(f'CREATE DATABASE "{outage.name}"')
+    run_until(keeper, lambda: keeper.up)
+    assert stored(database) == [2]
+
+
 def test_away_at_the_start_and_another_ones(make, database, outage, tmp_path, monkeypatch):
     """If it turns out to hold data from elsewhere by then, that is an error, and what came stays in the spool."""
     monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)
