@@ -67,13 +67,22 @@ def check_version(connection: "Connection", where: str) -> int:
 def migrate(connection: "Connection", where: str) -> list[Migration]:
     """Bring the tables to this release, one transaction a step, and return the steps that were needed.
 
-    Safe to run from several processes at once: one migrates, the others wait and find it done.
+    Safe to run from several processes at once: one migrates, the others wait and find it done. A database without
+    tables gets all of them in one transaction, so that who reads meanwhile sees none or all.
 
     Raises:
         ConfigError: a newer okx made the tables.
     """
-    if check_version(connection, where) == newest():
+    found = check_version(connection, where)
+    if found == newest():
         return []
+    if found == 0:
+        with connection.transaction():
+            return _steps(connection)
+    return _steps(connection)
+
+
+def _steps(connection: "Connection") -> list[Migration]:
     done = []
     for migration in migrations():
         with connection.transaction():

@@ -138,6 +138,26 @@ def test_tables_of_a_newer_release_are_left_alone(database):
             open_database(database, create=create)
 
 
+def test_a_new_database_is_seen_with_no_tables_or_with_all(database):
+    """A reader that starts in the same pipe as the writer never meets the tables of an older release."""
+    seen, over = set(), threading.Event()
+
+    def look():
+        with psycopg.connect(database, autocommit=True) as connection:
+            while not over.is_set():
+                seen.add(schema.version(connection))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        with psycopg.connect(database, autocommit=True) as connection:
+            assert len(schema.migrate(connection, "here")) == schema.newest()
+    finally:
+        over.set()
+        reader.join()
+    assert seen <= {0, schema.newest()}
+
+
 def test_tables_of_an_older_release_are_not_migrated_by_a_reader(database, monkeypatch):
     """A reader says what to run instead."""
     open_database(database, create=True).close()
