@@ -35,8 +35,8 @@ _TOLD = 50
 _QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
-#: Bars held while the open ones are taken up again.
-_REOPENED = 1_000
+#: Bars held before they go to the keeper.
+_HELD = 1_000
 
 
 class Collector:
@@ -90,7 +90,7 @@ class Collector:
         if not config.timeframes:
             return None, chores
         candles = RealTimeCandleProcessor(
-            config.timeframes, self._ready.append, config.lateness_ms, config.grace_ms, config.fill
+            config.timeframes, self._take_bar, config.lateness_ms, config.grace_ms, config.fill
         )
         if self._fill_by_fill:
             candles.on_candle(chores.note)
@@ -128,7 +128,7 @@ class Collector:
 
         def give(line: Line) -> None:
             candles.feed(line)
-            if len(self._ready) >= _REOPENED:
+            if len(self._ready) >= _HELD:
                 self._store()
 
         for symbol in self._config.symbols if symbols is None else symbols:
@@ -247,6 +247,12 @@ class Collector:
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self._ready.append(item)
+
+    def _take_bar(self, bar: Line) -> None:
+        """Put a bar in line; a long quiet may make millions of flat ones at once, which are not all held."""
+        self._ready.append(bar)
+        if len(self._ready) >= _HELD:
+            self._store()
 
     def _is_for_candles(self, item: Line) -> bool:
         """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
