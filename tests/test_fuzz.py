@@ -19,6 +19,7 @@ from harness.fuzz_files import Replay
 from harness.fuzz_lines import Candles, Normalize
 from harness.tally import Tally
 
+from okxcli.collector import Collector
 from okxcli.core.codec import decode
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
@@ -26,6 +27,7 @@ from okxcli.exchange.archive_files import tables
 from okxcli.exchange.normalize import Normalizer
 from okxcli.local.recording import read_pushes
 from okxcli.local.replay import LocalReplay
+from okxcli.runtime.config import Config
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 TRADE = (
@@ -256,3 +258,21 @@ def test_damaged_recordings_are_replayed(tmp_path):
     for line in lines:
         target.feed(line)
     assert not target.tally.wrong, wrong(target.tally)
+
+
+def test_a_long_quiet_is_not_held_in_memory():
+    """A day without a fill is 86,400 flat bars of a second: they pass through, they do not pile up."""
+    held = []
+
+    class Keeper:
+        up = full = False
+
+        def add(self, line):
+            held.append(len(collector._ready))
+
+    config = Config(symbols=("BTC-USDT",), timeframes=("1s",), fill=True)
+    collector = Collector(config, None, Keeper(), None, lambda: 0)
+    for number, time in ((7, "1747087163557"), (8, "1747173563557"), (9, "1747173593557")):
+        collector.take([(PUSH % (ROW % "1")).replace("734864333", str(number)).replace("1747087163557", time).encode()])
+    assert len(held) > 86_400
+    assert max(held) <= 1_000
