@@ -45,7 +45,8 @@ class _Impatient:
         over = threading.Event()
         timer = threading.Timer(HEAD_S, self._cut, [over])
         timer.daemon = True
-        timer.start()
+        with contextlib.suppress(RuntimeError):  # no thread begins while Python ends
+            timer.start()
         try:
             answer = super().getresponse()  # type: ignore[misc]
         except Exception:
