@@ -2,6 +2,7 @@
 
 import random
 from decimal import Decimal
+from fractions import Fraction
 
 import msgspec
 import pytest
@@ -423,3 +424,22 @@ def test_repeating_candles_adds_nothing(tape, start, length, at):
     part = small[start : start + length]
     at = max(at, min(start + length, len(small)))
     assert roll(small, "1s", "5s,1m") == roll([*small[:at], *part, *small[at:]], "1s", "5s,1m")
+
+
+@given(tapes(holes=False, step_back=False))
+def test_quotients_are_rounded_fill_by_fill(tape):
+    """Coins of an inverse contract: a quotient of 16 places for each fill, half to even, and from there exact sums, so
+    that bars of trades, of smaller bars and of candle lines have the same digits.
+    """
+    instrument = Instrument("okx", "S0-USDT", "swap", "live", contract_type="inverse", contract_value=Decimal(100))
+    everything = run([instrument, *tape], "1s,5s,1m")
+    small = [c for c in everything if c.timeframe == "1s"]
+    rolled = last_lines(roll(small, "1s", "5s,1m"))
+    for key, candle in last_lines(everything).items():
+        inside = [t for t in tape if candle.start <= t.timestamp < candle.timestamp]
+        units = sum(round(Fraction(t.size) * 100 / Fraction(t.price) * 10**16) for t in inside)
+        assert candle.base_volume == Decimal(units).scaleb(-16)
+        assert candle.quote_volume == sum(t.size * 100 for t in inside)
+        assert key not in rolled or rolled[key] == candle
+    alone = last_lines(run([instrument, *tape], "1m"))
+    assert alone == {key: candle for key, candle in last_lines(everything).items() if key[1] == "1m"}
