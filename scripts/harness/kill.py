@@ -359,8 +359,7 @@ def play(name: str, options: argparse.Namespace) -> tuple[list[Row], list[str], 
                 time.sleep(1)
                 scene.end()
                 for other in others:
-                    other.send_signal(signal.SIGTERM)
-                    other.wait(20)
+                    _end(scene, other)
         except RuntimeError as error:
             scene.problems.append(str(error))
             scene.stop_market()
@@ -382,6 +381,18 @@ def play(name: str, options: argparse.Namespace) -> tuple[list[Row], list[str], 
         shutil.copytree(folder, Path(options.keep) / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("data"))
     shutil.rmtree(folder, ignore_errors=True)
     return rows, problems, text
+
+
+def _end(scene: Scene, other: subprocess.Popen[bytes]) -> None:
+    """End a second collector by SIGTERM, and note it if that is not how it ends."""
+    other.send_signal(signal.SIGTERM)
+    try:
+        status = other.wait(10)
+    except subprocess.TimeoutExpired:
+        scene.problems.append("the second collector does not end within 10 s of SIGTERM")
+        return
+    if status not in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        scene.problems.append(f"the second collector ends with {status}")
 
 
 def _gone(scene: Scene) -> None:
