@@ -8,14 +8,22 @@ import sys
 import time
 from contextlib import closing
 from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from random import Random
 
 import psycopg
 import pytest
 
+sys.path.append(str(Path(__file__).parent / "storage"))
+import storage_samples
+from storage_samples import market
+
 from okxcli.backfill import Backfill, Tools
 from okxcli.core.candles import RealTimeCandleProcessor
-from okxcli.core.model import StandardizedTrade
-from okxcli.exchange.history import TradeHistory
+from okxcli.core.decimals import plain
+from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.exchange.history import Page, TradeHistory, trade_line
 from okxcli.exchange.rest import RestClient
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
@@ -272,6 +280,66 @@ def test_killed_again_and_again(place):
     assert left == sorted(left, reverse=True) and left[-1] < left[0]
     place.run()
     assert place.candles() == whole
+
+
+class Past:
+    """What REST knows, without a network: markets whose times step back and stand still are made by hand."""
+
+    def __init__(self, fills):
+        self.fills = {fill.trade_id: fill for fill in fills}
+
+    def newest(self, symbol):
+        last = self.fills[max(self.fills)]
+        return last.trade_id, last.timestamp
+
+    def last_id_before(self, symbol, until):
+        return max((n for n, fill in self.fills.items() if fill.timestamp < until), default=0)
+
+    def first_id_at(self, symbol, since):
+        return min((n for n, fill in self.fills.items() if fill.timestamp >= since), default=max(self.fills) + 1)
+
+    def range(self, symbol, first, last, known=None):
+        for low in range(first, last + 1, 100):
+            high = min(low + 99, last)
+            there = [self.fills[n] for n in range(low, high + 1) if n in self.fills]
+            rows = [
+                {"instId": symbol, "tradeId": str(f.trade_id), "px": plain(f.price), "sz": plain(f.size),
+                 "side": f.side, "ts": str(f.timestamp)} for f in there
+            ]  # fmt: skip
+            missing = [(n, n) for n in range(low, high + 1) if n not in self.fills]
+            yield Page([trade_line(row) for row in rows], low, high, missing, True)
+
+
+@pytest.mark.parametrize("seed", range(2, 10))
+def test_whatever_a_bad_stream_left_behind(database, seed):
+    """Streams that began late, ended early and lost fills, ids that the exchange has not, bars that were deleted, times
+    that step back and quiet times, flat bars or none: one run makes all bars what they should be, a second changes none.
+    """
+    chance = Random(seed)
+    frames = ("1s,5s,1m", "2s,3s,6s", "5s,1m", "1s,1m,1d,1d+8")[seed % 4]
+    fill = seed % 3 == 0
+    fills = market(900, seed, back=(5, 80)[seed % 2], quiet=(0, 0.02)[seed % 2])
+    gone = {*chance.sample(range(200, 800), 3)} if seed % 2 else set()
+    lines = [Absent(*KEY, f.trade_id, f.trade_id) if f.trade_id in gone else f for f in fills]
+    wanted = storage_samples.made(lines, frames, lateness_ms=600_000, fill=fill)
+    kept = lines[chance.choice((0, 100)) : chance.choice((700, 900))]
+    for length in chance.sample((1, 3, 40, 200), 3):
+        at = chance.randrange(len(kept) - length)
+        del kept[at : at + length]
+    stored = storage_samples.made(kept, frames, fill=fill)
+    storage_samples.store(database, [bar for bar in stored.values() if chance.random() > 0.05])
+    clock = count(fills[-1].timestamp + 3_600_000, 40)
+    with open_database(database, create=True) as opened:
+        tools = Tools(opened.connect, Past([f for f in fills if f.trade_id not in gone]), clock=clock.__next__,
+                      spread_ms=50, fill=fill)  # fmt: skip
+        with closing(Backfill(tools, ())) as work:
+            (row,) = work.run([SYMBOL], fills[0].timestamp)
+            assert row["left"] == 0 and row["candles"] > 0
+            assert list(work.run([SYMBOL], fills[0].timestamp)) == []
+    found = storage_samples.bars_of(database)
+    newest = {frame: max(end for f, end in found if f == frame and found[f, end].first_trade_id) for frame, _ in found}
+    # Whether it is quiet after the newest bar nothing can prove.
+    assert found == {key: bar for key, bar in wanted.items() if key[1] <= newest.get(key[0], 0)}
 
 
 @pytest.fixture

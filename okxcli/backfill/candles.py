@@ -16,6 +16,7 @@ from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import Absent, OHLCVCandle, StandardizedTrade
 from okxcli.errors import DatabaseUnavailable
 from okxcli.exchange.history import Page
+from okxcli.exchange.rest import TRADES_PAGE
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.storage import doubts, ledger, reader
 from okxcli.storage.chain import (
@@ -90,37 +91,42 @@ class Candles:
 
     def _stretch(self, chain: Chain, since: int, until: int) -> Stretch | None:
         """Return the fills of the bars that touch a span, one more on each side; None where no bar is stored."""
-        since, until = (
-            min(bars.frame.start_of(since) for bars in chain.roots),
-            max(bars.frame.end_of(bars.frame.start_of(until - 1)) for bars in chain.roots),
-        )
+        since, until = _whole(chain, since, until)
         frame = chain.base.frame
         low, high = frame.start_of(since), frame.end_of(frame.start_of(until - 1))
         ids = ids_between(self._tools.connection, chain, low, high)
-        return None if ids is None else Stretch(max(ids[0] - 1, 1), ids[1] + 1, since, until)
+        if ids is None:
+            return None
+        first = ids[0] - 1
+        if low <= chain.base.links[0].start:  # where the chain begins nobody knows how far its first bar goes back
+            first = min(first, self._tools.history.first_id_at(chain.symbol, since) - 1)
+        return Stretch(max(first, 1), ids[1] + 1, since, until)
 
     def _tail(self, chain: Chain, plan: Plan, until_ms: int | None, wanted: Ranges) -> Iterator[Stretch]:
         """Yield the fills of the bars that are over and newer than the newest one."""
-        tools, newest, frame = self._tools, chain.base.newest, chain.base.frame
+        tools, newest, base = self._tools, chain.base.newest, chain.base.frame
         limit = min(until_ms or tools.clock(), tools.clock() - TAIL_MS)
-        begin = min(bars.sure_ms for bars in chain.roots)
-        if frame.end_of(begin) > limit:
+        if all(bars.frame.end_of(bars.sure_ms) > limit for bars in chain.roots):
             return
-        _, newest_ms = tools.newest_before(plan.symbol, until_ms)
-        top = frame.start_of(min(newest_ms, limit))
-        if top <= begin:
+        moment = min(tools.newest_before(plan.symbol, until_ms)[1], limit)
+        behind = [bars for bars in chain.roots if bars.frame.start_of(moment) > bars.sure_ms]
+        if not behind:
             return
+        begin, top = min(bars.sure_ms for bars in behind), max(bars.frame.start_of(moment) for bars in behind)
         last, known = tools.history.last_id_before(plan.symbol, top), chain.covered[-1][1]
-        lacking = ledger.subtract([(known + 1, last)] if last > known else [], chain.absent)
+        ended = (
+            last if base.start_of(moment) == top else tools.history.last_id_before(plan.symbol, base.start_of(moment))
+        )
+        lacking = ledger.subtract([(known + 1, ended)] if ended > known else [], chain.absent)
         if not lacking and begin == newest.timestamp:
             return  # a quiet since
         wanted += lacking
         plan.end_ms = top
+        # Times can step back across the edge: the first of the new bars may hold fills from before the last of the old.
+        early = max((newest.first_trade_id or 1) - 1, known - TRADES_PAGE)
         stored = self._stretch(chain, begin, newest.timestamp) if begin < newest.timestamp else None
-        if stored is None:
-            yield Stretch(known, max(last, known) + 1, begin, top)
-        else:
-            yield Stretch(stored.first, max(last, known) + 1, stored.since_ms, top)
+        first, since = (early, begin) if stored is None else (min(early, stored.first), stored.since_ms)
+        yield Stretch(max(first, 1), max(last, known) + 1, since, top)
 
     def _head(self, chain: Chain, plan: Plan, since_ms: int | None, wanted: Ranges) -> Iterator[Stretch]:
         """Yield the fills of the bars before the first one, if they are asked for, and of that one."""
@@ -201,10 +207,11 @@ class Candles:
         self.fetch(replace(plan, stretches=some), counts)
 
     def doubtful(self, symbol: str) -> Ranges:
-        """Return the ids that OKX has not shown and that are not proven absent."""
+        """Return the ids between the stored bars that OKX has not shown and that are not proven absent."""
         held = doubts.load(self._tools.connection, EXCHANGE, symbol)
         open_ids = [(one.first, one.last) for one in held if one.answers and not one.noted]
-        return ledger.subtract(open_ids, self._chain(symbol).known)
+        holes = self._chain(symbol).holes()
+        return ledger.subtract(holes, ledger.subtract(holes, open_ids))
 
     def _make(self, plan: Plan, stretch: Stretch, counts: Counter[str]) -> list[Stretch]:
         """Store the bars of a stretch; return the stretches beside it into which some of its fills belong."""
@@ -236,21 +243,18 @@ class Candles:
 
     def _beside(self, plan: Plan, chain: Chain, stretch: Stretch, strays: list[StandardizedTrade]) -> Iterator[Stretch]:
         """Yield the bars beside a stretch that lack fills which came with it."""
-        top = plan.end_ms or chain.base.newest.timestamp
         wanted = ledger.subtract(plan.wanted, [(plan.link, plan.link)])
-        lacking = [one for one in strays if count_within(wanted, one.trade_id, one.trade_id)]
-        early = [one for one in lacking if (plan.begin_ms or 0) <= one.timestamp < stretch.since_ms]
-        late = [one for one in lacking if stretch.until_ms <= one.timestamp < top]
-        if early:
-            found = self._stretch(chain, min(one.timestamp for one in early), stretch.since_ms)
-            if found is not None:
-                last = max(found.last, max(one.trade_id for one in early) + 1)
-                yield Stretch(found.first, last, found.since_ms, stretch.since_ms)
-        if late:
-            found = self._stretch(chain, stretch.until_ms, max(one.timestamp for one in late) + 1)
-            if found is not None:
-                first = min(found.first, min(one.trade_id for one in late) - 1)
-                yield Stretch(first, found.last, stretch.until_ms, found.until_ms)
+        top = plan.end_ms or chain.base.newest.timestamp
+        for low, high in ((plan.begin_ms or 0, stretch.since_ms), (stretch.until_ms, top)):
+            inside = [one for one in strays if low <= one.timestamp < high]
+            times = [one.timestamp for one in inside if count_within(wanted, one.trade_id, one.trade_id)]
+            if not times:
+                continue
+            since, until = _whole(chain, min(times), max(times) + 1)
+            ids = [one.trade_id for one in inside if since <= one.timestamp < until]
+            stored = self._stretch(chain, since, until)
+            ids += [] if stored is None else [stored.first + 1, stored.last - 1]
+            yield Stretch(max(min(ids) - 1, 1), max(ids) + 1, since, until)
 
     def _fills(
         self,
@@ -342,6 +346,14 @@ def _broken(chain: Chain, since_ms: int | None, until_ms: int | None) -> list[tu
         for one in chain.broken(bars)
         if _touches(one, since_ms, until_ms)
     ]
+
+
+def _whole(chain: Chain, since: int, until: int) -> tuple[int, int]:
+    """Return the span of all bars that touch a span."""
+    return (
+        min(bars.frame.start_of(since) for bars in chain.roots),
+        max(bars.frame.end_of(bars.frame.start_of(until - 1)) for bars in chain.roots),
+    )
 
 
 def _touches(hole: Link, since_ms: int | None, until_ms: int | None) -> bool:

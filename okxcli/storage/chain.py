@@ -30,12 +30,17 @@ _EARLY = 100
 
 @dataclass(frozen=True)
 class Link:
-    """Ids that follow on each other, and the start of the first and the end of the last bar with them (ms)."""
+    """Ids that follow on each other, and the start of the first and the end of the last bar with them (ms).
+
+    `low` and `high` are the ids beside them, where a complete bar says that those are known, else the first and last.
+    """
 
     first: int
     last: int
     start: int
     end: int
+    low: int = 0
+    high: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Chain:
         self.absent = absent
         self.covered: Ranges = [(link.first, link.last) for link in roots[0].links]
         self.known = ledger.union([*self.covered, *absent])
+        self._beside = ledger.union([*self.known, *((link.low, link.high) for link in roots[0].links)])
 
     @classmethod
     def load(cls, connection: Connection, exchange: str, symbol: str) -> Self | None:
@@ -109,6 +115,11 @@ class Chain:
         """Whether every id of `first .. last` is known; ids below 1 do not exist."""
         at = bisect_right(self.known, (max(first, 1), 1 << 63)) - 1
         return at >= 0 and last <= self.known[at][1]
+
+    def makes_whole(self, first: int, last: int) -> bool:
+        """Whether a bar made of smaller ones with the ids `first .. last` is complete: those beside them are known."""
+        beside = (first - 1 < 1 or ledger.holds(self._beside, first - 1)) and ledger.holds(self._beside, last + 1)
+        return beside and self.proves(first, last)
 
     def ranges(self) -> list[IdRange]:
         """Return what is covered, absent and missing, by rising id."""
@@ -169,17 +180,18 @@ _LINKS = sql.SQL("""
 WITH bars AS (
     SELECT first_trade_id AS first, last_trade_id AS last, (extract(epoch FROM start) * 1000)::bigint AS low,
         (extract(epoch FROM timestamp) * 1000)::bigint AS high,
-        complete OR trade_count = last_trade_id - first_trade_id + 1 AS whole {}
+        complete OR trade_count = last_trade_id - first_trade_id + 1 AS whole, complete::int AS more {}
 ), parts AS (
-    SELECT first, CASE WHEN whole THEN last ELSE first END AS last, low, high FROM bars
-    UNION ALL SELECT last, last, low, high FROM bars WHERE NOT whole
+    SELECT first, CASE WHEN whole THEN last ELSE first END AS last, low, high, more FROM bars
+    UNION ALL SELECT last, last, low, high, more FROM bars WHERE NOT whole
 ), cut AS (
     SELECT *, first > 1 + max(last) OVER (ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         AS opens FROM parts
 ), islands AS (
     SELECT *, count(*) FILTER (WHERE opens) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS island FROM cut
 )
-SELECT min(first), max(last), min(low), max(high) FROM islands GROUP BY island ORDER BY 1
+SELECT min(first), max(last), min(low), max(high), min(first - more), max(last + more) FROM islands GROUP BY island
+ORDER BY 1
 """).format(_OURS)
 _NEWEST = sql.SQL("SELECT (extract(epoch FROM max(start)) * 1000)::bigint {}").format(_OURS)
 _ENDS = sql.SQL("SELECT min(first_trade_id), max(last_trade_id) {}").format(_OURS)
@@ -241,7 +253,7 @@ def doubtful(connection: Connection, chain: Chain, frame: Timeframe, since: int,
         _INCOMPLETE,
         [chain.exchange, chain.symbol, frame.name, stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))],
     ).fetchall()
-    starts = [start for first, last, start in rows if chain.proves(first - 1, last + 1)]
+    starts = [start for first, last, start in rows if chain.makes_whole(first, last)]
     found: list[OHLCVCandle] = []
     wanted = set(starts)
     with reader.snapshot(connection):
@@ -278,7 +290,7 @@ def stale_larger(connection: Connection, chain: Chain, frame: Timeframe, since: 
     for at, held, first, last, stored, complete in connection.execute(
         sql.SQL(_LARGER).format(start=start, ours=_OURS), [*key, source.frame.name, *span, *key, frame.name, *span]
     ):
-        proven = chain.proves(first - 1, last + 1)
+        proven = chain.makes_whole(first, last)
         better = stored is None or (proven and not complete) or (held > stored and (proven or not complete))
         if better and frame.end_of(at) <= high:
             found.append(at)
@@ -308,7 +320,7 @@ def _merged(
                 whole = wholes.setdefault(start, TimeframeBucket(start, frame.end_of(start)))
                 whole.merge(bucket_of(part))
     for whole in wholes.values():
-        complete = chain.proves(whole.first_id - 1, whole.last_id + 1)
+        complete = chain.makes_whole(whole.first_id, whole.last_id)
         yield whole.candle(chain.exchange, chain.symbol, frame.name, closed=True, complete=complete)
 
 
