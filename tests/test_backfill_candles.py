@@ -313,7 +313,7 @@ class Past:
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_whatever_a_bad_stream_left_behind(database, seed):
     """Streams that began late, ended early and lost fills, ids that the exchange has not, bars that were deleted, times
-    that step back and quiet times, flat bars or none: one run makes all bars what they should be, a second changes none.
+    that step back and quiet times, flat bars or none: one run makes every bar what it should be, a second none.
     """
     chance = Random(seed)
     frames = ("1s,5s,1m", "2s,3s,6s", "5s,1m", "1s,1m,1d,1d+8")[seed % 4]
