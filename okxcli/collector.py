@@ -18,6 +18,7 @@ from okxcli.exchange.feed import TAPE, Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.config import Config
+from okxcli.runtime.memory import give_back
 from okxcli.runtime.signals import Lifecycle
 from okxcli.storage.chores import Chores
 from okxcli.storage.database import Connection
@@ -276,6 +277,7 @@ class Collector:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
+            give_back()
 
     def _wait_s(self, end: float | None) -> float:
         waits = [max(self._next_heartbeat - time.monotonic(), 0)]
