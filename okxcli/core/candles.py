@@ -12,7 +12,7 @@ from heapq import merge
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import FILE_MERGED, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.series import Series
-from okxcli.core.tape import IdRanges
+from okxcli.core.tape import MAX_RANGES, IdRanges
 from okxcli.core.timeframes import Timeframe, common, parse_list
 
 LATENESS_MS = 10_000
@@ -43,8 +43,11 @@ class _Market:
         self._part: TimeframeBucket | None = None  # the one that holds the clock
         self._action = 0  # a trade of `_part` before this moment makes nothing due
         self._mended = False  # ids came out of order since the last step
+        self._begun: dict[int, int] = {}  # when the lowest fill of a range of known ids was, by its id
         self.series = [
-            Series(exchange, symbol, tf, self.ids, self._parts, owner.lateness_ms, owner.fill, owner.partial)
+            Series(
+                exchange, symbol, tf, self.ids, self._begun, self._parts, owner.lateness_ms, owner.fill, owner.partial
+            )
             for tf in owner.timeframes
         ]
 
@@ -71,6 +74,8 @@ class _Market:
             self._known(first, last, new)
             return
         owner.trades += 1
+        if first == ids.begun:
+            self._begin(first, trade.timestamp)
         if trade.origin == FILE_MERGED:
             for series in self.series:
                 series.dropped.add(first, last)  # how many fills it is of is not known: it proves no bar
@@ -94,6 +99,14 @@ class _Market:
         if timestamp > self.clock:
             self.clock, self._part = timestamp, bucket
         self.step()
+
+    def _begin(self, first: int, timestamp: int) -> None:
+        """Note when a range of known ids begins; forget those that begin elsewhere by now."""
+        if len(self._begun) >= 2 * MAX_RANGES:
+            begins = {first for first, _ in self.ids}
+            for number in self._begun.keys() - begins:
+                del self._begun[number]
+        self._begun[first] = timestamp
 
     def _known(self, first: int, last: int, new: int) -> None:
         """Count a trade of known ids, all of them or (`new` are not) some: it cannot be cut into its fills."""
@@ -132,6 +145,8 @@ class _Market:
     def absent(self, first: int, last: int) -> None:
         """Count ids that the exchange does not have as known; bars that waited for them are written again."""
         if self.ids.add(first, last):
+            if first == self.ids.begun and last + 1 in self._begun:
+                self._begin(first, self._begun[last + 1])
             self._mended = True
             self.step()
 

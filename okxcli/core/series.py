@@ -5,7 +5,7 @@ more, so that a trade that comes late is folded in, and written once more if tha
 do not prove complete is watched for a while longer: the missing ids may still be repaired or found absent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -58,6 +58,7 @@ class Series:
         symbol: str,
         timeframe: Timeframe,
         ids: IdRanges,
+        begun: Mapping[int, int],
         parts: dict[int, TimeframeBucket],
         lateness_ms: int,
         fill: bool,
@@ -70,6 +71,7 @@ class Series:
         self._exchange = exchange
         self._symbol = symbol
         self._ids = ids
+        self._begun = begun
         self._parts = parts
         self._lateness = lateness_ms
         self._fill = fill
@@ -188,8 +190,16 @@ class Series:
         return whole
 
     def _proven(self, value: TimeframeBucket) -> bool:
-        """Whether the fill before, all between and the fill after are known, and none of them came too late."""
-        return self._known(max(value.first_id - 1, 1), value.last_id + 1)
+        """Whether the fill before, all between and the fill after are known, and none of them came too late.
+
+        What is known below must reach back to before the bar: where time steps back over the edge of a bar just after
+        the first known fill, the fill before is known, and the bar still lacks what traded earlier.
+        """
+        low = max(value.first_id - 1, 1)
+        if not self._known(low, value.last_id + 1):
+            return False
+        begin = self._ids.begin_of(low)
+        return begin == 1 or self._begun.get(begin, 0) < value.start
 
     def _known(self, low: int, high: int) -> bool:
         """Whether all ids of `low .. high` are known, and each of them proves something."""

@@ -14,11 +14,12 @@ class IdRanges:
     then on ids up to `floor` count as unknown, which can make a bar incomplete but never complete.
     """
 
-    __slots__ = ("_firsts", "_forgotten", "_lasts", "_limit", "floor", "top")
+    __slots__ = ("_firsts", "_forgotten", "_lasts", "_limit", "begun", "floor", "top")
 
     def __init__(self, limit: int = MAX_RANGES) -> None:
         self.floor = 0
         self.top = 0  # the highest id known
+        self.begun = 0  # the lowest id of the range that was last begun, or extended downwards
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         self._forgotten = 0
@@ -40,6 +41,8 @@ class IdRanges:
         high = bisect_right(firsts, last + 1)  # past the last range that touches it
         known = sum(max(0, min(lasts[i], last) - max(firsts[i], first) + 1) for i in range(low, high))
         joined = (min(first, firsts[low]), max(last, lasts[high - 1])) if low < high else (first, last)
+        if joined[0] == first:
+            self.begun = first
         firsts[low:high] = [joined[0]]
         lasts[low:high] = [joined[1]]
         self.top = lasts[-1]
@@ -55,6 +58,10 @@ class IdRanges:
             return True
         at = bisect_right(self._firsts, first) - 1
         return at >= 0 and last <= self._lasts[at]
+
+    def begin_of(self, number: int) -> int:
+        """Return the lowest id of the range that holds a known id."""
+        return self._firsts[bisect_right(self._firsts, number) - 1]
 
     def touches(self, first: int, last: int) -> bool:
         """Whether any id of `first .. last` is known."""

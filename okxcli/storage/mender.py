@@ -95,8 +95,9 @@ class Mender:
         clock = proof.last_time or 0
         proven: dict[str, list[int]] = {}
         for key, (bar, _) in list(self._watched.items()):
-            first, last = bar.first_trade_id or 0, bar.last_trade_id or 0
-            if key[:2] == (exchange, symbol) and bar.timestamp <= clock and proof.proves(first - 1, last + 1):
+            if key[:2] != (exchange, symbol) or bar.timestamp > clock:
+                continue
+            if proof.whole(connection, bar.start, bar.first_trade_id or 0, bar.last_trade_id or 0):
                 proven.setdefault(bar.timeframe, []).append(bar.start)
                 del self._watched[key]
         for at, (name, frame) in enumerate(self._frames.items()):

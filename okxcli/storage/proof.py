@@ -53,6 +53,7 @@ class Proof:
         self.absent = ledger.union(part for day in days for part in day.absent)
         self.known = ledger.union([*self.covered, *self.absent])
         self._archived = [day.start for day in days if day.archived]
+        self._times: dict[int, int] = {}  # of the lowest fills of what is known
         self._pieces = sorted((first, last, at) for at, day in enumerate(days) for first, last in day.covered)
 
     @classmethod
@@ -99,6 +100,22 @@ class Proof:
         """Whether every id of `first .. last` is known; ids below 1 do not exist."""
         at = bisect_right(self.known, (max(first, 1), 1 << 63)) - 1
         return at >= 0 and last <= self.known[at][1]
+
+    def whole(self, connection: Connection, start: int, first: int, last: int) -> bool:
+        """Whether a bar that starts at `start` (ms) and holds the ids `first .. last` is proved complete.
+
+        The fill before, all between and the fill after are known, and what is known below reaches back to before the
+        bar: else, where time steps back over its start, fills below may belong to it that nobody knows.
+        """
+        if not self.proves(first - 1, last + 1):
+            return False
+        begin = self.known[bisect_right(self.known, (max(first - 1, 1), 1 << 63)) - 1][0]
+        lowest = self.above(begin - 1)
+        if begin == 1 or lowest is None:
+            return True
+        if lowest not in self._times:
+            self._times |= self.times(connection, [lowest])
+        return self._times[lowest] < start
 
     def below(self, number: int) -> int | None:
         """Return the highest covered id below `number`."""

@@ -144,7 +144,7 @@ class _Maker:
         ]
 
     def _complete(self, bar: TimeframeBucket) -> bool:
-        return self._proof.proves(bar.first_id - 1, bar.last_id + 1)
+        return self._proof.whole(self._connection, bar.start, bar.first_id, bar.last_id)
 
     def _merged(self, starts: Starts, source: Timeframe) -> Iterator[tuple[int, TimeframeBucket]]:
         """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and the

@@ -38,7 +38,8 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
             check(edge_start, first_end, edge, first - 1, held)
         edge, edge_start, held, whole = first, start, count, holds_all
         for one_first, one_last, one_start, one_end in lasting or ():
-            if proof.proves(one_first - 1, one_last + 1) and one_start < end and one_end > begin:
+            inside = one_start < end and one_end > begin
+            if inside and proof.whole(connection, one_start, one_first, one_last):
                 found.add(one_start)
     check(edge_start, end, edge, proof.last_id, held)
     return sorted(found)

@@ -130,7 +130,7 @@ def _judge(duck: duckdb.DuckDBPyConnection, connection: psycopg.Connection, symb
     if changed:
         verdict.say(f"{name}: {len(changed)} fills are stored with other values, {_some(changed)}")
     absent = _judge_ledger(connection, symbol, sorted(expected), verdict)
-    known = _Known([*expected, *absent])
+    known = _Known({number: row[4] for number, row in expected.items()}, absent)
     for timeframe in LENGTHS_MS:
         _judge_bars(duck, connection, symbol, timeframe, truth, known, verdict)
 
@@ -156,13 +156,21 @@ def _judge_ledger(connection: psycopg.Connection, symbol: Symbol, expected: list
 
 
 class _Known:
-    """Ids, of which ranges are asked for."""
+    """Ids that are stored, with their times, or absent."""
 
-    def __init__(self, ids: Iterable[int]) -> None:
-        self._ids = sorted(set(ids))
+    def __init__(self, times: dict[int, int], absent: Iterable[int]) -> None:
+        self._ids = sorted({*times, *absent})
+        self._begun: dict[int, int] = {}  # the time of the first fill of a run of ids, by each id of the run
+        before = -1
+        for number in self._ids:
+            begun = self._begun.get(before) if before == number - 1 else None
+            self._begun[number] = times.get(number, -1) if begun in (None, -1) else begun
+            before = number
 
-    def all_of(self, first: int, last: int) -> bool:
-        return bisect_right(self._ids, last) - bisect_left(self._ids, first) == last - first + 1
+    def prove(self, start: int, first: int, last: int) -> bool:
+        """Whether a bar is complete: all ids from before its first to after its last are known, from before `start`."""
+        whole = bisect_right(self._ids, last + 1) - bisect_left(self._ids, first - 1) == last - first + 3
+        return whole and self._begun[first - 1] < start
 
 
 def _judge_bars(
@@ -187,7 +195,7 @@ def _judge_bars(
         else:
             amounts = (size, *(_EXACT.multiply(number, symbol.worth) for number in (size, turnover)), buys)
         bar = (opened, high, low, close, *amounts, count, first, last)
-        expected[start] = bar, known.all_of(first - 1, last + 1)
+        expected[start] = bar, known.prove(start, first, last)
     stored = {row[0]: row for row in connection.execute(_STORED_BARS, [symbol.name, timeframe])}
     final = {start for start in expected if start + length <= over}
     verdict.bars += len(final)

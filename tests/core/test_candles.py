@@ -116,6 +116,15 @@ def test_ids_may_lie_in_the_neighbouring_bar():
     assert (first.first_trade_id, first.last_trade_id, first.trade_count, first.complete) == (1, 4, 3, True)
 
 
+def test_a_step_back_after_the_first_fill_proves_nothing():
+    """Where a stream begins, or goes on after a hole, a fill from before it makes no bar of what nobody saw."""
+    bars = run([trade(5, 2000), trade(6, 1990), trade(7, 2010), trade(8, 3000), trade(9, 4000)], "1s")
+    final = {c.start - T0: (c.trade_count, c.complete) for c in last_lines(bars).values()}
+    assert final == {1000: (1, False), 2000: (2, False), 3000: (1, True)}
+    mended = last_lines(run([trade(8, 3000), trade(9, 2990), trade(10, 3010), trade(11, 4000), trade(7, 1500)], "1s"))
+    assert {c.start - T0: c.complete for c in mended.values()} == {1000: False, 2000: True, 3000: True}
+
+
 def test_absent_ids_count_as_known():
     """Ids that the exchange does not have make no bar incomplete, also when that is learned a minute later."""
     lines = [trade(1, 0), trade(2, 1000), trade(5, 2000), trade(6, 3000), trade(7, 62_000)]
@@ -297,8 +306,13 @@ def figures(c):
 
 
 def provably_complete(tape, candle):
-    known = {t.trade_id for t in tape if t.symbol == candle.symbol}
-    return set(range(max(candle.first_trade_id - 1, 1), candle.last_trade_id + 2)) <= known
+    known = {t.trade_id: t.timestamp for t in tape if t.symbol == candle.symbol}
+    lowest = max(candle.first_trade_id - 1, 1)
+    if not set(range(lowest, candle.last_trade_id + 2)) <= known.keys():
+        return False
+    while lowest - 1 in known:
+        lowest -= 1
+    return lowest == 1 or known[lowest] < candle.start
 
 
 @given(tapes(symbols=2))

@@ -144,6 +144,21 @@ def test_ids_that_were_found_absent(database, connection):
     assert mend(connection) == 0
 
 
+def test_a_step_back_where_the_tape_begins(database, connection):
+    """A fill from before the first known one proves no bar, though the ids beside it are known."""
+    fills = [
+        trade(number, "100", "1", "buy", MIDNIGHT + at)
+        for number, at in ((5, 2000), (6, 1990), (7, 2010), (8, 3000), (9, 2990), (10, 4000), (11, 5000))
+    ]
+    store(database, fills)
+    assert mend(connection, FRAMES[:1]) == 4
+    assert same(bars(connection, FRAMES[:1]), made(fills, FRAMES[:1]))
+    complete = {(c.start - MIDNIGHT) // 1000: c.complete for c in bars(connection, FRAMES[:1]).values()}
+    assert complete == {1: False, 2: False, 3: True, 4: True}
+    again = stale(connection, Proof.load(connection, *KEY), FRAMES[0], *FOREVER)
+    assert not {MIDNIGHT + 1000, MIDNIGHT + 2000} & set(again)
+
+
 def test_larger_bars_of_smaller_ones(database, connection):
     """Merged where those are proven, from rows where they are not: the same bars either way."""
     fills = market(1200, seed=5, step=400)
