@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "XDG_DATA_HOME": "Where the embedded database lies, in okx/; ~/.local/share when it is not set.",
     "XDG_STATE_HOME": "Where lines wait, in okx/spool/, while Postgres is away; ~/.local/state when it is not set.",
     "XDG_CACHE_HOME": "Where bulk files are kept, in okx/files/; ~/.cache when it is not set.",
-    "SSL_CERT_FILE": "A file of certificates to trust, instead of the system's. That they are checked cannot be switched off.",
+    "SSL_CERT_FILE": "A file of certificates to trust, instead of the system's. The check cannot be switched off.",
     "PGSERVICE, PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGPASSFILE": (
         "As for every program that speaks to Postgres, where neither --dsn, OKX_DSN nor the configuration names one."
     ),
