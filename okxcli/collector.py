@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: Time between two lines in the log file that say that all is well.
 _HEARTBEAT_S = 60.0
+#: Time between two times that freed memory is given back: the later, the more of it has new neighbours that stay.
+_GIVE_BACK_S = 10.0
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
 #: Rejected messages of a run that are kept in the table `quarantine`.
@@ -78,6 +80,7 @@ class Collector:
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+        self._next_giving = time.monotonic() + _GIVE_BACK_S
         self._wish: Config | None = None  # a configuration that is to be taken up
         self._next_try = 0.0
         self._removed: set[str] = set()
@@ -277,6 +280,8 @@ class Collector:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
+        if time.monotonic() >= self._next_giving:
+            self._next_giving = time.monotonic() + _GIVE_BACK_S
             give_back()
 
     def _wait_s(self, end: float | None) -> float:
