@@ -40,9 +40,10 @@ def status(
     """Tell how fresh and how whole the stored data is; exit 1 if a symbol is stale.
 
     In: the database, and the configuration for the symbols that should be there. Out: one row a symbol: age of its
-    newest row in seconds (trade, book or ticker, since a quiet market still has books), fills stored and in the last
-    minute, missing and absent ids, age of the newest candle, quarantined lines. A last line on stderr gives the size
-    of the database and the free disk.
+    newest row in seconds (trade, book or ticker, since a quiet market still has books; where only candles are stored,
+    how long the next one is due), fills stored and in the last minute, missing and absent ids, age of the newest
+    candle, quarantined lines. A last line on stderr gives the size of the database and the free disk, and what waits
+    in the spool of this user and machine.
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -73,6 +74,7 @@ def _show(
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
     from okxcli.storage.freshness import database_size, freshness
+    from okxcli.storage.spool import Spool, default_folder
 
     now = now_ms()
     with database.session() as connection:
@@ -85,7 +87,9 @@ def _show(
     write_rows(rows, table)
     place = database.target.base
     disk = f", {_gigabytes(shutil.disk_usage(_existing(place)).free)} free" if place is not None else ""
-    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}", file=sys.stderr)
+    spool = Spool(default_folder(database.where))
+    waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
+    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{waiting}", file=sys.stderr)
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)
     return not rows or any(row["state"] != "fresh" for row in rows)

@@ -14,7 +14,8 @@ class Freshness:
     """What is stored of one symbol. Times are milliseconds since the epoch; None: nothing of that kind.
 
     `trades` counts stored fills, those that retention dropped too; `missing` the ids between the first and the last
-    that are neither stored nor absent at the exchange; `rate` the fills of the last minute.
+    that are neither stored nor absent at the exchange; `rate` the fills of the last minute; `bar_ms` is the length of
+    the smallest candles.
     """
 
     exchange: str
@@ -25,14 +26,21 @@ class Freshness:
     absent: int
     last_trade: int | None
     last_candle: int | None
+    bar_ms: int | None
     last_book: int | None
     last_ticker: int | None
     quarantined: int
 
     @property
     def newest(self) -> int | None:
-        """The time of the newest row of trades, books and tickers: a live market has one of them all the time."""
-        return max((t for t in (self.last_trade, self.last_book, self.last_ticker) if t is not None), default=None)
+        """The time of the newest row of trades, books and tickers: a live market has one of them all the time.
+
+        Where only candles are stored, the time when the one after the newest is due.
+        """
+        rows = max((t for t in (self.last_trade, self.last_book, self.last_ticker) if t is not None), default=None)
+        if rows is None and self.last_candle is not None:
+            return self.last_candle + (self.bar_ms or 0)
+        return rows
 
 
 # Multiranges count ids half-open, so that a width is upper - lower. Books and tickers of the last two days only: older
@@ -53,7 +61,7 @@ WITH ids AS (
     SELECT exchange, symbol, sum(count)::bigint AS fills FROM raw_trades
     WHERE timestamp > %(now)s::timestamptz - make_interval(secs => %(window)s) GROUP BY exchange, symbol
 ), bars AS (
-    SELECT exchange, symbol, max(timestamp) AS last_time FROM market_data
+    SELECT exchange, symbol, max(timestamp) AS last_time, min(timestamp - start) AS length FROM market_data
     WHERE closed AND origin = 'trades' AND timestamp > %(now)s::timestamptz - interval '40 days'
     GROUP BY exchange, symbol
 ), books AS (
@@ -68,6 +76,7 @@ WITH ids AS (
 SELECT s.exchange, s.symbol, coalesce(ids.covered, 0), coalesce(rates.fills, 0),
        coalesce(ids.span - ids.covered - ids.absent, 0), coalesce(ids.absent, 0),
        (extract(epoch FROM newest.last_time) * 1000)::bigint, (extract(epoch FROM bars.last_time) * 1000)::bigint,
+       (extract(epoch FROM bars.length) * 1000)::bigint,
        (extract(epoch FROM books.last_time) * 1000)::bigint, (extract(epoch FROM tickers_of.last_time) * 1000)::bigint,
        coalesce(bad.lines, 0)
 FROM symbols AS s

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from okxcli.local.exchange import LocalExchange
+from okxcli.storage.spool import name_of
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all", "books5"], "timeframes": ["1s", "1m"]}
 
@@ -140,6 +141,31 @@ def test_status(run, database):
     status, out, _ = end(run("status", "--max-age", "500ms", "--table"))
     assert status == 1
     assert "stale" in out
+
+
+def test_status_of_candles_alone(run, database, tmp_path):
+    """Where only candles are stored they tell the age; what waits in the spool is told with its folder."""
+    now = time.time_ns() // 1_000_000
+    bars = [
+        {"type": "candle", "exchange": "okx", "symbol": symbol, "timeframe": "1m", "start": end - 60_000,
+         "timestamp": end, "open": "1", "high": "1", "low": "1", "close": "1", "volume": "1", "base_volume": "1",
+         "quote_volume": "1", "buy_volume": "1", "trade_count": 1, "first_trade_id": 5, "last_trade_id": 5,
+         "closed": True, "complete": False, "revision": 0, "origin": "trades"}
+        for symbol, end in (("BTC-USDT", now - now % 60_000), ("ETH-USDT", now - now % 60_000 - 600_000))
+    ]  # fmt: skip
+    (tmp_path / "bars.jsonl").write_text("".join(json.dumps(bar) + "\n" for bar in bars))
+    with LocalExchange(["BTC-USDT"], history_s=0) as exchange:
+        assert end(run("store", str(tmp_path / "bars.jsonl"), OKX_WS_URL=exchange.ws_url))[0] == 0
+    status, out, err = end(run("status"))
+    rows = {row["symbol"]: row for row in map(json.loads, out.splitlines())}
+    assert (status, rows["BTC-USDT"]["state"], rows["ETH-USDT"]["state"]) == (1, "fresh", "stale")
+    assert rows["ETH-USDT"]["age_s"] >= 540 > 120 > rows["BTC-USDT"]["age_s"]
+    assert "wait in" not in err
+    where = err.split("okx status: ")[-1].rsplit(": ", 1)[0]
+    folder = tmp_path / ".local/state/okx/spool" / name_of(where)
+    folder.mkdir(parents=True)
+    (folder / "1.jsonl").write_bytes(b"x" * 100_000)
+    assert end(run("status"))[2].splitlines()[-1].endswith(f", 0.1 MB wait in {folder}")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
