@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: a real Postgres, and a fresh database on it for a test."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,18 @@ settings.register_profile("okx", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("okx")
 
 _NUMBERS = count(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Take back what a command that runs in this process does to the log: the next test reads it with `caplog`."""
+    logger = logging.getLogger("okxcli")
+    before, level = list(logger.handlers), logger.level
+    yield
+    logger.propagate = True
+    logger.setLevel(level)
+    for handler in [one for one in logger.handlers if one not in before]:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The keeper: whatever happens to Postgres, every line that was taken is stored once."""
 
-import logging
 import shutil
 import threading
 import time
@@ -242,9 +241,8 @@ def test_a_login_that_is_refused_later(make, database, outage, monkeypatch):
     assert stored(database) == [1, 2]
 
 
-def test_little_room_is_told_once(make, outage, caplog, monkeypatch):
+def test_little_room_is_told_once(make, outage, caplog):
     """Before there is none."""
-    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
     keeper = make(spool={"max_bytes": 130 * len(encode(trade(119)))})
     outage.begin()
     for i in range(1, 120):

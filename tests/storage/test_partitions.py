@@ -1,6 +1,5 @@
 """Partitions are made ahead without waiting for readers, and dropped whole by retention."""
 
-import logging
 import threading
 import time
 from datetime import date
@@ -120,7 +119,6 @@ def test_partition_in_use_is_left_to_the_next_run(database, monkeypatch):
     """A reader that holds it is not waited for; nothing is half done afterwards."""
     store(database, [ticker(T0)])
     monkeypatch.setattr(retention, "_LOCK_TIMEOUT", "200ms")
-    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
     with psycopg.connect(database) as reader:
         reader.execute("SELECT * FROM tickers").fetchall()
         began = time.monotonic()

@@ -1,6 +1,5 @@
 """The writer: every fill once, ledger and rows in step, poison apart, whatever the order and however often."""
 
-import logging
 import random
 import threading
 from contextlib import closing
@@ -172,9 +171,8 @@ def test_absent_ids_without_any_fill_are_kept(database):
     assert store(database, [trade(13)]) == {"raw_trades": 1}
 
 
-def test_row_that_postgres_refuses_is_quarantined_alone(database, caplog, monkeypatch):
+def test_row_that_postgres_refuses_is_quarantined_alone(database, caplog):
     """One poison row among many costs nobody else; it is kept with Postgres' reason, and told."""
-    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
     with open_database(database, create=True) as opened, opened.connect() as connection:
         connection.execute("ALTER TABLE raw_trades ADD CONSTRAINT no_devils CHECK (price <> 666)")
     lines = [trade(i, price="666" if i in (17, 300) else "1") for i in range(1, 501)]
@@ -189,7 +187,6 @@ def test_row_that_postgres_refuses_is_quarantined_alone(database, caplog, monkey
 
 def test_a_line_that_our_own_code_chokes_on_is_quarantined_alone(database, caplog, monkeypatch):
     """It is treated as one that Postgres refuses, and the bug is told with its traceback."""
-    monkeypatch.setattr(logging.getLogger("okxcli"), "propagate", True)
     make_rows = tape.trade_rows
 
     def choke(trades):
