@@ -2,27 +2,24 @@
 
 from collections import Counter
 from contextlib import closing
-from decimal import Decimal
 from random import Random
 
+import past_market
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from okxcli.backfill import Backfill, Tools, pages
 from okxcli.core.candles import RealTimeCandleProcessor
-from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.core.model import Absent
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange.history import TradeHistory
-from okxcli.exchange.rest import RestClient
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import gaps, reader, recount, schema
-from okxcli.storage.database import open_database
 from okxcli.storage.reader import EVERYTHING, Series
-from okxcli.storage.writer import Writer
 
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
@@ -31,62 +28,14 @@ FRAMES = ("1s", "15s", "1m", "1h")
 START_MS = 1_795_000_000_000
 
 
-class Turns:
-    """No limits, as a test has the exchange for itself; counts what is asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def turn(self, path):
-        self.asked.append(path)
-        return 0.0
-
-    def pause(self, path, seconds):
-        pass
-
-
-class Place:
-    """An exchange with a past, and an empty database beside it."""
-
-    def __init__(self, exchange, dsn):
-        self.exchange = exchange
-        self.turns = Turns()
-        self.rest = RestClient(exchange.rest_url, budget=self.turns)
-        self.database = open_database(dsn, create=True, origin="local")
-        self.connection = self.database.connect()
-        self.fills = exchange.fills(SYMBOL)
-        self.ids = [fill.trade_id for fill in self.fills]
-
-    def close(self):
-        self.connection.close()
-        self.database.close()
-        self.rest.close()
+class Place(past_market.Place):
+    """A market of ten minutes, and what became of it in the database."""
 
     def backfill(self, wait=True, files=None, **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
         tools = Tools(self.database.connect, TradeHistory(self.rest), **options)
         return Backfill(tools, FRAMES, wait=wait, files=files)
-
-    def run(self, since=None, until=None, **options):
-        with closing(self.backfill(**options)) as work:
-            return list(work.run([SYMBOL], since, until))
-
-    def store(self, lines):
-        with closing(Writer(self.database.connect)) as writer:
-            for line in lines:
-                writer.add(line)
-            writer.flush()
-
-    def lines(self):
-        """Return every fill as a trade line."""
-        return [
-            StandardizedTrade("okx", SYMBOL, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts, source=0)
-            for f in self.exchange.fills(SYMBOL)
-        ]
-
-    def execute(self, query, *values):
-        return self.connection.execute(query, values)
 
     def stored(self):
         return [row[0] for row in self.execute("SELECT trade_id FROM raw_trades ORDER BY 1")]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -16,22 +15,21 @@ import psycopg
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "storage"))
+import past_market
 import storage_samples
 from storage_samples import market
 
 from okxcli.backfill import Backfill, Tools
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.decimals import plain
-from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.core.model import Absent
 from okxcli.exchange.history import Page, TradeHistory, trade_line
-from okxcli.exchange.rest import RestClient
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import gaps, reader
 from okxcli.storage.database import open_database
 from okxcli.storage.reader import EVERYTHING, Series
-from okxcli.storage.writer import Writer
 
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
@@ -40,58 +38,13 @@ START_MS = 1_795_000_000_000
 OKX = [sys.executable, "-m", "okxcli"]
 
 
-class Turns:
-    """No limits; counts what is asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def turn(self, path):
-        self.asked.append(path)
-        return 0.0
-
-    def pause(self, path, seconds):
-        pass
-
-
-class Place:
-    """An exchange with a past, and a database with the candles of it."""
-
-    def __init__(self, exchange, dsn):
-        self.exchange = exchange
-        self.turns = Turns()
-        self.rest = RestClient(exchange.rest_url, budget=self.turns)
-        self.database = open_database(dsn, create=True, origin="local")
-        self.connection = self.database.connect()
-
-    def close(self):
-        self.connection.close()
-        self.database.close()
-        self.rest.close()
+class Place(past_market.Place):
+    """A market of ten minutes, of which candles alone are stored."""
 
     def backfill(self, **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
         return Backfill(Tools(self.database.connect, TradeHistory(self.rest), **options), ())
-
-    def run(self, since=None, until=None, **options):
-        with closing(self.backfill(**options)) as work:
-            return list(work.run([SYMBOL], since, until))
-
-    def lines(self):
-        return [
-            StandardizedTrade("okx", SYMBOL, f.trade_id, f.side, Decimal(f.price), Decimal(f.size), f.ts, source=0)
-            for f in self.exchange.fills(SYMBOL)
-        ]
-
-    def store(self, bars):
-        with closing(Writer(self.database.connect)) as writer:
-            for bar in bars:
-                writer.add(bar)
-            writer.flush()
-
-    def execute(self, query, *values):
-        return self.connection.execute(query, values)
 
     def missing(self):
         return [one for one in gaps.ranges(self.connection, *KEY) if one.kind == "missing"]

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "exchange"))
+import past_market
 from bulk_files import modern, name, write
 
 from okxcli.backfill import Backfill, BulkFiles, Tools
@@ -22,7 +23,6 @@ from okxcli.backfill.files import HORIZON_MS, PUBLISHED_MS, WORTH_PAGES
 from okxcli.backfill.plan import Days
 from okxcli.exchange.archive_download import DEFAULT_FILES_URL, default_folder
 from okxcli.exchange.history import TradeHistory
-from okxcli.exchange.rest import RestClient
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import iso, now_ms
@@ -36,20 +36,6 @@ DAY = 86_400_000
 MIDNIGHT = 1_779_033_600_000
 END_MS = MIDNIGHT + 14 * 3_600_000
 FRAMES = ("1m", "1h", "1d", "1d+8")
-
-
-class Turns:
-    """No limits; counts what is asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def turn(self, path):
-        self.asked.append(path)
-        return 0.0
-
-    def pause(self, path, seconds):
-        pass
 
 
 class Server(ThreadingHTTPServer):
@@ -120,22 +106,12 @@ def zipped(stem, data):
     return found.getvalue()
 
 
-class Place:
+class Place(past_market.Place):
     """The exchange, a database, and a backfill whose clock is some days later."""
 
     def __init__(self, exchange, dsn, folder):
-        self.exchange = exchange
+        super().__init__(exchange, dsn)
         self.folder = folder
-        self.turns = Turns()
-        self.rest = RestClient(exchange.rest_url, budget=self.turns)
-        self.database = open_database(dsn, create=True, origin="local")
-        self.connection = self.database.connect()
-        self.fills = exchange.fills(SYMBOL)
-
-    def close(self):
-        self.connection.close()
-        self.database.close()
-        self.rest.close()
 
     def backfill(self, base=None, later=4 * DAY, frames=FRAMES):
         begun = now_ms()
@@ -148,8 +124,7 @@ class Place:
 
     def run(self, base=None, since=None, until=None, **options):
         self.turns.asked.clear()
-        with closing(self.backfill(base, **options)) as work:
-            return list(work.run([SYMBOL], since, until))
+        return super().run(since, until, base=base, **options)
 
     @property
     def asked(self):

@@ -80,3 +80,4 @@ def test_work_that_fails_is_tried_again():
         wait_for(lambda: mender.ticks >= 3)
     finally:
         chores.stop()
+    assert len(times) >= 3
