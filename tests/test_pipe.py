@@ -177,8 +177,10 @@ def test_collect(shell, database, tmp_path):
         tape = check_tape(database, tmp_path, symbol)
         check_candles(database, tmp_path, symbol, ["1m", "5m"], (tape[0][0], tape[-1][0]))
     status = [json.loads(line) for line in out.splitlines()]
-    assert [(row["symbol"], row["state"], row["missing"]) for row in status] == [
-        ("BTC-USDT", "fresh", 0), ("ETH-USDC", "fresh", 0)]  # fmt: skip
+    channels = ["trades-all", "candles", "books5", "tickers"]
+    assert [(row["symbol"], row["channel"], row["state"]) for row in status] == [
+        (symbol, channel, "fresh") for symbol in ("BTC-USDT", "ETH-USDC") for channel in channels]  # fmt: skip
+    assert [row["missing"] for row in status if row["channel"] == "trades-all"] == [0, 0]
     assert "connected to" in (tmp_path / "log.txt").read_text()
 
 

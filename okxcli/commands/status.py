@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,10 @@ from okxcli import options
 if TYPE_CHECKING:
     from okxcli.storage.database import Database
     from okxcli.storage.freshness import Freshness
+
+#: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
+_PAUSES = 20
+_LONGEST_MS = 86_400_000
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +34,7 @@ def status(
         typer.Option("--watch", min=0.5, metavar="SECONDS", help="Look again every so often, until Ctrl-C."),
     ] = None,
     max_age: Annotated[
-        str, typer.Option("--max-age", metavar="TIME", help="A symbol whose newest row is older than this is stale.")
+        str, typer.Option("--max-age", metavar="TIME", help="A channel whose newest row is older than this is stale.")
     ] = "2m",
     table: Annotated[
         bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
@@ -37,13 +42,15 @@ def status(
     config: options.Config = None,
     dsn: options.Dsn = None,
 ) -> None:
-    """Tell how fresh and how whole the stored data is; exit 1 if a symbol is stale.
+    """Tell how fresh and how whole the stored data is; exit 1 unless all of it is fresh.
 
-    In: the database, and the configuration for the symbols that should be there. Out: one row a symbol: age of its
-    newest row in seconds (trade, book or ticker, since a quiet market still has books; where only candles are stored,
-    how long the next one is due), fills stored and in the last minute, missing and absent ids, age of the newest
-    candle, quarantined lines. A last line on stderr gives the size of the database and the free disk, and what waits
-    in the spool of this user and machine.
+    In: the database, and the configuration for the symbols and channels that should be there. Out: one row for each
+    channel of a symbol, by exchange: age of its newest row in seconds (of candles, how long the next one is due), and
+    of the tape, trades-all, fills stored and in the last minute, missing and absent ids; quarantined lines of a symbol
+    stand in its first row. A channel is stale when it is older than --max-age; the tape and candles of a symbol that
+    trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when
+    its newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure,
+    the size of the database and the free disk, and what waits in the spool of this user and machine.
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -54,34 +61,53 @@ def status(
     log.setup("status", quiet=True)
     settings = load(config)
     limit_ms = round(parse_duration(max_age) * 1000)
-    wanted = list(symbols or settings.symbols)
-    stale = False
+    wanted = Wanted(tuple(symbols or ()), settings.symbols, settings.channels, settings.timeframes)
+    well = True
     with open_database(dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
         if watch is None:
-            stale = _show(database, wanted, bool(symbols), limit_ms, table)
+            well = _show(database, wanted, limit_ms, table)
         else:
             with Lifecycle("server") as life:
                 while not life.stop:
-                    stale = _show(database, wanted, bool(symbols), limit_ms, table, clear=sys.stdout.isatty())
+                    well = _show(database, wanted, limit_ms, table, clear=sys.stdout.isatty())
                     life.wait(None, watch)
-    raise typer.Exit(1 if stale else 0)
+    raise typer.Exit(0 if well else 1)
 
 
-def _show(
-    database: "Database", wanted: list[str], only: bool, limit_ms: int, table: bool | None, clear: bool = False
-) -> bool:
-    """Write the rows once; return whether one is stale."""
+@dataclass(frozen=True)
+class Wanted:
+    """What should be there: `named` symbols, else all; of the configured ones these channels and timeframes."""
+
+    named: tuple[str, ...]
+    configured: tuple[str, ...]
+    channels: tuple[str, ...]
+    timeframes: tuple[str, ...]
+
+    def completed(self, found: "list[Freshness]") -> "list[Freshness]":
+        """Return the rows to show: those that were found, and one for each channel that should be there and is not."""
+        from okxcli.exchange.rows import EXCHANGE
+        from okxcli.storage.freshness import Freshness
+
+        rows = [one for one in found if not self.named or one.symbol in self.named]
+        for symbol in self.named or self.configured:
+            there = {one.channel for one in rows if (one.exchange, one.symbol) == (EXCHANGE, symbol)}
+            wanted = self.channels if symbol in self.configured else () if there else ("-",)
+            rows += [Freshness(EXCHANGE, symbol, channel, None) for channel in wanted if channel not in there]
+        return sorted(rows, key=lambda one: (one.symbol, one.exchange))
+
+
+def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | None, clear: bool = False) -> bool:
+    """Write the rows once, and on stderr what was found; return whether all is well."""
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
-    from okxcli.storage.freshness import database_size, freshness
+    from okxcli.storage.freshness import database_size, freshness, quarantined
     from okxcli.storage.spool import Spool, default_folder
 
     now = now_ms()
     with database.session() as connection:
-        found = {one.symbol: one for one in freshness(connection, now)}
-        size = database_size(connection)
-    names = wanted if only else sorted({*wanted, *found})
-    rows = [_row(name, found.get(name), now, limit_ms) for name in names]
+        found = freshness(connection, now, wanted.configured, wanted.timeframes)
+        size, bad = database_size(connection), quarantined(connection)
+    rows = [_row(one, now, limit_ms) for one in wanted.completed(found)]
     if clear:
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
     write_rows(rows, table)
@@ -89,28 +115,31 @@ def _show(
     disk = f", {_gigabytes(shutil.disk_usage(_existing(place)).free)} free" if place is not None else ""
     spool = Spool(default_folder(database.where))
     waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
-    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{waiting}", file=sys.stderr)
+    refused = f", {bad:,} lines in quarantine" if bad else ""
+    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{refused}{waiting}", file=sys.stderr)
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)
-    return not rows or any(row["state"] != "fresh" for row in rows)
+    return bool(rows) and all(row["state"] == "fresh" for row in rows)
 
 
-def _row(name: str, one: "Freshness | None", now: int, limit_ms: int) -> dict[str, object]:
-    newest = one.newest if one is not None else None
-
-    def age(moment: int | None) -> int | None:
-        return None if moment is None else max(now - moment, 0) // 1000
-
+def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
+    # A market that trades once an hour is not dead after two minutes; nor is one that is alive excused for a day.
+    limit_ms = max(limit_ms, min(_PAUSES * one.pause_ms, _LONGEST_MS))
+    age_ms = None if one.newest is None else now - one.newest
+    state = "never stored" if age_ms is None else "stale" if age_ms > limit_ms else "fresh"
+    if age_ms is not None and age_ms < -limit_ms and not one.channel.endswith("candles"):
+        state = "ahead"  # a clock is wrong: this machine's, or that of the row
     return {
-        "symbol": name,
-        "state": "never stored" if newest is None else "stale" if now - newest > limit_ms else "fresh",
-        "age_s": age(newest),
-        "trades": one.trades if one else 0,
-        "per_minute": one.rate if one else 0,
-        "missing": one.missing if one else 0,
-        "absent": one.absent if one else 0,
-        "candle_age_s": age(one.last_candle) if one else None,
-        "quarantined": one.quarantined if one else 0,
+        "exchange": one.exchange,
+        "symbol": one.symbol,
+        "channel": one.channel,
+        "state": state,
+        "age_s": None if age_ms is None else max(age_ms, 0) // 1000,
+        "trades": one.trades,
+        "per_minute": one.rate,
+        "missing": one.missing,
+        "absent": one.absent,
+        "quarantined": one.quarantined,
     }
 
 

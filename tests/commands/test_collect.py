@@ -127,16 +127,20 @@ def test_status(run, database):
         assert end(run("status"))[0] == 69
         process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
         wait_for(lambda: len(stored(database)) == 2)
+        wait_for(lambda: end(run("status"))[0] == 0)  # every channel of both has come
         process.send_signal(signal.SIGTERM)
         assert end(process)[0] == -signal.SIGTERM
     status, out, _ = end(run("status"))
     assert status == 0
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [row["symbol"] for row in rows] == ["BTC-USDT", "ETH-USDT"]
-    assert {row["symbol"]: row["trades"] for row in rows} == {s: n for s, (n, _, _) in stored(database).items()}
-    assert all(row["missing"] == 0 and row["state"] == "fresh" and row["age_s"] < 60 for row in rows)
+    assert list(dict.fromkeys(row["symbol"] for row in rows)) == ["BTC-USDT", "ETH-USDT"]
+    assert all(row["state"] == "fresh" and row["age_s"] < 60 for row in rows)
+    tapes = [row for row in rows if row["channel"] == "trades-all"]
+    assert {row["symbol"]: row["trades"] for row in tapes} == {s: n for s, (n, _, _) in stored(database).items()}
+    assert [row["missing"] for row in tapes] == [0, 0]
     status, out, _ = end(run("status", "DOGE-USDT", "BTC-USDT"))
-    assert (status, [json.loads(line)["state"] for line in out.splitlines()]) == (1, ["never stored", "fresh"])
+    found = [(row["symbol"], row["channel"], row["state"]) for row in map(json.loads, out.splitlines())]
+    assert (status, found[0], found[-1]) == (1, ("BTC-USDT", "trades-all", "fresh"), ("DOGE-USDT", "-", "never stored"))
     time.sleep(1)
     status, out, _ = end(run("status", "--max-age", "500ms", "--table"))
     assert status == 1
@@ -157,9 +161,10 @@ def test_status_of_candles_alone(run, database, tmp_path):
     with LocalExchange(["BTC-USDT"], history_s=0) as exchange:
         assert end(run("store", str(tmp_path / "bars.jsonl"), OKX_WS_URL=exchange.ws_url))[0] == 0
     status, out, err = end(run("status"))
-    rows = {row["symbol"]: row for row in map(json.loads, out.splitlines())}
-    assert (status, rows["BTC-USDT"]["state"], rows["ETH-USDT"]["state"]) == (1, "fresh", "stale")
-    assert rows["ETH-USDT"]["age_s"] >= 540 > 120 > rows["BTC-USDT"]["age_s"]
+    rows = {(row["symbol"], row["channel"]): row for row in map(json.loads, out.splitlines())}
+    assert (status, rows["BTC-USDT", "candles"]["state"], rows["ETH-USDT", "candles"]["state"]) == (1, "fresh", "stale")
+    assert rows["ETH-USDT", "candles"]["age_s"] >= 540 > 120 > rows["BTC-USDT", "candles"]["age_s"]
+    assert rows["BTC-USDT", "trades-all"]["state"] == "never stored"  # the configuration stores them
     assert "wait in" not in err
     where = err.split("okx status: ")[-1].rsplit(": ", 1)[0]
     folder = tmp_path / ".local/state/okx/spool" / name_of(where)
