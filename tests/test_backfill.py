@@ -8,6 +8,7 @@ import past_market
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from okxcli.backfill import Backfill, Tools, pages
 from okxcli.core.candles import RealTimeCandleProcessor
@@ -31,11 +32,11 @@ START_MS = 1_795_000_000_000
 class Place(past_market.Place):
     """A market of ten minutes, and what became of it in the database."""
 
-    def backfill(self, wait=True, files=None, **options):
+    def backfill(self, wait=True, files=None, taped=(), **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
         tools = Tools(self.database.connect, TradeHistory(self.rest), **options)
-        return Backfill(tools, FRAMES, wait=wait, files=files)
+        return Backfill(tools, FRAMES, wait=wait, files=files, taped=taped)
 
     def stored(self):
         return [row[0] for row in self.execute("SELECT trade_id FROM raw_trades ORDER BY 1")]
@@ -60,14 +61,19 @@ def as_written(candle):
     return {f: getattr(candle, f) for f in candle.__struct_fields__ if f != "revision"}
 
 
-def made(lines):
-    """Return the bars that the candle maker makes of lines."""
-    found = {}
-    maker = RealTimeCandleProcessor(FRAMES, lambda c: found.__setitem__((c.timeframe, c.timestamp), as_written(c)))
+def makes(lines):
+    """Return the bars that the candle maker writes of lines."""
+    found = []
+    maker = RealTimeCandleProcessor(FRAMES, found.append)
     for line in lines:
         maker.feed(line)
     maker.finish()
     return found
+
+
+def made(lines):
+    """Return the same by timeframe and end."""
+    return {(c.timeframe, c.timestamp): as_written(c) for c in makes(lines)}
 
 
 @pytest.fixture
@@ -253,6 +259,46 @@ def test_retired_days(place):
     place.run()
     assert place.stored() == place.ids
     assert place.candles() == whole
+
+
+def test_retired_days_that_okx_shows_no_more(place):
+    """Are told as left, and stay retired days: what cannot be had again is no hole for good."""
+    lines = place.lines()
+    older = [replace(line, trade_id=line.trade_id - 50, timestamp=line.timestamp - 86_400_000) for line in lines[:50]]
+    place.store([*older, *lines])
+    place.execute("UPDATE trade_ledger SET archived = true WHERE last_id < %s", place.ids[0])
+    place.execute("DELETE FROM raw_trades WHERE trade_id < %s", place.ids[0])
+    before = place.execute("SELECT * FROM trade_ledger ORDER BY day").fetchall()
+    with closing(place.backfill()) as work:
+        assert work.tape.restore(SYMBOL, older[0].timestamp, older[-1].timestamp) == 50
+        (row,) = work.run([SYMBOL])
+        assert row["left"] == 50 and work.lacking
+    assert place.execute("SELECT * FROM trade_ledger ORDER BY day").fetchall() == before
+    assert place.missing() == []
+    with closing(place.backfill()) as work:
+        (row,) = work.run([SYMBOL])  # the bars beside that day are proven again
+        assert row["missing"] == row["left"] == 0 and not work.lacking
+
+
+def test_candles_prove_nothing_for_a_tape(place):
+    """Where the tape is gone, what its candles know is missing; it is not mended as candles alone would be."""
+    lines = place.lines()
+    place.store([*lines, *makes(lines)])
+    place.execute("UPDATE trade_ledger SET covered = '{}', first_id = NULL, last_id = NULL, first_time = NULL")
+    place.execute("DELETE FROM raw_trades")
+    lost = [one for one in place.missing() if one[0] == "missing"]
+    assert lost[0][1] <= place.ids[100] and lost[-1][2] >= place.ids[-300]
+    place.execute("DELETE FROM trade_ledger")
+    assert place.missing() == []  # candles alone are stored
+    assert [one.kind for one in gaps.ranges(place.connection, *KEY, kept=True)] == [
+        *(one[0] for one in lost),
+        "unknown",
+    ]
+    with closing(place.backfill(taped=[SYMBOL])) as work:
+        assert list(work.run([SYMBOL])) == [] and work.lacking
+        (row,) = work.run([SYMBOL], START_MS - 3_600_000)
+        assert row["left"] == 0
+    assert place.stored() == place.ids
 
 
 def test_a_symbol_that_okx_does_not_have(place):

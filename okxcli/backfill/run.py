@@ -6,7 +6,7 @@ is in the database from page to page, so that a run which is killed at any momen
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from okxcli.backfill.candles import Candles
 from okxcli.backfill.files import BulkFiles
@@ -27,7 +27,8 @@ class Backfill:
 
     `timeframes` are the bars that are mended where fills are stored; where only candles are, those are mended that are
     stored. With `wait` ids that OKX does not show are asked for until that proves them absent, for a minute at most.
-    With `files` whole days come from bulk files; `unread` tells at the end whether something in one could not be read.
+    With `files` whole days come from bulk files; `unread` tells at the end whether something in one could not be read,
+    and `lacking` whether ids that exist are still not here. Of `taped` symbols fills are to be stored, whatever is.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Backfill:
         keep_candles_days: int | None = None,
         wait: bool = True,
         files: BulkFiles | None = None,
+        taped: Collection[str] = (),
     ) -> None:
         names = list(timeframes)
         frames: tuple[Timeframe, ...] = parse_list(names) if names else ()
@@ -47,6 +49,8 @@ class Backfill:
         self._keep_candles_ms = None if keep_candles_days is None else keep_candles_days * 86_400_000
         self._wait = wait
         self._files = files
+        self._taped = taped
+        self.lacking = False
         self.unread = False  # whether rows of bulk files, or whole files, could not be read
 
     def close(self) -> None:
@@ -54,8 +58,8 @@ class Backfill:
         self._tools.connection.close()
 
     def _of(self, symbol: str) -> Tape | Candles:
-        """Return who works on a symbol: by what is stored of it."""
-        return self._candles if self._candles.has(symbol) else self.tape
+        """Return who works on a symbol: by what is stored of it, or is to be."""
+        return self._candles if symbol not in self._taped and self._candles.has(symbol) else self.tape
 
     def plan(self, symbol: str, since_ms: int | None = None, until_ms: int | None = None) -> Plan:
         """Return what a symbol lacks in `[since_ms, until_ms)`, and which whole days of it come from files.
@@ -102,6 +106,7 @@ class Backfill:
         for plan in plans:
             if plan.note is not None:
                 _log.warning("%s", plan.note)
+                self.lacking |= self._candles.has(plan.symbol)
                 continue
             counts = Counter(before.get(plan.symbol, {}))
             self._fill(plan, counts, failed)
@@ -114,6 +119,8 @@ class Backfill:
         for plan, counts in self._settled(waiting, failed):
             counts["candles"] += self._mend(plan.symbol, since_ms, until_ms)
             yield self._row(plan, counts)
+        for plan in plans:
+            self.tape.retire(plan.symbol)
         if failed:
             raise failed[0]
 
@@ -134,13 +141,15 @@ class Backfill:
         return self._of(symbol).mend(symbol, *self._span(since_ms, until_ms))
 
     def _row(self, plan: Plan, counts: _Counts) -> dict[str, object]:
+        left = self._of(plan.symbol).left(plan)
+        self.lacking |= left > 0
         return {
             "symbol": plan.symbol,
             "missing": plan.count,
             "files": counts["files"],
             "fetched": counts["fetched"],
             "absent": counts["absent"],
-            "left": self._of(plan.symbol).left(plan),
+            "left": left,
             "damaged": counts["damaged"],
             "candles": counts["candles"],
             "requests": counts["requests"],

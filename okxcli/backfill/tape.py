@@ -26,6 +26,7 @@ class Tape:
     def __init__(self, tools: Tools, frames: tuple[Timeframe, ...]) -> None:
         self._tools = tools
         self._frames = frames
+        self._restored: dict[str, list[ledger.Retired]] = {}
 
     # ---- what there is to do
 
@@ -225,11 +226,28 @@ class Tape:
     # ---- retired days
 
     def restore(self, symbol: str, since_ms: int, until_ms: int) -> int:
-        """Take the days in `[since_ms, until_ms)` whose rows retention dropped as missing; return how many fills."""
+        """Take the days in `[since_ms, until_ms)` whose rows retention dropped as missing; return how many fills.
+
+        `retire` is to follow, when the fills have come or have not.
+        """
         key = (EXCHANGE, symbol)
         with self._tools.connection.transaction():
             ledger.introduce(self._tools.connection, [key])
             ledger.lock(self._tools.connection, [key])
-            ids = ledger.unarchive(self._tools.connection, *key, since_ms, until_ms)
+            days = ledger.unarchive(self._tools.connection, *key, since_ms, until_ms)
+            ids = ledger.union(part for one in days for part in one.ids)
             doubts.want(self._tools.connection, *key, ids)
+        self._restored[symbol] = days
         return sum(last - first + 1 for first, last in ids)
+
+    def retire(self, symbol: str) -> None:
+        """Leave those restored days as they were of which OKX does not show every fill any more."""
+        key, connection = (EXCHANGE, symbol), self._tools.connection
+        for one in self._restored.pop(symbol, ()):
+            with connection.transaction():
+                ledger.lock(connection, [key])
+                lost = ledger.subtract(one.ids, Proof.load(connection, *key).known)
+                if lost:
+                    ledger.archive(connection, *key, one)
+                    doubts.save(connection, *key, doubts.without(doubts.load(connection, *key), one.ids))
+                    _log.warning("%s: OKX shows not all fills of %s any more: it stays a retired day", symbol, one.day)

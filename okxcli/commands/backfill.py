@@ -81,8 +81,8 @@ def backfill(
     files, the rest from REST. Out: rows; and on standard output one line for each symbol of which there was something
     to do, nothing otherwise. Of a symbol of which only candles are stored the candles are mended, by the chain of their
     ids, and no fill is stored. Whatever it has fetched is committed from second to second: killed at any moment, the
-    next run goes on. Two at once do not run: the second exits with 75. It takes at most half of what OKX allows an
-    address.
+    next run goes on. Exit 1 while ids are left that are neither here nor proven absent. Two at once do not run: the
+    second exits with 75. It takes at most half of what OKX allows an address.
     """
     from okxcli.bulk import BulkLoader
     from okxcli.errors import ExitCode, UsageError
@@ -130,8 +130,8 @@ def backfill(
                 rows += work.run(names, begin, end, loaded)
             finally:
                 write_rows(rows, table)
-    if work.unread:
-        raise typer.Exit(ExitCode.DATA)
+    if work.unread or work.lacking:
+        raise typer.Exit(ExitCode.DATA if work.unread else ExitCode.NO)
 
 
 def _files_place(site: str, files_url: str | None) -> str | None:
@@ -210,7 +210,8 @@ def _worker(
         progress=progress,
     )
     keep = settings.keep_days.get("candles")
-    return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files), describe
+    taped = settings.symbols if "trades-all" in settings.channels else ()
+    return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped), describe
 
 
 def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None) -> list[Row]:

@@ -56,7 +56,8 @@ def gaps(
 
     In: the database and the configuration, or with - trade lines on standard input. Out: the ranges of ids of each
     symbol in order: covered, missing, absent (the exchange itself has no such id) or unknown (before the first and
-    after the newest stored fill), with the times of the fills at their edges. Exit 1 when anything is missing or
+    after the newest stored fill), with the times of the fills at their edges. The ids of candles prove those of a
+    symbol of which neither fills are stored nor the configuration wants any stored. Exit 1 when anything is missing or
     unknown between --since and --until, or when --recount finds rows and ledger in disagreement.
     """
     from okxcli.errors import UsageError
@@ -99,6 +100,7 @@ def _of_database(
     from okxcli.errors import AnswerNo
     from okxcli.exchange.history import TradeHistory
     from okxcli.exchange.rest import RestClient
+    from okxcli.exchange.rows import EXCHANGE
     from okxcli.runtime import log
     from okxcli.runtime.config import load
     from okxcli.storage import recount as counting
@@ -119,13 +121,14 @@ def _of_database(
         if not names:
             raise AnswerNo("nothing is stored and no symbol is configured: name one, or see okx collect")
         for name, exchanges in exchanges_of(connection, names).items():
-            for exchange in exchanges or ["okx"]:
+            for exchange in exchanges or [EXCHANGE]:
                 if recount:
                     compare = counting.repair if repair else counting.recount
                     differing = compare(connection, exchange, name)
                     rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
-                found = ranges(connection, exchange, name, since_ms, until_ms)
-                if history is not None and exchange == "okx":
+                kept = exchange == EXCHANGE and name in configured
+                found = ranges(connection, exchange, name, since_ms, until_ms, kept)
+                if history is not None and exchange == EXCHANGE:
                     found = list(_settled(history, connection, name, found, until_ms))
                 rows += [_range(exchange, name, one) for one in found]
     return rows

@@ -140,9 +140,10 @@ def absent_ids(connection: Connection, exchange: str, symbol: str) -> Ranges:
 
 
 def is_candles_only(connection: Connection, exchange: str, symbol: str) -> bool:
-    """Whether candles of ours are stored of a symbol, and no fill ever was."""
+    """Whether candles of ours are stored of a symbol, and no fill ever was: neither ledger nor rows tell of one."""
     row = connection.execute(
         "SELECT NOT EXISTS (SELECT FROM trade_ledger WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0)"
+        " AND NOT EXISTS (SELECT FROM raw_trades WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0)"
         " AND EXISTS (SELECT FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s AND origin = 'trades'"
         " AND closed AND first_trade_id IS NOT NULL)",
         {"e": exchange, "s": symbol},

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import LiteralString
 
 from okxcli.storage import ledger
-from okxcli.storage.chain import Chain
+from okxcli.storage.chain import Chain, is_candles_only
 from okxcli.storage.database import Connection
 from okxcli.storage.proof import Proof
 from okxcli.storage.rangebook import IdRange, Kind
@@ -18,17 +18,25 @@ __all__ = ["IdRange", "ranges", "taped"]
 
 
 def ranges(
-    connection: Connection, exchange: str, symbol: str, since_ms: int | None = None, until_ms: int | None = None
+    connection: Connection,
+    exchange: str,
+    symbol: str,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    kept: bool = False,
 ) -> list[IdRange]:
     """Return the ranges of a symbol by rising id, as far as they touch `[since_ms, until_ms)`.
 
     None stands for the time of the first and of the newest covered fill. A hole belongs to the time between the fills
     beside it. A symbol without a tape, but with candles of ours, has the ranges that their ids prove; one with neither
-    is unknown as a whole.
+    is unknown as a whole. Where a tape was, or is to be (`kept`), candles prove nothing: what they know is missing.
     """
     proof = Proof.load(connection, exchange, symbol)
     if proof.first_time is None:
         chain = Chain.load(connection, exchange, symbol)
+        if kept or not is_candles_only(connection, exchange, symbol):
+            lost = [one for one in _lost(proof, chain) if _touches(one, since_ms, until_ms)]
+            return [*lost, IdRange("unknown", None, None, since_ms, until_ms)]
         found = [] if chain is None else chain.ranges()
         return _with_ends([one for one in found if _touches(one, since_ms, until_ms)], found, since_ms, until_ms)
     edges = {edge for part in proof.covered for edge in part}
@@ -36,6 +44,15 @@ def ranges(
     whole = list(_segments(proof, times))
     found = [_clipped(connection, proof, one, since_ms, until_ms) for one in whole if _touches(one, since_ms, until_ms)]
     return _with_ends(found, whole, since_ms, until_ms)
+
+
+def _lost(proof: Proof, chain: Chain | None) -> Iterator[IdRange]:
+    """Yield the ids that exist, of a symbol of which no fill is stored: those in candles, and those remembered."""
+    known = [] if chain is None else ledger.subtract(chain.covered, proof.absent)
+    for first, last in ledger.union([*known, *proof.holes()]):
+        links = [] if chain is None else [one for one in chain.base.links if one.first <= last and one.last >= first]
+        times = (links[0].start, links[-1].end) if links else (None, None)
+        yield IdRange("missing", first, last, *times)
 
 
 def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:

@@ -8,7 +8,7 @@ sets of ranges and not bounds.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from psycopg.types.multirange import Int8Multirange
@@ -259,20 +259,50 @@ def newest(connection: Connection, exchange: str, symbol: str) -> tuple[int, int
     return int(row[0]), (row[1] - datetime.fromtimestamp(0, row[1].tzinfo)) // timedelta(milliseconds=1)
 
 
-def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int, until_ms: int) -> Ranges:
-    """Forget the fills of the days in a span whose rows retention dropped; return their ids. The symbol is locked."""
+class Retired(NamedTuple):
+    """A day whose rows retention dropped: its start, the ids that were here, and the ends of their times."""
+
+    day: date
+    ids: Ranges
+    first_time: datetime
+    last_time: datetime
+
+
+def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int, until_ms: int) -> list[Retired]:
+    """Forget the fills of the days in a span whose rows retention dropped; return what was known of them.
+
+    The symbol is locked.
+    """
     rows = connection.execute(
         "UPDATE trade_ledger l SET archived = false, covered = '{}', first_id = NULL, last_id = NULL,"
-        " first_time = NULL, last_time = NULL FROM (SELECT day, covered FROM trade_ledger WHERE exchange = %s"
-        " AND symbol = %s AND epoch = 0 AND archived AND day BETWEEN %s AND %s) AS old"
-        " WHERE l.exchange = %s AND l.symbol = %s AND l.epoch = 0 AND l.day = old.day RETURNING old.covered",
+        " first_time = NULL, last_time = NULL FROM (SELECT day, covered, first_time, last_time FROM trade_ledger"
+        " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0 AND archived AND NOT isempty(covered)"
+        " AND day BETWEEN %(since)s AND %(until)s) AS old WHERE l.exchange = %(e)s AND l.symbol = %(s)s AND l.epoch = 0"
+        " AND l.day = old.day RETURNING old.day, old.covered, old.first_time, old.last_time",
+        {
+            "e": exchange,
+            "s": symbol,
+            "since": start_of("raw_trades", since_ms),
+            "until": start_of("raw_trades", until_ms - 1),
+        },
+    )
+    return [Retired(day, read(covered), first, last) for day, covered, first, last in rows]
+
+
+def archive(connection: Connection, exchange: str, symbol: str, retired: Retired) -> None:
+    """Take back what `unarchive` did to a day whose fills have not all come again. The symbol is locked."""
+    connection.execute(
+        "UPDATE trade_ledger SET archived = true, covered = covered + %s::int8multirange,"
+        " first_id = least(first_id, %s), last_id = greatest(last_id, %s), first_time = least(first_time, %s),"
+        " last_time = greatest(last_time, %s) WHERE exchange = %s AND symbol = %s AND epoch = 0 AND day = %s",
         [
+            written(retired.ids),
+            retired.ids[0][0],
+            retired.ids[-1][1],
+            retired.first_time,
+            retired.last_time,
             exchange,
             symbol,
-            start_of("raw_trades", since_ms),
-            start_of("raw_trades", until_ms - 1),
-            exchange,
-            symbol,
+            retired.day,
         ],
     )
-    return union(part for (covered,) in rows for part in read(covered))

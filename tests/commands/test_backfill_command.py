@@ -138,6 +138,17 @@ def test_never_stored_and_no_since(run):
 
 
 @pytest.mark.usefixtures("tables")
+def test_something_is_left(run, exchange, database):
+    """Exit 1 as long as an id is neither here nor proven absent."""
+    since = iso(exchange.fills("BTC-USDT")[0].ts)
+    assert run("backfill", "BTC-USDT", "--since", since)[0] == 0
+    exchange.skip_ids("BTC-USDT", 3)
+    exchange.trade("BTC-USDT", "5", "1")
+    status, rows, _ = run("backfill", "BTC-USDT", "--no-wait")
+    assert (status, [row["left"] for row in rows]) == (1, [3])
+
+
+@pytest.mark.usefixtures("tables")
 def test_a_second_run(run, database):
     """Ends at once with 75, in one line, while another holds the lock."""
     with psycopg.connect(database, autocommit=True) as connection:
