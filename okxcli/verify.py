@@ -15,7 +15,9 @@ import orjson
 from okxcli.core import compare
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import DAY
+from okxcli.errors import InvalidLine
 from okxcli.exchange.bars import ExchangeBars, finer, other_day, rounded_fields
+from okxcli.runtime.clock import iso
 from okxcli.storage.evidence import Evidence
 
 #: Bars taken at a time: five pages of OKX's.
@@ -68,6 +70,49 @@ class Difference:
                 "exchange": None if self.theirs is None else compare.values(self.theirs, self.fields),
             }
         )
+
+
+#: Bars of these causes come right when their fills do; those of the others have to be made again.
+_BY_FILLS = frozenset((ABSENT, INCOMPLETE, MISSING, UNPROVEN))
+
+
+def span_of(line: bytes) -> tuple[str, int, int]:
+    """Return symbol, start and end (ms) of the bar that a line of `Difference.line` tells of.
+
+    Raises:
+        InvalidLine: it is no such line.
+    """
+    try:
+        found = orjson.loads(line)
+        span = found["symbol"], found["start"], found["timestamp"]
+    except (ValueError, TypeError, KeyError):
+        raise InvalidLine("not a line of okx verify") from None
+    if not isinstance(span[0], str) or type(span[1]) is not int or type(span[2]) is not int:
+        raise InvalidLine("not a line of okx verify")
+    return span
+
+
+class Cure:
+    """Which command puts right what differs of a symbol."""
+
+    def __init__(self, symbol: str) -> None:
+        self._symbol = symbol
+        self._fills = False
+        self._span: tuple[int, int] | None = None
+
+    def note(self, found: Difference) -> None:
+        """Take a difference in; what OKX revised needs no cure."""
+        if found.cause in _BY_FILLS:
+            self._fills = True
+        elif found.cause != REVISED:
+            low, high = self._span or (found.start, found.timestamp)
+            self._span = (min(low, found.start), max(high, found.timestamp))
+
+    def command(self) -> str | None:
+        """Return the command; None where nothing is to be done."""
+        if self._span is not None:
+            return f"okx backfill {self._symbol} --rebuild --since {iso(self._span[0])} --until {iso(self._span[1])}"
+        return f"okx backfill {self._symbol}" if self._fills else None
 
 
 class Verifier:
@@ -228,7 +273,7 @@ class Verifier:
         if compare.is_swapped(mine, theirs):
             return SWAPPED, "all else agrees"
         if made is not None and self._agree(made, theirs):
-            return ALTERED, "its fills make OKX's bar: backfill writes it again"
+            return ALTERED, "its fills make OKX's bar: okx backfill --rebuild writes it again"
         missing = self._missing(mine, made is not None)
         if missing:
             return MISSING, missing

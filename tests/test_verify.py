@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from decimal import Decimal
 
 import psycopg
@@ -373,3 +374,65 @@ def test_the_bar_in_which_the_tape_begins_is_passed_over(exchange, database, tap
     assert (differences, status) == ([], 0)
     differences, _, status = verify(exchange, database, "--since", str(bars[0].start))
     assert ([d["cause"] for d in differences], status) == (["incomplete"], 1)
+
+
+def backfill(exchange, dsn, *arguments, **options):
+    """Run `okx backfill` for the local exchange."""
+    urls = ["--ws-url", exchange.ws_url, "--rest-url", exchange.rest_url, "--dsn", dsn, "--lines"]
+    command = [sys.executable, "-m", "okxcli", "backfill", *arguments, *urls]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+def bars_of(connection):
+    """Return the stored bars without their revisions."""
+    query = "SELECT timeframe, start, timestamp, open, high, low, close, volume, base_volume, quote_volume, buy_volume,"
+    query += " trade_count, first_trade_id, last_trade_id, complete FROM market_data ORDER BY timeframe, timestamp"
+    return connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize(("piped", "alone"), [(False, False), (True, True)])
+def test_the_cure_that_is_named_cures(exchange, day, database, tape, piped, alone):
+    """Bars that were altered though they are complete, one moved, one that never was, an altered large one: all are as
+    they were after what verify names, or with its lines piped to it; with fills stored, and with candles alone."""
+    backfill(exchange, database, SYMBOL)  # the bars of its default timeframes too, and all that the ledger proves
+    if alone:
+        day.execute("TRUNCATE raw_trades, trade_ledger")
+    high, count, ids, moved = busy_bars(tape, 4)
+    before = bars_of(day)
+    change(day, "1m", high.start, high=high.high * 2, volume=high.volume + 1)
+    change(day, "1m", count.start, volume=count.volume - Decimal("0.00000001"), trade_count=9_999, complete=False)
+    change(day, "1m", ids.start, close=ids.close + 7, first_trade_id=ids.first_trade_id + 1)
+    day.execute(
+        f"UPDATE market_data SET start = start + '7 s', timestamp = timestamp + '7 s' {AT}", ["1m", moved.start]
+    )
+    quiet = _a_quiet_minute(tape, NOON + 3_600_000)
+    day.execute(f"CREATE TEMP TABLE extra AS SELECT * FROM market_data {AT}", ["1m", high.start])
+    day.execute(
+        "UPDATE extra SET start = start + %s, timestamp = timestamp + %s",
+        [timedelta(milliseconds=quiet - high.start)] * 2,
+    )
+    day.execute("INSERT INTO market_data TABLE extra")
+    change(day, "1d", TODAY, volume=Decimal(5))
+    differences, err, status = verify(exchange, database, *SPAN)
+    assert status == 1 and len(differences) >= 6
+    cures = [line.split("to mend it: okx ")[1].split() for line in err.splitlines() if "to mend it: okx " in line]
+    assert len(cures) == 2 and all(cure[:3] == ["backfill", SYMBOL, "--rebuild"] for cure in cures)
+    if piped:
+        lines = "".join(json.dumps(one) + "\n" for one in differences)
+        done = backfill(exchange, database, "-", "--rebuild", input=lines)
+        assert done.returncode == 0, done.stderr
+    for cure in () if piped else cures:
+        done = backfill(exchange, database, *cure[1:])
+        assert done.returncode == 0, done.stderr
+    assert verify(exchange, database, *SPAN)[::2] == ([], 0)
+    assert bars_of(day) == before
+    reasons = day.execute("SELECT DISTINCT reason FROM quarantine").fetchall()
+    assert reasons == [("no fill of it is stored",)]
+
+
+def test_what_rebuild_is_not_told(exchange, day, database):
+    """From when on, or by which lines: exit 2; lines that are none of verify's are told, exit 65."""
+    assert backfill(exchange, database, SYMBOL, "--rebuild").returncode == 2
+    assert backfill(exchange, database, "-", "--rebuild", "--since", "1d").returncode == 2
+    done = backfill(exchange, database, "-", "--rebuild", input='{"type": "range"}\n')
+    assert done.returncode == 65 and "not a line of okx verify" in done.stderr

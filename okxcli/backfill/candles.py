@@ -19,6 +19,7 @@ from okxcli.exchange.history import Page
 from okxcli.exchange.rest import TRADES_PAGE
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.storage import doubts, ledger, reader
+from okxcli.storage.anew import remove_false
 from okxcli.storage.chain import (
     Chain,
     Link,
@@ -33,7 +34,7 @@ from okxcli.storage.flats import flats, store_flats
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.proof import count_within
 from okxcli.storage.reader import Series
-from okxcli.storage.rebuild import store_bars
+from okxcli.storage.rebuild import starts_in, store_bars
 from okxcli.storage.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -57,11 +58,13 @@ class Candles:
 
     # ---- what there is to do
 
-    def plan(self, symbol: str, since_ms: int | None = None, until_ms: int | None = None) -> Plan:
+    def plan(
+        self, symbol: str, since_ms: int | None = None, until_ms: int | None = None, rebuild: bool = False
+    ) -> Plan:
         """Return what the bars lack in `[since_ms, until_ms)`: broken links, bars since the newest one, and the head.
 
         Bars that are not over, or younger than a minute, are left alone; and so are those before the first one, unless
-        `since_ms` asks for them.
+        `since_ms` asks for them. With `rebuild` all bars that are stored in that time are to be made again.
 
         Raises:
             NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
@@ -78,6 +81,11 @@ class Candles:
         stretches = [one for span in spans if (one := self._stretch(chain, *span)) is not None]
         stretches += self._tail(chain, plan, until_ms, wanted)
         stretches += self._head(chain, plan, since_ms, wanted)
+        begin, end = max(since_ms or 0, chain.base.links[0].start), min(until_ms or FOREVER_MS, chain.base.sure_ms)
+        if rebuild and begin < end:
+            plan.anew = begin, end = _whole(chain, begin, end)
+            ids = [self._tools.history.first_id_at(symbol, begin), self._tools.history.last_id_before(symbol, end)]
+            stretches.append(Stretch(max(ids[0] - 1, 1), ids[1] + 1, begin, end))
         plan.wanted = ledger.union(wanted)
         plan.stretches = _joined(stretches)
         plan.ceiling = max([plan.ceiling, *(one.last for one in plan.stretches)])
@@ -217,12 +225,16 @@ class Candles:
         """Store the bars of a stretch; return the stretches beside it into which some of its fills belong."""
         tools = self._tools
         chain = self._chain(plan.symbol)
-        writer = Writer(tools.connect)
+        writer, proven = Writer(tools.connect), Writer(tools.connect, proven=True)
         strays: list[StandardizedTrade] = []
+        since, until = plan.anew or (0, 0)
+        traded: dict[str, set[int]] = {bars.frame.name: set() for bars in chain.roots}
 
         def keep(bar: OHLCVCandle) -> None:
             if stretch.since_ms <= bar.start and bar.timestamp <= stretch.until_ms:
-                writer.add(bar)
+                traded[bar.timeframe].add(bar.start)
+                anew = bar.complete and since <= bar.start and bar.timestamp <= until
+                (proven if anew else writer).add(bar)
 
         names = [bars.frame.name for bars in chain.roots]
         maker = RealTimeCandleProcessor(names, keep, lateness_ms=_LATENESS_MS, live=False)
@@ -235,10 +247,17 @@ class Candles:
                 if isinstance(line, StandardizedTrade) and not stretch.since_ms <= line.timestamp < stretch.until_ms:
                     strays.append(line)
             maker.finish()
-            writer.flush()
-            counts["candles"] += writer.counts()["market_data"]
+            for one in (writer, proven):
+                one.flush()
+                counts["candles"] += one.counts()["market_data"]
+            if since < until and not tools.stopped() and not self.left(plan):
+                counts["candles"] += sum(
+                    remove_false(tools.connection, chain, one.frame, since, until, traded[one.frame.name])
+                    for one in chain.roots
+                )
         finally:
             writer.close()
+            proven.close()
         return list(self._beside(plan, chain, stretch, strays))
 
     def _beside(self, plan: Plan, chain: Chain, stretch: Stretch, strays: list[StandardizedTrade]) -> Iterator[Stretch]:
@@ -324,8 +343,8 @@ class Candles:
 
     # ---- bars
 
-    def mend(self, symbol: str, since: int, until: int) -> int:
-        """Make every bar again that the chain knows better; return how many changed."""
+    def mend(self, symbol: str, since: int, until: int, anew: tuple[int, int] | None = None) -> int:
+        """Make every bar again that the chain knows better, and of `anew` every larger one; return how many changed."""
         chain, connection = self._chain(symbol), self._tools.connection
         changed = 0
         for frame in chain.frames:
@@ -333,6 +352,8 @@ class Candles:
                 changed += store_bars(connection, completed(chain, doubtful(connection, chain, frame, since, until)))
             else:
                 changed += merge_larger(connection, chain, frame, stale_larger(connection, chain, frame, since, until))
+                starts = [one for one in starts_in(frame, *anew) if frame.end_of(one) <= anew[1]] if anew else []
+                changed += merge_larger(connection, chain, frame, starts, force=True)
             if self._tools.fill:
                 changed += store_flats(connection, chain, frame, since, until)
         return changed

@@ -39,7 +39,7 @@ class Plan:
     and `end_ms` are the times of the lowest and the highest wanted id, where those lie outside of what is stored.
 
     Where only candles are stored, `stretches` are asked for and not stored: the fills of whole bars, the wanted among
-    them. None: fills are stored.
+    them. None: fills are stored. `anew`: what they make takes the place of whatever is stored in `[begin, end)`, ms.
     """
 
     symbol: str
@@ -50,6 +50,7 @@ class Plan:
     begin_ms: int | None = None
     end_ms: int | None = None
     stretches: list[Stretch] | None = None
+    anew: tuple[int, int] | None = None
     days: list[Days] = field(default_factory=list)
 
     @property

@@ -61,14 +61,16 @@ class Backfill:
         """Return who works on a symbol: by what is stored of it, or is to be."""
         return self._candles if symbol not in self._taped and self._candles.has(symbol) else self.tape
 
-    def plan(self, symbol: str, since_ms: int | None = None, until_ms: int | None = None) -> Plan:
+    def plan(
+        self, symbol: str, since_ms: int | None = None, until_ms: int | None = None, rebuild: bool = False
+    ) -> Plan:
         """Return what a symbol lacks in `[since_ms, until_ms)`, and which whole days of it come from files.
 
         Raises:
             NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
         """
         worker = self._of(symbol)
-        plan = worker.plan(symbol, since_ms, until_ms)
+        plan = worker.plan(symbol, since_ms, until_ms, rebuild)
         if self._files is not None and (plan.count or plan.begin_ms is not None):
             plan.days = self._files.choose(worker.spans(plan))
         return plan
@@ -83,10 +85,12 @@ class Backfill:
         since_ms: int | None = None,
         until_ms: int | None = None,
         loaded: dict[str, _Counts] | None = None,
+        rebuild: bool = False,
     ) -> Iterator[dict[str, object]]:
         """Fill and mend each symbol; yield a row for each of which there was something to do.
 
-        A symbol that fails does not keep the others from being filled. `loaded` is what was done about a symbol before.
+        With `rebuild` every bar of the time is made again, whatever is stored of it. A symbol that fails does not keep
+        the others from being filled. `loaded` is what was done about a symbol before.
 
         Raises:
             ExchangeUnavailable: at the end, if OKX could not be asked for one or several of the symbols.
@@ -98,7 +102,7 @@ class Backfill:
         self.unread = any(counts["damaged"] or counts["unreadable"] for counts in before.values())
         for symbol in symbols:
             try:
-                plans.append(self.plan(symbol, since_ms, until_ms))
+                plans.append(self.plan(symbol, since_ms, until_ms, rebuild))
             except ExchangeUnavailable as error:
                 failed.append(error)
                 plans.append(Plan(symbol))  # its bars can be mended all the same
@@ -111,13 +115,13 @@ class Backfill:
             counts = Counter(before.get(plan.symbol, {}))
             self._fill(plan, counts, failed)
             self.unread |= bool(counts["damaged"] or counts["unreadable"])
-            counts["candles"] += self._mend(plan.symbol, since_ms, until_ms)
+            counts["candles"] += self._mend(plan, since_ms, until_ms)
             if self._wait and self._of(plan.symbol).doubtful(plan.symbol):
                 waiting.append((plan, counts))
             elif plan.count or any(counts[name] for name in ("files", "fetched", "candles", "damaged")):
                 yield self._row(plan, counts)
         for plan, counts in self._settled(waiting, failed):
-            counts["candles"] += self._mend(plan.symbol, since_ms, until_ms)
+            counts["candles"] += self._mend(plan, since_ms, until_ms)
             yield self._row(plan, counts)
         for plan in plans:
             self.tape.retire(plan.symbol)
@@ -137,8 +141,8 @@ class Backfill:
         except ExchangeUnavailable as error:
             failed.append(error)
 
-    def _mend(self, symbol: str, since_ms: int | None, until_ms: int | None) -> int:
-        return self._of(symbol).mend(symbol, *self._span(since_ms, until_ms))
+    def _mend(self, plan: Plan, since_ms: int | None, until_ms: int | None) -> int:
+        return self._of(plan.symbol).mend(plan.symbol, *self._span(since_ms, until_ms), plan.anew)
 
     def _row(self, plan: Plan, counts: _Counts) -> dict[str, object]:
         left = self._of(plan.symbol).left(plan)

@@ -4,12 +4,13 @@ import logging
 from collections import Counter
 
 from okxcli.backfill.plan import Plan, pages
-from okxcli.backfill.tools import COMMIT_PAGES, TAIL_MS, Tools
+from okxcli.backfill.tools import COMMIT_PAGES, FOREVER_MS, TAIL_MS, Tools
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.timeframes import Timeframe
 from okxcli.exchange.history import Page
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.storage import doubts, gaps, ledger
+from okxcli.storage.anew import make_anew
 from okxcli.storage.flats import flats, store_flats
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.proof import Proof, count_within
@@ -30,11 +31,14 @@ class Tape:
 
     # ---- what there is to do
 
-    def plan(self, symbol: str, since_ms: int | None = None, until_ms: int | None = None) -> Plan:
+    def plan(
+        self, symbol: str, since_ms: int | None = None, until_ms: int | None = None, rebuild: bool = False
+    ) -> Plan:
         """Return what a symbol lacks in `[since_ms, until_ms)`: holes, the tail since its newest fill, and the head.
 
         The tail is left alone while it is younger than a minute, and so are fills before the first one, unless
-        `since_ms` asks for them: then it begins one fill early, for the link.
+        `since_ms` asks for them: then it begins one fill early, for the link. With `rebuild` all bars of that time are
+        to be made again.
 
         Raises:
             NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
@@ -53,6 +57,7 @@ class Tape:
         again = doubts.due_again(doubts.load(connection, EXCHANGE, symbol), now)
         found += ledger.subtract(ledger.union(again), proof.covered)
         plan = Plan(symbol, ceiling=proof.known[-1][1] if proof.known else 0)
+        plan.anew = (since_ms or 0, until_ms or FOREVER_MS) if rebuild else None
         if last_time is not None and last_id is not None and last_time < min(until_ms or now, now - TAIL_MS):
             end, plan.end_ms = self._tools.newest_before(symbol, until_ms)
             if end > last_id:
@@ -208,10 +213,10 @@ class Tape:
 
     # ---- bars
 
-    def mend(self, symbol: str, since: int, until: int) -> int:
-        """Make every bar again that the ledger knows better; return how many changed."""
+    def mend(self, symbol: str, since: int, until: int, anew: tuple[int, int] | None = None) -> int:
+        """Make every bar again that the ledger knows better, and of `anew` every one; return how many changed."""
         connection = self._tools.connection
-        changed = 0
+        changed = 0 if anew is None else make_anew(connection, EXCHANGE, symbol, *anew)
         for at, frame in enumerate(self._frames):
             proof = Proof.load(connection, EXCHANGE, symbol)
             starts = stale(connection, proof, frame, since, until)

@@ -59,6 +59,14 @@ def backfill(
         bool,
         typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild/--no-rebuild",
+            help="Make every stored candle of the time again, whatever it says (needs --since, or - for SYMBOL: the "
+            "bars that okx verify tells of on standard input).",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Only tell what would be done, and how long it would take.")
     ] = False,
@@ -102,8 +110,13 @@ def backfill(
         raise UsageError("--since must be before --until (default: a minute ago)")
     if restore and begin is None:
         raise UsageError("--restore fetches what retention dropped: say from when on with --since")
-    names = list(dict.fromkeys(symbols or settings.symbols))
+    spans = _told(symbols, begin, end) if rebuild and symbols == ["-"] else None
+    if rebuild and begin is None and spans is None:
+        raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
+    names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else list(spans)
     if not names:
+        if spans is not None:
+            return
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
     site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
     base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
@@ -118,7 +131,7 @@ def backfill(
         work, describe = _worker(database, base, settings, wait, life, progress, place)
         with closing(work):
             if dry_run:
-                write_rows(_planned(work, names, begin, end), table)
+                write_rows(_planned(work, names, begin, end, rebuild), table)
                 return
             for name in names if restore and begin is not None else ():
                 work.tape.restore(name, begin or 0, end or now)
@@ -127,11 +140,43 @@ def backfill(
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:
-                rows += work.run(names, begin, end, loaded)
+                for some, since_ms, until_ms in _runs(names, begin, end, spans):
+                    rows += work.run(some, since_ms, until_ms, loaded, rebuild)
             finally:
                 write_rows(rows, table)
     if work.unread or work.lacking:
         raise typer.Exit(ExitCode.DATA if work.unread else ExitCode.NO)
+
+
+def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict[str, tuple[int, int]]:
+    """Return the span (ms) of the bars of each symbol that `okx verify` tells of on standard input."""
+    from okxcli.errors import UsageError
+    from okxcli.runtime.filters import LineFilter
+    from okxcli.verify import span_of
+
+    if begin is not None or end is not None:
+        raise UsageError("- reads the lines of okx verify, which say of what time they are: leave --since and --until")
+    found: dict[str, tuple[int, int]] = {}
+
+    def handle(line: bytes) -> None:
+        symbol, start, stop = span_of(line)
+        low, high = found.get(symbol, (start, stop))
+        found[symbol] = min(low, start), max(high, stop)
+
+    code = LineFilter("backfill", quiet=True).run(handle)
+    if code:
+        raise typer.Exit(code)
+    return found
+
+
+def _runs(
+    names: list[str], begin: int | None, end: int | None, spans: dict[str, tuple[int, int]] | None
+) -> Iterator[tuple[list[str], int | None, int | None]]:
+    """Yield which symbols to go through, and for what time."""
+    if spans is None:
+        yield names, begin, end
+    else:
+        yield from (([name], *span) for name, span in spans.items())
 
 
 def _files_place(site: str, files_url: str | None) -> str | None:
@@ -214,14 +259,14 @@ def _worker(
     return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped), describe
 
 
-def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None) -> list[Row]:
+def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None, rebuild: bool) -> list[Row]:
     """Return what a run would do; requests are what pages of a hundred fills cost, at the pace that it keeps."""
     from okxcli.exchange.limits import RATES
 
     count, seconds = RATES["/api/v5/market/history-trades"]
     found: list[Row] = []
     for name in names:
-        plan = work.plan(name, begin, end)
+        plan = work.plan(name, begin, end, rebuild)
         found.append(
             {
                 "symbol": name,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.evidence import Evidence
-    from okxcli.verify import Verifier
+    from okxcli.verify import Cure, Verifier
 
 #: Without --since, and no more than what is stored.
 _DEFAULT_SPAN_MS = 86_400_000
@@ -60,7 +60,7 @@ def verify(
     volume, base or quote volume, with both values and the likely cause: absent, incomplete, missing fills, day
     boundary, bar boundary, open and close swapped, not what its fills say, revised by OKX, not at OKX, quiet not
     proven, unknown. A bar in which OKX has no trade may be absent here, if the ids prove the quiet. A summary for each
-    symbol and timeframe goes to stderr.
+    symbol and timeframe goes to stderr, with the command that mends what differs.
     """  # fmt: skip
     from okxcli.core.timeframes import parse_list
     from okxcli.errors import InvalidLine, UsageError
@@ -74,7 +74,7 @@ def verify(
     from okxcli.storage import reader
     from okxcli.storage.database import open_database
     from okxcli.storage.evidence import Evidence
-    from okxcli.verify import Verifier
+    from okxcli.verify import Cure, Verifier
 
     log.setup("verify", quiet=True)
     try:
@@ -101,9 +101,12 @@ def verify(
                 if first is None:
                     first = _first(evidence, end)
                 verifier = Verifier(evidence, bars)
-                same &= _compare(verifier, first, end, out, life, allow_revised)
+                cure = Cure(symbol)
+                same &= _compare(verifier, first, end, out, life, allow_revised, cure)
                 if not quiet:
                     print(f"okx verify: {symbol} {frame.name}: {_summary(verifier)}", file=sys.stderr)
+                if not quiet and (command := cure.command()) is not None:
+                    print(f"okx verify: {symbol} {frame.name}: to mend it: {command}", file=sys.stderr)
         out.close()
     return 0 if same else 1
 
@@ -116,12 +119,21 @@ def _first(evidence: "Evidence", end: int) -> int:
     return min(bar.start if bar.complete or evidence.before(bar.start) is not None else bar.timestamp, end)
 
 
-def _compare(verifier: "Verifier", begin: int, end: int, out: "Output", life: "Lifecycle", allow_revised: bool) -> bool:
-    """Write what differs and return whether nothing does."""
+def _compare(
+    verifier: "Verifier",
+    begin: int,
+    end: int,
+    out: "Output",
+    life: "Lifecycle",
+    allow_revised: bool,
+    cure: "Cure",
+) -> bool:
+    """Write what differs, tell `cure` of it, and return whether nothing does."""
     from okxcli.verify import REVISED
 
     for difference in verifier.differences(begin, end):
         out.line(difference.line())
+        cure.note(difference)
         if life.stop:
             break
     out.flush()

@@ -298,14 +298,17 @@ def stale_larger(connection: Connection, chain: Chain, frame: Timeframe, since: 
     return found
 
 
-def merge_larger(connection: Connection, chain: Chain, frame: Timeframe, starts: Starts) -> int:
-    """Make the bars with these starts of smaller ones, and store those that are better; return how many were."""
+def merge_larger(connection: Connection, chain: Chain, frame: Timeframe, starts: Starts, force: bool = False) -> int:
+    """Make the bars with these starts of smaller ones, and store those that are better; return how many were.
+
+    `force` as by `rebuild`.
+    """
     source = _source(chain, frame).frame
     wanted = set(starts)
     stored = 0
     for span in joined(frame, starts):
         bars = list(_merged(connection, chain, frame, source, span))
-        stored += store_bars(connection, [bar for bar in bars if bar.start in wanted])
+        stored += store_bars(connection, [bar for bar in bars if bar.start in wanted], force)
     return stored
 
 

@@ -62,8 +62,11 @@ def rebuild(
     starts: Iterable[int],
     *,
     source: Timeframe | None = None,
+    force: bool = False,
 ) -> int:
     """Make the bars of `frame` with these starts again and store those that are better; return how many were.
+
+    With `force` those too that hold no fewer fills than what is stored, however complete that says it is.
 
     Bars that are not over by the symbol's newest fill, and those of days whose rows retention dropped, are left alone.
     `source` is a smaller timeframe, already rebuilt, of which larger bars are merged wherever its bars are proven.
@@ -75,15 +78,15 @@ def rebuild(
             proof = Proof.load(connection, exchange, symbol)
             maker = _Maker(connection, proof, frame, source)
             bars = maker.bars(wanted[at : at + _CHUNK])
-        stored += store_bars(connection, bars)
+        stored += store_bars(connection, bars, force)
     return stored
 
 
-def store_bars(connection: Connection, bars: list[OHLCVCandle]) -> int:
+def store_bars(connection: Connection, bars: list[OHLCVCandle], force: bool = False) -> int:
     """Store bars of one symbol that are better than what is stored; return how many were.
 
     The complete ones beat any other, for their ids are all known, and so does one that holds more fills than what is
-    stored, whatever that was taken for. The rest follows the common rule.
+    stored (with `force` as many), whatever that was taken for. The rest follows the common rule.
     """
     if not bars:
         return 0
@@ -95,8 +98,9 @@ def store_bars(connection: Connection, bars: list[OHLCVCandle]) -> int:
         ledger.lock(connection, [key])
         # What the ledger does not prove may be less than somebody else has: it follows the common rule.
         held = _held(connection, [bar for bar in bars if not bar.complete])
+        more = {bar.start for bar in bars if (bar.trade_count or 0) + force > held.get(bar.start, 0)}
         for proven in (False, True):
-            some = [bar for bar in bars if (bar.complete or (bar.trade_count or 0) > held.get(bar.start, 0)) == proven]
+            some = [bar for bar in bars if (bar.complete or bar.start in more) == proven]
             if some:
                 candles.store_candles(connection, some, outcome, proven)
     return outcome.counts["market_data"]
@@ -107,7 +111,8 @@ def _held(connection: Connection, bars: list[OHLCVCandle]) -> dict[int, int]:
     found = dict.fromkeys((bar.start for bar in bars), 1 << 62)
     for bar in bars:
         rows = connection.execute(
-            "SELECT trade_count FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
+            "SELECT least(trade_count, last_trade_id - first_trade_id + 1) FROM market_data"
+            " WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
             " AND timeframe = %s AND timestamp = %s::timestamptz AND trade_count IS NOT NULL AND closed",
             [bar.exchange, bar.symbol, bar.timeframe, stamp(bar.timestamp)],
         )
