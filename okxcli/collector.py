@@ -120,7 +120,8 @@ class Collector:
             if self._wish is not None:
                 self._try_change(self._wish)
         self._feed.stop()
-        self.take(self._feed.poll())
+        while lines := self._feed.poll():
+            self.take(lines)
         self.chores.stop()
         self.finish()
 

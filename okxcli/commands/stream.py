@@ -130,8 +130,8 @@ def _copy(feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seco
         if life.wait(feed.fileno(), wait_s):
             left = _write(feed.poll(), out, left)
     feed.stop()
-    if left != 0:
-        _write(feed.poll(), out, left)
+    while left != 0 and (lines := feed.poll()):
+        left = _write(lines, out, left)
     logging.getLogger(__name__).debug("%d lines written", out.lines)
 
 

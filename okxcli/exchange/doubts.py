@@ -63,14 +63,25 @@ class Doubts:
     _open: list[Doubt] = field(default_factory=list)
     _asked: Doubt | None = None
 
-    def add(self, first: int, last: int, known: int, now: int) -> None:
-        """Note ids that an answer, which is evidence, does not show."""
-        step_ms = self.spread_ms // (ANSWERS - 1)
+    def add(self, first: int, last: int, known: int, now: int, answers: int = 1) -> bool:
+        """Note ids that an answer, which is evidence, does not show; False: too many are in doubt already.
+
+        `answers` 0: nobody was asked yet, and they are asked for at once.
+        """
+        due_ms = now + self.spread_ms // (ANSWERS - 1) if answers else now
         before = self._open[-1] if self._open else None
-        if before is not None and before.last + 1 == first and before.answers == 1 and before is not self._asked:
+        if before is not None and before.last + 1 == first and before.answers == answers and before is not self._asked:
             before.last, before.known = last, max(before.known, known)  # the page ended in the middle of them
         elif len(self._open) < _MAX_DOUBTS:
-            self._open.append(Doubt(first, last, known, now, now + step_ms))
+            self._open.append(Doubt(first, last, known, now, due_ms, answers))
+        else:
+            return False
+        return True
+
+    def drop(self) -> list[tuple[int, int]]:
+        """Ask for nothing more; return the ids that are still in doubt."""
+        left, self._open, self._asked = self._open, [], None
+        return [(doubt.first, doubt.last) for doubt in left]
 
     def ask(self, now: int) -> Doubt | None:
         """Return the doubt to ask about now, if one is due; until `ended` no other is."""
@@ -98,6 +109,9 @@ class Doubts:
         found: list[Absence] = []
         step_ms = self.spread_ms // (ANSWERS - 1)
         left: list[Doubt] = []
+        if doubt.first < page.first:  # what an earlier page, without evidence, did not settle
+            due_ms, tries = now + self._again_ms, doubt.tries + 1
+            left.append(Doubt(doubt.first, page.first - 1, doubt.known, doubt.began_ms, due_ms, doubt.answers, tries))
         for low, high in missing:
             answers = doubt.answers + 1
             if answers >= ANSWERS and now - doubt.began_ms >= self.spread_ms:
@@ -110,12 +124,19 @@ class Doubts:
         self._open[at:at] = left
         return found
 
-    def ended(self, now: int) -> None:
-        """The answer is over, or there was none: what it did not settle is asked again, not for ever."""
+    def ended(self, now: int) -> list[tuple[int, int]]:
+        """The answer is over, or there was none: what it did not settle is asked again, not for ever.
+
+        Returns the ids that are given up.
+        """
         doubt, self._asked = self._asked, None
-        if doubt is None or doubt not in self._open or doubt.due_ms > now:
-            return
-        doubt.tries += 1
-        doubt.due_ms = now + min(_AGAIN_MS, self.spread_ms // (ANSWERS - 1))
-        if doubt.tries >= _TRIES:
-            self._open.remove(doubt)
+        if doubt is not None and doubt in self._open and doubt.due_ms <= now:
+            doubt.tries += 1
+            doubt.due_ms = now + self._again_ms
+        gone = [(doubt.first, doubt.last) for doubt in self._open if doubt.tries >= _TRIES]
+        self._open = [doubt for doubt in self._open if doubt.tries < _TRIES]
+        return gone
+
+    @property
+    def _again_ms(self) -> int:
+        return min(_AGAIN_MS, self.spread_ms // (ANSWERS - 1))

@@ -21,6 +21,7 @@ from okxcli.exchange.holes import Holes
 from okxcli.exchange.inbox import Inbox
 from okxcli.exchange.instruments import Catalogue, instrument_line
 from okxcli.exchange.link import ConnectionState
+from okxcli.exchange.overflow import DiskOverflow, Room
 from okxcli.exchange.plan import PER_CONNECTION, plan, spread, subscriptions
 from okxcli.exchange.refusals import Retired, explained
 from okxcli.exchange.repair import Repair
@@ -117,7 +118,9 @@ class Feed:
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
         # `Holes` asks again, and knows for how long it is worth it.
-        holes = Holes(self._symbols, since=since_ms is not None, resume=resume)
+        room = Room()
+        past = since_ms is not None
+        holes = Holes(self._symbols, overflow=lambda: DiskOverflow(room), since=past, resume=resume)
         history = TradeHistory(self._history_rest, sleep=self._sleep)
         return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 
@@ -135,6 +138,8 @@ class Feed:
 
     def poll(self) -> list[bytes]:
         """Return the lines that have come, in their order, without newlines; does not wait.
+
+        After `stop` what is held comes too, a piece at a time: until there is none.
 
         Raises:
             UsageError: OKX has none of what is asked for.

@@ -83,9 +83,15 @@ class TradeHistory:
         for _ in range(_MAX_REQUESTS):
             rows = {int(row["tradeId"]): row for row in self._rest.history_trades(symbol, after)}
             above = [number for number in rows if number >= low]
-            if above and (min(rows) <= low or len(rows) < TRADES_PAGE):
-                # A short page that does not reach down: older fills are beyond OKX's horizon, nobody can tell.
-                return _page_of(rows, low, min(max(above), last), evidence=min(rows) <= low)
+            if above and min(rows) <= low:
+                return _page_of(rows, low, min(max(above), last))
+            if above and len(rows) < TRADES_PAGE:
+                # Cut short, which another node may not be, or what is older is beyond OKX's horizon: nobody can tell.
+                tries += 1
+                if tries >= self._attempts:
+                    return _page_of(rows, low, min(max(above), last), evidence=False)
+                self._sleep(_PAUSE_S * tries)
+                continue
             if above:
                 lowest = min(above)
                 nothing_below = nothing_below if nothing_below <= lowest else low
@@ -130,8 +136,12 @@ class TradeHistory:
 
         Times may step back: the ids up to here may hold a few fills that are younger.
         """
-        rows = self._rest.history_trades(symbol, until_ms, by_time=True)
-        if not rows:
+        for tries in range(1, self._attempts + 1):
+            rows = self._rest.history_trades(symbol, until_ms, by_time=True)
+            if rows:
+                break
+            self._sleep(_PAUSE_S * tries)
+        else:
             return self._oldest(symbol, until_ms) - 1
         before = max(int(row["tradeId"]) for row in rows)
         tries = 0

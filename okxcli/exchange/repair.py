@@ -112,7 +112,7 @@ class Repair:
             thread.join(max(0.0, end - time.monotonic()))
 
     def release(self) -> list[bytes]:
-        """Return what is still held, in its order; after `stop`."""
+        """Return what is still held, in its order; after `stop`, until there is none."""
         return self._holes.release()
 
     def _take_answers(self, now: int) -> list[bytes]:

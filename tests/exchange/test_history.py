@@ -172,6 +172,24 @@ def test_beyond_the_horizon_nothing_is_claimed():
     assert nodes.requests < 60
 
 
+@pytest.mark.parametrize("cut", [1, 30, 99])
+def test_a_short_page_of_one_node(cut):
+    """An answer cut short above the ids that are asked for is asked again: another node has them."""
+    nodes = Nodes(range(1, 1000))
+    whole = nodes.history_trades
+    nodes.history_trades = lambda *asked, **how: whole(*asked, **how)[: cut if nodes.requests % 2 else None]
+    pages = list(history(nodes).range("X-Y", 101, 700))
+    assert tiled(pages, 101, 700) == (list(range(101, 701)), [])
+    assert all(page.evidence for page in pages)
+    assert nodes.requests < 24
+
+
+def test_an_empty_answer_about_a_time():
+    """A node that shows nothing before a moment does not move the beginning of the past."""
+    nodes = Nodes(range(1, 1000), newest=[0, 0, 1 << 62])
+    assert history(nodes).last_id_before("X-Y", 500) == 499
+
+
 def test_the_first_id_of_a_moment():
     """It follows every older fill; fills of the same millisecond belong to it; an old cache is seen through."""
     nodes = Nodes(range(1, 1000), newest=[480, 1 << 62])

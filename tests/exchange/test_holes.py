@@ -1,16 +1,31 @@
 """The repair of holes as a pure machine: any faults in, the whole tape out, in order; bounded; absent ids by proof."""
 
+import functools
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okxcli.exchange import holes as module
 from okxcli.exchange.doubts import Page
-from okxcli.exchange.holes import Holes
 from okxcli.exchange.normalize import Normalizer
 
 SYMBOL = "BTC-USDT"
+
+
+class Lines(list):
+    """An overflow in memory; each take gives a line."""
+
+    def put(self, line):
+        self.append(line)
+        return True
+
+    def take(self, size):
+        return [self.pop(0)] if self else []
+
+
+Holes = functools.partial(module.Holes, overflow=Lines)
 
 
 def line(number, symbol=SYMBOL, origin=""):
@@ -218,19 +233,101 @@ def test_the_past_of_a_quiet_symbol():
     assert ids(holes.feed([line(9), line(10)], 10)) == [10]
 
 
+def settled(holes, now, absent=(), newest=0):
+    """Answer all that is asked until nothing is due; return the lines."""
+    out = []
+    while holes.due() is not None:
+        now = max(now, holes.due())
+        out += holes.tick(now)
+        for fetch in list(holes.fetches(now)):
+            out += answer(holes, fetch, now, absent, newest)
+    return out
+
+
 def test_a_long_past_in_bounded_memory():
-    """Live lines that do not fit are let go while the past is fetched, and fetched with it."""
+    """Live lines that do not fit wait in the overflow while the past is fetched, and are not fetched again."""
     holes = Holes([SYMBOL], resume={SYMBOL: 0}, max_lines=10)
     (fetch,) = holes.fetches(0)
     out = []
     for number in range(1000, 1100):
         out += holes.feed([line(number)], 1)
-    out += answer(holes, fetch, 2, newest=1000)
-    (fetch,) = holes.fetches(2)
-    assert (fetch.first, fetch.last) == (1001, 1089)
-    out += answer(holes, fetch, 3)
-    assert ids(out) == list(range(1, 1100))
-    assert ids(holes.feed([line(1100)], 4)) == [1100]
+    out += answer(holes, fetch, 2, newest=999)
+    out += holes.feed([line(1100), line(1103)], 3)
+    out += settled(holes, 3)
+    assert ids(out) == list(range(1, 1104))
+    pushed = [number for number, text in zip(ids(out), out, strict=True) if b"rest" not in text]
+    assert pushed == [*range(1000, 1101), 1103]
+    assert ids(holes.feed([line(1104)], 9_000)) == [1104]
+    assert list(holes.fetches(9_000)) == []
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_past_longer_than_the_overflow(works, caplog):
+    """That it has no room for more is told at once; what came then is fetched when its turn is, or told by its ids."""
+
+    class Two(Lines):
+        def put(self, text):
+            return len(self) < 2 and super().put(text)
+
+    holes = Holes([SYMBOL], overflow=Two, resume={SYMBOL: 0}, max_lines=3)
+    (fetch,) = holes.fetches(0)
+    assert holes.feed([line(number) for number in range(100, 120)], 1) == []
+    assert "no room for more that waits" in caplog.text
+    out = answer(holes, fetch, 2, newest=99)
+    for _ in range(3):
+        out += holes.tick(3)
+    out += holes.feed([line(120)], 4)
+    out += settled(holes, 5) if works else holes.release()
+    assert ids(out) == (list(range(1, 121)) if works else [*range(1, 106), 120])
+    assert ("fills 106 to 119 are missing" in caplog.text) != works
+
+
+def test_the_end_of_a_stream_tells_what_is_missing(caplog):
+    """Ended while a hole is open, while the past is fetched, while ids are in doubt: each is told by its ids."""
+    holes = Holes([SYMBOL], resume={SYMBOL: 50})
+    (fetch,) = holes.fetches(0)
+    holes.page(fetch, page(51, 60, absent=(55,)), 1)
+    holes.feed([line(100), line(101), line(105)], 2)
+    out = []
+    while lines := holes.release():
+        out += lines
+    assert ids(out) == [100, 101, 105]
+    for text in ("fills 61 to 99 are", "fills 102 to 104 are", "fills 55 to 55 are"):
+        assert text in caplog.text
+    assert holes.counts["left"] == 39 + 3 + 1
+
+
+def test_an_old_first_push(caplog):
+    """What lies between it and the next one is asked for, and written late, or proved absent."""
+    holes = Holes([SYMBOL])
+    assert ids(holes.feed([line(107), line(104), line(108)], 0)) == [107, 104, 108]
+    (fetch,) = holes.fetches(0)
+    assert (fetch.first, fetch.last, fetch.known, fetch.doubt) == (105, 106, 107, True)
+    out = answer(holes, fetch, 1, absent=(106,)) + settled(holes, 1, absent=(106,))
+    assert ids(out) == [105]
+    assert [(one["first"], one["last"]) for one in map(json.loads, out) if "event" in one] == [("106", "106")]
+    holes = Holes([SYMBOL])
+    holes.feed([line(90_000), line(5)], 0)
+    assert list(holes.fetches(0)) == []
+    assert "fills 6 to 89999 are missing" in caplog.text
+
+
+def test_a_short_page_is_no_answer(caplog):
+    """Cut short above the hole, it fills what it has; the rest is asked again, and told when it never comes."""
+    holes = Holes([SYMBOL], wait_ms=10_000)
+    holes.feed([line(100), line(161)], 0)
+    for now in range(0, 9_000, 1_000):
+        (fetch,) = holes.fetches(now)
+        assert (fetch.first, fetch.last) == (101, 131 if now else 160)
+        short = [line(n, origin="rest") for n in range(132, fetch.last + 1)]
+        out = holes.page(fetch, Page(short, 101, fetch.last, [(101, 131)], False), now) + holes.ended(fetch, now)
+        assert out == []
+    (fetch,) = holes.fetches(9_000)
+    assert ids(answer(holes, fetch, 9_000)) == list(range(101, 162))
+    assert holes.counts["left"] == 0
+    holes.feed([line(164)], 20_000)
+    assert ids(holes.tick(30_000)) == [164]
+    assert "fills 162 to 163 are missing" in caplog.text
 
 
 def test_a_past_that_cannot_be_had():
@@ -245,13 +342,19 @@ def test_a_past_that_cannot_be_had():
     assert ids(out) == list(range(100, 500))
 
 
-def test_older_than_the_history_of_the_exchange():
-    """What is beyond OKX's horizon is left out, and the rest of the past comes."""
+def test_older_than_the_history_of_the_exchange(caplog):
+    """What is beyond OKX's horizon is asked for as long as a hole is, then told, and the rest of the past comes."""
     holes = Holes([SYMBOL], resume={SYMBOL: 5})
-    (fetch,) = holes.fetches(0)
-    first = Page([line(n) for n in range(50, 60)], 6, 59, [(6, 49)], False)
-    assert ids(holes.page(fetch, first, 1) + holes.ended(fetch, 1)) == list(range(50, 60))
-    assert ids(holes.feed([line(60)], 2)) == [60]
+    out = []
+    for now in range(0, 33_000, 1_000):
+        for fetch in holes.fetches(now):
+            last = fetch.last or 59
+            lines = [line(n) for n in range(50, last + 1)]
+            out += holes.page(fetch, Page(lines, 6, last, [(6, 49)], False), now) + holes.ended(fetch, now)
+        assert now > 29_000 or not out
+    assert ids(out) == list(range(50, 60))
+    assert "fills 6 to 49 are missing" in caplog.text
+    assert ids(holes.feed([line(60)], 33_000)) == [60]
 
 
 @pytest.mark.parametrize("poison", [9_000_000_000_000_000_000, 50_000_000])

@@ -173,6 +173,21 @@ def test_since_joins_the_present(exchange):
         assert times[0] < since <= times[1]
 
 
+def test_a_past_that_takes_longer_than_memory_lasts(exchange, monkeypatch):
+    """Live fills that are too many to be held wait on disk: all comes, in order, and none of them from REST."""
+    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, max_lines=5))
+    exchange.slow_rest(0.4)
+    newest = exchange.fills(BTC)[-1].trade_id
+    with feed_of(exchange, since_ms=exchange.now_ms() - 8_000) as feed:
+        lines = read(feed, lambda lines: any(int(row["tradeId"]) > newest + 60 for _, row in rows(lines)))
+        exchange.slow_rest(0)
+        lines += read(feed, present(exchange))
+        assert feed.repairs()["left"] == 0
+    is_whole(exchange, lines)
+    origins = [origin for origin, _ in rows(lines)]
+    assert origins.count("rest") - origins.index(None) < 100
+
+
 def test_resume_begins_after_what_is_known(exchange):
     """From the id after the given one on; a symbol without one begins with the present."""
     known, newest = exchange.fills(BTC)[-700].trade_id, exchange.fills(ETH)[-1].trade_id
