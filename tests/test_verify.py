@@ -76,6 +76,18 @@ def verify(exchange, dsn, *arguments, symbol=SYMBOL):
 
 
 NUMBERS = ("open", "high", "low", "close", "volume", "base_volume", "quote_volume")
+
+
+def test_a_delisted_symbol_concerns_itself_alone(exchange, day, database):
+    """It is told and makes the exit status 1; the others are compared."""
+    for arguments in (("NO-USDT", SYMBOL), (SYMBOL, "NO-USDT")):
+        found, told, status = verify(exchange, database, *arguments[1:], *SPAN, symbol=arguments[0])
+        assert (found, status) == ([], 1)
+        assert "NO-USDT 1m: not compared: OKX has no instrument NO-USDT" in told
+        assert f"{SYMBOL} 1m: 1440 bars compared" in told
+    assert verify(exchange, database, *SPAN)[2] == 0
+
+
 SPAN = ("--tf", "1m,1d", "--since", str(TODAY), "--until", str(TODAY + DAY))
 AT = " WHERE symbol = 'BTC-USDT' AND timeframe = %s AND start = to_timestamp(%s / 1000.0)"
 

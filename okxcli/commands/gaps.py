@@ -1,5 +1,6 @@
 """`okx gaps`: do we have every fill."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from okxcli.exchange.history import TradeHistory
     from okxcli.storage.database import Connection
     from okxcli.storage.gaps import IdRange
+
+_log = logging.getLogger(__name__)
 
 #: Fills of the last minute may still be on their way into the database.
 _UNTIL = "1m"
@@ -99,7 +102,7 @@ def _of_database(
 ) -> list[Row]:
     from okxcli.errors import AnswerNo
     from okxcli.exchange.history import TradeHistory
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchange.rest import Refused, RestClient
     from okxcli.exchange.rows import EXCHANGE
     from okxcli.runtime import log
     from okxcli.runtime.config import load
@@ -129,7 +132,10 @@ def _of_database(
                 kept = exchange == EXCHANGE and name in configured
                 found = ranges(connection, exchange, name, since_ms, until_ms, kept)
                 if history is not None and exchange == EXCHANGE:
-                    found = list(_settled(history, connection, name, found, until_ms))
+                    try:
+                        found = list(_settled(history, connection, name, found, until_ms))
+                    except Refused as error:  # delisted: that concerns no other symbol
+                        _log.warning("%s: what is after its newest stored fill stays unknown: %s", name, error)
                 rows += [_range(exchange, name, one) for one in found]
     return rows
 

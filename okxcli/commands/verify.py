@@ -1,5 +1,6 @@
 """`okx verify`: does OKX agree with our candles."""
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.evidence import Evidence
     from okxcli.verify import Cure, Verifier
+
+_log = logging.getLogger(__name__)
 
 #: Without --since, and no more than what is stored.
 _DEFAULT_SPAN_MS = 86_400_000
@@ -65,7 +68,7 @@ def verify(
     from okxcli.core.timeframes import parse_list
     from okxcli.errors import InvalidLine, UsageError
     from okxcli.exchange.bars import ExchangeBars, bar_of
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchange.rest import Refused, RestClient
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.config import load
@@ -102,7 +105,12 @@ def verify(
                     first = _first(evidence, end)
                 verifier = Verifier(evidence, bars)
                 cure = Cure(symbol)
-                same &= _compare(verifier, first, end, out, life, allow_revised, cure)
+                try:
+                    same &= _compare(verifier, first, end, out, life, allow_revised, cure)
+                except (Refused, InvalidLine) as error:  # that concerns no other symbol
+                    _log.warning("%s %s: not compared: %s", symbol, frame.name, error)
+                    same = False
+                    continue
                 if not quiet:
                     print(f"okx verify: {symbol} {frame.name}: {_summary(verifier)}", file=sys.stderr)
                 if not quiet and (command := cure.command()) is not None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import orjson
 
-from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.errors import UsageError
 from okxcli.exchange.doubts import Page
 from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES
-from okxcli.exchange.rest import CANDLES_PAGE, TRADES_PAGE, RestClient, Row
+from okxcli.exchange.rest import CANDLES_PAGE, TRADES_PAGE, Refused, RestClient, Row
 from okxcli.runtime.clock import now_ms
 
 __all__ = ["Page", "TradeHistory", "candle_line", "trade_line"]
@@ -114,11 +114,11 @@ class TradeHistory:
         """Return the id and the time (ms) of the newest fill.
 
         Raises:
-            ExchangeUnavailable: there is none.
+            Refused: there is none.
         """
         rows = self._rest.trades(symbol, limit=1)
         if not rows:
-            raise ExchangeUnavailable(f"OKX shows no trade of {symbol}: there is no past to be had")
+            raise Refused("", f"OKX shows no trade of {symbol}: there is no past to be had")
         return int(rows[0]["tradeId"]), int(rows[0]["ts"])
 
     def first_id_at(self, symbol: str, since_ms: int) -> int:

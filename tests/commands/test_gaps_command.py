@@ -123,6 +123,26 @@ def test_online_tells_quiet_from_missing(run):
         assert kinds(out)[-1] == ("BTC-USDT", "missing", more[0], more[-1])
 
 
+def test_online_a_delisted_symbol_concerns_itself_alone(run):
+    """What OKX does not have any more stays unknown, and is told; of the others it is known how they are."""
+    with LocalExchange(["AAA-USDT", "BTC-USDT", "ETH-USDT"], rate=0, history_s=0) as exchange:
+        at = now_ms() - 200_000
+        ids = {name: exchange.trade(name, "5", "1", ts=at) for name in ("AAA-USDT", "BTC-USDT")}
+        exchange.set_state("AAA-USDT", "expired")
+        local = {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
+        assert (
+            run("store", data=lines(*(fill(n, at, name) for name, n in ids.items()), fill(7, at, "ETH-USDT")))[0] == 0
+        )
+        status, out, err = run("gaps", "AAA-USDT", "BTC-USDT", "ETH-USDT", "--online", **local)
+    assert status == 1
+    assert [row[:2] for row in kinds(out)] == [
+        ("AAA-USDT", "covered"), ("AAA-USDT", "unknown"), ("BTC-USDT", "covered"),
+        ("ETH-USDT", "covered"), ("ETH-USDT", "unknown"),
+    ]  # fmt: skip
+    assert "AAA-USDT: what is after its newest stored fill stays unknown: OKX has no instrument AAA-USDT" in err
+    assert "OKX shows no trade of ETH-USDT" in err
+
+
 def test_recount_tells_and_mends(run, database):
     """Rows that somebody deleted are told with exit 1; repair mends the ledger, which then tells that they miss."""
     now = now_ms()
