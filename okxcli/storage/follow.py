@@ -1,5 +1,6 @@
 """What to read, as one stream of lines, and what came after it: `okx read`, with and without `--follow`."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +15,8 @@ from okxcli.storage.reader import EVERYTHING, Series, Span
 
 #: How many of the newest bars of a series are watched for revisions.
 _WATCHED = 20
-
+#: How many symbols a message names.
+_NAMED = 5
 
 Kind = Literal["trades", "candles", "books"]
 
@@ -113,6 +115,19 @@ class Query:
         return found
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _others(stored: Sequence[str], missing: Sequence[str]) -> str:
+    """Say which of the stored symbols may be meant; a thousand of them are no help on one line."""
+    near = [name for one in missing for name in difflib.get_close_matches(one.upper(), stored, cutoff=0.7)]
+    if near:
+        return f"Did you mean {_some(list(dict.fromkeys(near)))}? All symbols: okx status"
+    return f"Stored symbols: {_some(stored) or 'none'}"
+
+
 def query(
     connection: Connection,
     kind: Kind,
@@ -129,8 +144,8 @@ def query(
     known = reader.exchanges_of(connection, symbols)
     missing = [symbol for symbol, exchanges in known.items() if not exchanges]
     if missing:
-        stored = ", ".join(reader.symbols(connection)) or "none"
-        raise AnswerNo(f"nothing of {', '.join(missing)} is stored at {where}. Stored symbols: {stored}")
+        others = _others(reader.symbols(connection), missing)
+        raise AnswerNo(f"nothing of {_some(missing)} is stored at {where}. {others}")
     series = (
         Series(exchange, symbol, timeframe, origin)
         for symbol, exchanges in known.items()

@@ -125,8 +125,21 @@ def test_context_comes_where_it_matters(database, connection):
 def test_unknown_symbol_is_told_with_those_that_are_there(database, connection):
     """The answer is no, and which names would do."""
     store(database, [trade(1)])
-    with pytest.raises(AnswerNo, match=r"nothing of BTC-USD is stored at here. Stored symbols: BTC-USDT"):
+    with pytest.raises(AnswerNo, match=r"nothing of BTC-USD is stored at here. Did you mean BTC-USDT\?"):
         read(connection, "trades", ("BTC-USD",))
+    with pytest.raises(AnswerNo, match=r"nothing of WRONG is stored at here. Stored symbols: BTC-USDT$"):
+        read(connection, "trades", ("WRONG",))
+
+
+def test_of_many_symbols_a_few_are_named(database, connection):
+    """A thousand names on a line are no help: the first ones, or the nearest."""
+    store(database, [trade(1, symbol=f"A{n:03d}-USDT") for n in range(300)])
+    with pytest.raises(AnswerNo, match=r"Stored symbols: A000-USDT, .*, A004-USDT and 295 more$"):
+        read(connection, "trades", ("WRONG",))
+    with pytest.raises(AnswerNo) as told:
+        read(connection, "trades", ("a123-usdt", *(f"B{n}" for n in range(50))))
+    assert "Did you mean A123-USDT" in str(told.value)
+    assert len(str(told.value)) < 250
 
 
 def test_snapshot_reads_one_moment_and_writes_nothing(database, connection):
