@@ -35,8 +35,10 @@ class _Full(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from okxcli.runtime.clock import iso
 
-        text = f"{iso(int(record.created * 1000))} {record.levelname} {record.name}: {record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{iso(int(record.created * 1000))} {record.levelname} {record.name}: {printable(record.getMessage())}"
+        # A traceback quotes what others wrote too: no line of it can be taken for one of the log.
+        lines = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n    ".join([text, *map(printable, lines)])
 
 
 class _PrivateFile(logging.FileHandler):
