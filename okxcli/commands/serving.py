@@ -100,6 +100,16 @@ def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data:
     return 0
 
 
+def _make_tables(dsn: str) -> None:
+    """Have a database that every command can use from the start, and that takes no data of the real exchange."""
+    from okxcli.storage import schema
+    from okxcli.storage.database import Database, resolve
+
+    with Database(resolve(dsn, None, {"OKX_DSN": dsn}), "okx simulate") as database, database.session() as connection:
+        schema.migrate(connection, database.where)
+        schema.guard_origin(connection, "local", database.where)
+
+
 def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
     import tempfile
 
@@ -116,6 +126,7 @@ def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: 
             else:
                 server = stack.enter_context(EmbeddedServer(data))
             environment["OKX_DSN"] = server.dsn
+            _make_tables(server.dsn)
         stack.enter_context(exchange)
         environment |= {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
         return child.run(command, environment)

@@ -53,6 +53,16 @@ def urls(process):
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
+def test_its_database_is_there_from_the_start():
+    """Every command can use it at once: backfill fills it, and the one before says where to begin."""
+    okx = " ".join(OKX)
+    script = f"{okx} backfill BTC-USDT; {okx} backfill BTC-USDT --since 5m && {okx} read trades BTC-USDT"
+    done = run("simulate", "BTC-USDT", "--", "bash", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert "Say where to begin" in done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) > 100
+
+
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, -2), (signal.SIGTERM, -15)])
 def test_without_a_command_it_serves_until_a_signal(start, signum, status):
     """It prints two export lines for the shell, answers on both, and dies by the signal that stops it."""
