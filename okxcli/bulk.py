@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from okxcli.core.bucket import TimeframeBucket
-from okxcli.core.model import Instrument
+from okxcli.core.model import UNSTAMPED_AHEAD_MS, Instrument
 from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
@@ -37,6 +37,9 @@ from okxcli.storage.stale import stale
 from okxcli.storage.writer import Writer
 
 _log = logging.getLogger(__name__)
+
+#: No file holds more than a month of one symbol; one that seems to is not gone through day by day.
+_SPAN_MS = 400 * DAY_MS
 _FOREVER = 1 << 62
 
 
@@ -165,6 +168,9 @@ class BulkLoader:
         found = {symbol: duck.fills(symbol) for symbol in self.symbols if duck.holds(symbol)}
         if None in found.values():
             return False
+        latest = now_ms() + UNSTAMPED_AHEAD_MS
+        if any(one and (one.last_ms > latest or one.last_ms - one.first_ms > _SPAN_MS) for one in found.values()):
+            return False  # a wild time: line by line it is refused, or stored on a day of its own
         for fills in found.values():
             assert fills is not None
             fresh = True

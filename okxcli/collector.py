@@ -13,10 +13,11 @@ from contextlib import AbstractContextManager
 
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, OkxError, TryLater
+from okxcli.errors import BUGS, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
 from okxcli.exchange.feed import TAPE, Feed
 from okxcli.exchange.normalize import Normalizer, PartlyInvalid
 from okxcli.exchange.rows import EXCHANGE
+from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.config import Config
 from okxcli.runtime.memory import give_back
 from okxcli.runtime.signals import Lifecycle
@@ -76,6 +77,7 @@ class Collector:
         self._mender = mender
         self._load = load
         self._normalizer = Normalizer()
+        self._doubt = ClockDoubt()
         self._ready: deque[Line] = deque()
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
@@ -227,7 +229,7 @@ class Collector:
                 for item in self._normalized(line):
                     self._route(item)
             except InvalidLine as reason:
-                self._reject(line, str(reason))
+                self._reject(line, str(reason), reason.early)
             except BUGS as error:
                 _log.exception("a bug of okx")
                 self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
@@ -237,7 +239,7 @@ class Collector:
         try:
             return self._normalizer.feed(line)
         except PartlyInvalid as reason:
-            self._reject(line, str(reason))
+            self._reject(line, str(reason), reason.early)
             return reason.lines
 
     def _route(self, item: Line) -> None:
@@ -265,10 +267,11 @@ class Collector:
             return False
         return not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill
 
-    def _reject(self, line: bytes, reason: str) -> None:
+    def _reject(self, line: bytes, reason: str, early: tuple[Early, ...] = ()) -> None:
         self.rejected += 1
-        if self.rejected <= _QUARANTINED:
+        if self.rejected <= _QUARANTINED or early:  # trades may be taken back, all of them
             self._keeper.refuse(line, reason)
+        self._doubt.note(early)
         if self.rejected <= _TOLD:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
 

@@ -5,6 +5,7 @@ prints it, as one line on standard error, and exits with its code.
 """
 
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class ExitCode(IntEnum):
@@ -114,8 +115,22 @@ BUGS: tuple[type[Exception], ...] = (
 )
 
 
+class Early(NamedTuple):
+    """A trade from the future: the ids that it covers, and how far its time is ahead of our clock (ms)."""
+
+    symbol: str
+    first: int
+    last: int
+    ahead_ms: int
+
+
 class InvalidLine(ValueError):
     """One line, message or row is not what it should be; its neighbours are unharmed.
 
-    The text is the reason, without the place: whoever read the line knows its number.
+    The text is the reason, without the place: whoever read the line knows its number. `early` are the trades in it
+    whose time has not come yet: they are well-formed, and either they are wrong or our clock is.
     """
+
+    def __init__(self, reason: str, early: tuple[Early, ...] = ()) -> None:
+        super().__init__(reason)
+        self.early = early

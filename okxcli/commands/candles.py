@@ -62,9 +62,11 @@ def candles(
     from okxcli.core.model import OHLCVCandle
     from okxcli.core.rollup import CandleRollup
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.runtime.clock import SteadyClock, parse_duration
+    from okxcli.runtime import log
+    from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
     from okxcli.runtime.filters import LineFilter
 
+    log.setup("candles", quiet=quiet)
     late_ms, grace_ms = (round(parse_duration(text) * 1000) for text in (lateness, grace))
     run = LineFilter("candles", files, output, strict, rejects, stats, quiet)
     write = run.out.line
@@ -84,7 +86,7 @@ def candles(
 
     def handle(line: bytes) -> None:
         try:
-            feed(decode(line))
+            feed(decode(line, now_ms()))
         except UnknownType:
             if not pass_lines:
                 return

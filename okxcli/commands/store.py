@@ -110,11 +110,11 @@ class _Keeping:
 
     def handle(self, line: bytes) -> None:
         try:
-            found = decode(line)
+            found = decode(line, now_ms())
         except UnknownType:
             return
         except InvalidLine as reason:
-            self._quarantine(line, str(reason))
+            self._quarantine(line, str(reason), bool(reason.early))
             raise
         except BUGS as error:
             _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
@@ -125,9 +125,10 @@ class _Keeping:
             time.sleep(0.2)
             self.keeper.tick()
 
-    def _quarantine(self, line: bytes, reason: str) -> None:
-        if self._kept < _KEPT:
-            self._kept += 1
+    def _quarantine(self, line: bytes, reason: str, whole: bool = False) -> None:
+        """Keep a bad line, within a bound unless it is `whole`: a trade, which may be taken back."""
+        if whole or self._kept < _KEPT:
+            self._kept += not whole
             self.keeper.refuse(line, reason)
         if self._strict:  # the end: what came before is stored first, and counted
             self.keeper.finish()

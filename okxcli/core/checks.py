@@ -7,9 +7,11 @@ from typing import Any
 
 from okxcli.core.decimals import check_range, plain
 from okxcli.core.model import (
+    AHEAD_MS,
     MAX_ID,
     MAX_TIMESTAMP,
     MIN_TIMESTAMP,
+    UNSTAMPED_AHEAD_MS,
     Absent,
     BookSnapshot,
     Instrument,
@@ -19,7 +21,7 @@ from okxcli.core.model import (
     Ticker,
 )
 from okxcli.core.timeframes import Timeframe
-from okxcli.errors import InvalidLine
+from okxcli.errors import Early, InvalidLine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
@@ -212,10 +214,25 @@ _CHECK: dict[type, Callable[[Any], None]] = {
 }
 
 
-def check(line: Line) -> None:
-    """Refuse an object of any line type whose values are impossible.
+def check(line: Line, now_ms: int | None = None) -> None:
+    """Refuse an object of any line type whose values are impossible, or whose time has not come by `now_ms`.
 
     Raises:
         InvalidLine: with the reason.
     """
     _CHECK[type(line)](line)
+    if isinstance(line, (Absent, Instrument)):
+        return
+    received, at = (None, line.start) if isinstance(line, OHLCVCandle) else (line.received, line.timestamp)
+    if received is not None:
+        if at > received + AHEAD_MS:
+            raise _early(line, at - received, "received")
+    elif now_ms is not None and at > now_ms + UNSTAMPED_AHEAD_MS:
+        raise _early(line, at - now_ms, "this machine's clock")
+
+
+def _early(line: StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker, ahead_ms: int, clock: str) -> InvalidLine:
+    """Return the reason for which a line from the future is refused; a trade would end every bar of its symbol."""
+    name, at = ("start", line.start) if isinstance(line, OHLCVCandle) else ("timestamp", line.timestamp)
+    found = (Early(line.symbol, line.first_id, line.trade_id, ahead_ms),) if isinstance(line, StandardizedTrade) else ()
+    return InvalidLine(f"{name} {at} is {ahead_ms / 3_600_000:,.1f} h ahead of {clock}", found)

@@ -39,8 +39,10 @@ _PLUS, _BACKSLASH = b"+\\"
 ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|(?![0-9]))").search
 
 
-def decode(line: bytes) -> Line:
+def decode(line: bytes, now_ms: int | None = None) -> Line:
     """Return the object that `line` (one JSON object, UTF-8, with or without its newline) describes.
+
+    With `now_ms` a time without a stamp of receipt must have come by then, give or take a day.
 
     Raises:
         UnknownType: a JSON object of a type that is not ours.
@@ -60,7 +62,7 @@ def decode(line: bytes) -> Line:
         or line.count(b"_") != _underscores(kind, line, found.symbol)
     ):
         _strict_numbers(line)
-    check(found)
+    check(found, now_ms)
     return found
 
 

@@ -15,6 +15,10 @@ from okxcli.core.decimals import EXACT, quotient
 MIN_TIMESTAMP = 1_262_304_000_000  # 2010-01-01
 MAX_TIMESTAMP = 4_102_444_800_000  # 2100-01-01
 MAX_ID = 2**63 - 1
+#: What happened is known after it happened: by how much a clock may be behind the exchange's. The one that stamped
+#: `received` was there; where there is no stamp the line may have been on its way for long, and any clock must do.
+AHEAD_MS = 3_600_000
+UNSTAMPED_AHEAD_MS = 86_400_000
 
 #: The origin of a merged trade from a file: nothing tells how many fills it is of, so its id proves nothing.
 FILE_MERGED = "file-merged"

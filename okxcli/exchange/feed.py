@@ -31,7 +31,7 @@ from okxcli.exchange.sites import origin_of
 from okxcli.exchange.watch import Hands, Times, Watch
 from okxcli.exchange.watchdog import Watchdog
 from okxcli.exchange.websocket import OKXWebSocketClient
-from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms
+from okxcli.runtime.clock import SteadyClock, passed_ms
 
 __all__ = ["TAPE", "Feed", "plan"]
 
@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
 _STOP_S = 3.0
+#: A market on this machine may run many times as fast as time.
+_LOCAL_MS = 5_000
 #: The channel whose ids are numbered one by one, and repaired.
 TAPE = "trades-all"
 
@@ -47,7 +49,8 @@ TAPE = "trades-all"
 class Feed:
     """Streams `channels` of `symbols` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
-    With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch. With
+    With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch by the
+    exchange's clock, for which it is asked before the first line (`measure`). With
     `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
     `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
     that it names; the live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how
@@ -98,8 +101,7 @@ class Feed:
             self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
         self._total = sum(len(client.wanted) for client in self._clients)
         self._watch_rest = RestClient(rest_url, timeout_s=4.0, attempts=1, sleep=self._sleep)
-        # The time of a simulated market is its own: nothing to compare a clock with.
-        default = Times(clock_ms=None) if origin_of(rest_url) == "local" else Times()
+        default = Times(clock_ms=_LOCAL_MS, local=True) if origin_of(rest_url) == "local" else Times()
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
 
@@ -125,12 +127,19 @@ class Feed:
         return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Begin to connect; returns at once, or with `stamp` when it is known what time it is."""
+        if self._stamp:
+            self.measure()
         threading.Thread(target=self._fetch_instruments, name="okx instruments", daemon=True).start()
         threading.Thread(target=self._stop_waiting, name="okx patience", daemon=True).start()
         for client in self._clients:
             client.start()
         self._watch.start()
+
+    def measure(self) -> None:
+        """Ask for the exchange's time, unless it is known; takes some seconds at most, and may have to do without."""
+        if not self._watch.measured and self._watch.measures:
+            self._watch.measure()
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `poll` has lines or news."""
@@ -281,7 +290,7 @@ class Feed:
     def _stamped(self, lines: list[bytes]) -> list[bytes]:
         if not self._stamp:
             return lines
-        tail = b',"received":%d}' % now_ms()
+        tail = b',"received":%d}' % self.clock()
         return [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
 
     def _on_refused(self, refusal: Refuse) -> None:

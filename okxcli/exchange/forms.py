@@ -30,12 +30,13 @@ NO_TIMEFRAME: dict[str, str] = {
 
 
 class Head(msgspec.Struct, gc=False, frozen=True):
-    """What a push says about all of its rows."""
+    """What a push says about all of its rows; `now_ms` is when it was read, or received if that is known."""
 
     channel: str
     symbol: str
     received: int | None
     origin: str
+    now_ms: int | None = None
 
 
 class TradeRow(msgspec.Struct, gc=False):

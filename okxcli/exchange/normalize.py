@@ -1,4 +1,4 @@
-"""Raw lines, as `stream` writes them, to the types of `core/model.py`. Pure: bytes in, objects out.
+"""Raw lines, as `stream` writes them, to the types of `core/model.py`. Pure but for the clock that it is given.
 
 Takes pushes of trades, books of few levels, tickers, candles and instruments, and the `absent` event. Passes over
 OKX's control messages. Counts pushes of other channels by name. Refuses everything else with a reason.
@@ -13,10 +13,11 @@ import msgspec
 from okxcli.core import checks
 from okxcli.core.codec import why_not
 from okxcli.core.model import Absent, Instrument, Line
-from okxcli.errors import InvalidLine
+from okxcli.errors import Early, InvalidLine
 from okxcli.exchange import rows
 from okxcli.exchange.channels import PUSH_HEAD
 from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES, BookRow, Head, InstrumentRow, TickerRow, TradeRow
+from okxcli.runtime.clock import now_ms
 
 _NAME_AT = len(PUSH_HEAD)
 _SPOT_KINDS = ("spot", "margin")
@@ -28,8 +29,8 @@ _MAX_INSTRUMENTS = 100_000
 class PartlyInvalid(InvalidLine):
     """Some rows of a push are bad; `lines` holds what the others gave."""
 
-    def __init__(self, reason: str, lines: list[Line]) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, lines: list[Line], early: tuple[Early, ...] = ()) -> None:
+        super().__init__(reason, early)
         self.lines = lines
 
 
@@ -78,11 +79,13 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class Normalizer:
     """Turns raw lines into lines of ours. Remembers each instrument's kind, for what the volumes of a bar mean.
 
-    `control` counts messages passed over, `others` pushes of channels that are not taken, by name.
+    `control` counts messages passed over, `others` pushes of channels that are not taken, by name. `clock` is asked
+    for the time of pushes that tell not when they were received: a row from the future is refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = now_ms) -> None:
         self.control = 0
+        self._clock = clock
         self.others: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
         self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
@@ -131,7 +134,7 @@ class Normalizer:
     def _typed(self, line: bytes, decoder: Any, convert: Callable[[Any, Head], Line]) -> list[Line]:
         try:
             push = decoder.decode(line)
-            head = _head(push)
+            head = self._head(push)
             if not line.startswith(head.channel.encode(), _NAME_AT):  # named twice, and the last one counts
                 return self._push(line)
             lines = [convert(row, head) for row in push.data]
@@ -154,9 +157,10 @@ class Normalizer:
             return []
         if not push.data:
             raise InvalidLine(f"{channel}: a push without data")
-        head = _head(push)
+        head = self._head(push)
         lines: list[Line] = []
         reasons: list[str] = []
+        early: tuple[Early, ...] = ()
         for number, raw in enumerate(push.data, 1):
             row = bytes(raw)
             try:
@@ -164,12 +168,19 @@ class Normalizer:
                     rows.refuse_odd_numbers(_ANY.decode(row))
                 lines.append(convert(row, head))
             except (*_UNDECODABLE, InvalidLine) as error:
-                reason = str(error) if isinstance(error, InvalidLine) else str(_why(row, error, line=False))
+                error = error if isinstance(error, InvalidLine) else _why(row, error, line=False)
+                early += error.early
+                reason = str(error)
                 reasons.append(f"{channel}: {reason}" if len(push.data) == 1 else f"{channel}, row {number}: {reason}")
         if reasons:
             text = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more rows" if len(reasons) > 5 else "")
-            raise PartlyInvalid(text, lines) if lines else InvalidLine(text)
+            raise PartlyInvalid(text, lines, early) if lines else InvalidLine(text, early)
         return lines
+
+    def _head(self, push: _Trades | _Books | _Push) -> Head:
+        received = push.received
+        now = self._clock() if received is None else received
+        return Head(push.arg.channel, push.arg.instId, received, push.origin or push.arg.channel, now)
 
     # The rest
 
@@ -211,10 +222,6 @@ class Normalizer:
             return kind in _SPOT_KINDS
         dashes = symbol.count("-")
         return None if dashes == 0 else dashes == 1
-
-
-def _head(push: _Trades | _Books | _Push) -> Head:
-    return Head(push.arg.channel, push.arg.instId, push.received, push.origin or push.arg.channel)
 
 
 def _absent(message: dict[str, Any]) -> Absent:

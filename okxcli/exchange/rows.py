@@ -45,7 +45,7 @@ def trade(row: TradeRow, head: Head) -> StandardizedTrade:
         source,
         head.origin,
     )
-    checks.check_trade(found)
+    checks.check(found, head.now_ms)
     return found
 
 
@@ -60,7 +60,7 @@ def book(row: BookRow, head: Head) -> BookSnapshot:
         raise InvalidLine("asks do not ascend")
     symbol = head.symbol or row.instId
     found = BookSnapshot(EXCHANGE, symbol, whole("ts", row.ts), bids, asks, row.seqId, head.received, head.origin)
-    checks.check_book(found)
+    checks.check(found, head.now_ms)
     return found
 
 
@@ -93,7 +93,7 @@ def ticker(row: TickerRow, head: Head, spot: bool | None) -> Ticker:
         open_utc0=_number(row.sodUtc0),
         open_utc8=_number(row.sodUtc8),
     )
-    checks.check_ticker(found)
+    checks.check(found, head.now_ms)
     return found
 
 
@@ -138,7 +138,7 @@ def candle(row: list[str], head: Head, spot: bool | None) -> OHLCVCandle:
         complete=confirm == "1",
         origin="exchange",
     )
-    checks.check_candle(found)
+    checks.check(found, head.now_ms)
     return found
 
 

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -32,6 +33,9 @@ _MANY = 10
 _TICKERS_MS = 10_000
 #: Questions of one measurement of the clock: the quickest answer counts.
 _SAMPLES = 3
+#: As long as the clock could not be compared it is tried again after so long; pushes agree on it within a minute.
+_UNMEASURED_MS = 5_000
+_ALIKE_MS = 60_000
 _STOP_S = 1.0
 #: What a bad answer looks like to who reads it.
 _BAD = (KeyError, TypeError, ValueError, IndexError)
@@ -42,13 +46,16 @@ class Times:
     """How often things are looked at, in milliseconds; the watchdog's own are in `watchdog`.
 
     `gone_ms`: all channels of a symbol are silent for so long before it is asked whether it is still listed, and
-    `listed_ms` later again. `clock_ms`: between two measurements of the clock; None: it is not measured.
+    `listed_ms` later again. `clock_ms`: between two measurements of the clock; None: it is not measured. `local`: the
+    exchange's time is that of a market on this machine, which may lie in the past and run fast: it says nothing about
+    people's clocks, and the clock is never set back to it.
     """
 
     tick_ms: int = 1_000
     gone_ms: int = 60_000
     listed_ms: int = 300_000
     clock_ms: int | None = 600_000
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,8 @@ class Watch:
         self._dog = dog or Watchdog()
         self._times = times or Times()
         self._judge = ClockJudge()
-        self._measured = False
+        self.measured = False
+        self._pushed: dict[tuple[Subscription, int], int] = {}  # how far ahead the newest pushes were, by their times
         self._wall_ahead_ms = 0
         self._clock_due_ms = 0
         self._rows: dict[str, Row] = {}
@@ -101,6 +109,11 @@ class Watch:
         self._tickers_ms = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="okx watch", daemon=True)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the clock is to be compared with OKX's."""
+        return self._times.clock_ms is not None
 
     def start(self) -> None:
         """Begin to look."""
@@ -281,10 +294,16 @@ class Watch:
 
     def _look_at_clock(self, now: int) -> None:
         ahead = self._wall() - self._clock()
-        stepped = self._measured and abs(ahead - self._wall_ahead_ms) > WARN_MS
+        stepped = self.measured and abs(ahead - self._wall_ahead_ms) > WARN_MS
         if self._times.clock_ms is None or (now < self._clock_due_ms and not stepped):
             return
         self._clock_due_ms = now + self._times.clock_ms
+        self.measure()
+        if not self.measured:
+            self._clock_due_ms = now + min(self._times.clock_ms, _UNMEASURED_MS)
+
+    def measure(self) -> None:
+        """Compare the clock with OKX's now, and correct it."""
         samples: list[Sample] = []
         for _ in range(_SAMPLES):
             asked = self._clock()
@@ -296,25 +315,30 @@ class Watch:
             samples.append(Sample(asked, self._clock(), server))
         found = measure(samples) or self._by_pushes()
         if found is None:
-            self._clock_due_ms = now + min(self._times.clock_ms, 60_000)
             return
         wall = Measured(found.offset_ms - (self._wall() - self._clock()), found.error_ms)
-        self._clock.correct(found.offset_ms)
-        self._measured = True
+        self.measured = True
+        if not self._times.local or found.offset_ms > WARN_MS:
+            self._clock.correct(found.offset_ms)
         self._wall_ahead_ms = self._wall() - self._clock()
-        text = self._judge.say(wall)
+        text = None if self._times.local else self._judge.say(wall)
         if text is not None:
             _log.warning("%s", text)
         _log.debug("OKX's clock less ours: %d ms, give or take %d", *wall)
 
     def _by_pushes(self) -> Measured | None:
-        """Return by how much the clock is behind at least: no push comes before it is made."""
-        ahead = 0
+        """Return by how much the clock is behind at least: no push comes before it is made.
+
+        Two of different times must say so, of this look or the one before: one alone may be wild.
+        """
+        before, self._pushed = self._pushed, {}
         for subscription, one in self._hands.seen().items():
             if subscription.channel in BY_ID and one.frame:
                 try:
                     made = int(orjson.loads(one.frame)["data"][-1]["ts"])
                 except (orjson.JSONDecodeError, *_BAD):
                     continue
-                ahead = max(ahead, made - (self._clock() - (passed_ms() - one.since_ms)))
+                self._pushed[subscription, made] = made - (self._clock() - (passed_ms() - one.since_ms))
+        every = sorted((before | self._pushed).values())
+        ahead = max((low for low, high in pairwise(every) if high - low <= _ALIKE_MS), default=0)
         return Measured(ahead, 0) if ahead > WARN_MS else None

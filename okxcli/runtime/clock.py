@@ -1,11 +1,14 @@
 """The wall clock, and the times and durations that users write."""
 
+import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from okxcli.errors import UsageError
+from okxcli.errors import Early, UsageError
+
+_log = logging.getLogger(__name__)
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)", re.ASCII)
@@ -39,6 +42,32 @@ class SteadyClock:
     def correct(self, by_ms: int) -> None:
         """Move the clock by so much, back where it is negative."""
         self._begin_ms += by_ms
+
+
+class ClockDoubt:
+    """Notices that it is our own clock that is wrong: so many trades of a symbol in a row come from its future."""
+
+    #: In a row: their ids follow on each other. One wild time, or a few, say nothing about a clock.
+    IN_A_ROW = 20
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[int, int]] = {}  # the last id of a symbol's, and how many there were
+        self._told = False
+
+    def note(self, refused: Iterable[Early]) -> None:
+        """Take note of trades that were refused for their time; say it, once, when they are too many."""
+        for one in refused:
+            last, count = self._rows.get(one.symbol, (0, 0))
+            count = count + 1 if one.first == last + 1 else 1
+            self._rows[one.symbol] = one.last, count
+            if count >= self.IN_A_ROW and not self._told:
+                self._told = True
+                _log.warning(
+                    "%d trades of %s in a row come from the future: it must be this machine's clock that is behind, by"
+                    " %.1f h at least. Set it by NTP. The trades are refused; what is in quarantine comes back with:"
+                    " okx db quarantine --retry",
+                    *(count, one.symbol, one.ahead_ms / 3_600_000),
+                )
 
 
 def parse_duration(text: str) -> float:

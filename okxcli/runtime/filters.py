@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, UsageError
+from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.lines import LineReader, Output, Overlong
 from okxcli.runtime.log import printable
 from okxcli.runtime.signals import Lifecycle
@@ -45,6 +46,7 @@ class LineFilter:
         self._number = 0
         self._line = b""
         self._source = "line"
+        self._doubt = ClockDoubt()
         self.out = Output(path=output)
 
     def run(
@@ -100,6 +102,7 @@ class LineFilter:
                     handle(self._line)
                 except InvalidLine as reason:
                     self.reject(str(reason))
+                    self._doubt.note(reason.early)
                 except BUGS as error:
                     _log.debug("a bug of okx", exc_info=True)
                     self.reject(f"a bug of okx: {type(error).__name__}: {error}")

@@ -345,7 +345,7 @@ class Keeper:
 
     def _store(self, line: bytes) -> None:
         try:
-            self._writer.add(decode(line), line)
+            self._writer.add(decode(line, now_ms()), line)
         except InvalidLine as reason:
             self._writer.refuse(line, str(reason))
         except BUGS as error:

@@ -107,6 +107,31 @@ def test_a_torn_last_line_costs_itself_alone():
     assert done.stdout == run("--tf", "1s", data=torn[: torn.rindex("\n") + 1]).stdout
 
 
+def test_a_time_that_cannot_be_ends_no_bar():
+    """One fill of 2096 among others is told and passed over, with or without a stamp; the bars are those without it."""
+    good = [trade(n, n * 500) for n in range(1, 9)]
+    wild = trade(9, 4_000_000_000_000 - T0)
+    stamped = wild.replace('"received":null', f'"received":{T0 + 5_000}')
+    rest = [trade(n, n * 500) for n in range(9, 20)]
+    clean = run("--tf", "1s", "--fill", data="\n".join(good + rest))
+    for bad in (wild, stamped):
+        done = run("--tf", "1s", "--fill", data="\n".join([*good, bad, *rest]))
+        assert (done.returncode, done.stdout) == (65, clean.stdout)
+        assert b"line 9: timestamp 4000000000000 is" in done.stderr and b"h ahead of" in done.stderr
+    bars = [line.replace(b"1747087", b"4000000") for line in clean.stdout.splitlines()]
+    done = run("--from", "1s", "--tf", "5s", data=b"\n".join([*clean.stdout.splitlines(), bars[0]]))
+    assert done.returncode == 65 and b"start 4000000" in done.stderr
+
+
+def test_a_clock_that_is_behind_is_told():
+    """Every fill refused: one line says whose fault that is, and how they come back."""
+    ahead = 4_000_000_000_000 - T0
+    done = run("--tf", "1s", "-q", data="\n".join(trade(n, ahead + n) for n in range(1, 41)))
+    assert done.returncode == 65
+    (line,) = [line for line in done.stderr.decode().splitlines() if "in a row" in line]
+    assert "it must be this machine's clock that is behind" in line and "NTP" in line
+
+
 def test_candles_from_candles():
     """--from takes candle lines and leaves trades alone."""
     data = tape(600, 3)

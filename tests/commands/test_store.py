@@ -122,6 +122,21 @@ def test_two_impossible_lines_among_ten_thousand(run, database):
     assert kept[1][1] == rows[7654].decode()
 
 
+def test_times_that_cannot_be_are_all_kept_in_quarantine(run, database):
+    """However many they are: it may be the clock that is wrong, and they may be taken back."""
+    early = [
+        fill(n).replace(b'"received":%d' % (T0 + n + 44), b'"received":%d' % (T0 - 4_000_000)) for n in range(1100)
+    ]
+    done = run("store", "-q", data=lines(*early[1:], fill(5_000)))
+    assert done.returncode == 65
+    assert stored(database) == [5_000]
+    with psycopg.connect(database) as connection:
+        found = connection.execute("SELECT count(*), min(symbol), min(reason) FROM quarantine").fetchone()
+    assert found[:2] == (1099, "BTC-USDT")
+    assert "h ahead of received" in found[2]
+    assert done.stderr.count(b"in a row come from the future") == 1
+
+
 def test_strict_stops_at_the_first_bad_line_and_keeps_what_was_before(run, database):
     """Exit 65, and what came before the bad line is not lost."""
     done = run("store", "--strict", data=lines(fill(1), b"nonsense", fill(2)))

@@ -3,14 +3,24 @@
 import json
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from okxcli.core.checks import check
 from okxcli.core.codec import UnknownType, decode, encode
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker, amounts
-from okxcli.core.timeframes import Timeframe
+from okxcli.core.model import (
+    AHEAD_MS,
+    Absent,
+    BookSnapshot,
+    Instrument,
+    OHLCVCandle,
+    StandardizedTrade,
+    Ticker,
+    amounts,
+)
+from okxcli.core.timeframes import DAY, Timeframe
 from okxcli.errors import InvalidLine
 
 GOOD = (
@@ -52,7 +62,13 @@ def candles(draw):
     )  # fmt: skip
 
 
-@given(st.one_of(trades, books, tickers, absents, candles()))
+def come(line):
+    """Whether a line could have been received when it says."""
+    received = getattr(line, "received", None)
+    return received is None or line.timestamp <= received + AHEAD_MS
+
+
+@given(st.one_of(trades, books, tickers, absents, candles()).filter(come))
 def test_what_is_written_reads_back(line):
     """Encode and decode are inverse, and the encoding is canonical: JSON, UTF-8, one line, a fixed point."""
     check(line)
@@ -61,6 +77,47 @@ def test_what_is_written_reads_back(line):
     assert encode(decode(data)) == data
     assert b"\n" not in data
     assert json.loads(data)["type"] in ("trade", "book", "ticker", "absent", "candle")
+
+
+NOW = 1_747_087_200_000
+
+
+@given(trades, st.integers(-10 * DAY, 10 * DAY), st.none() | st.integers(-2 * DAY, 2 * DAY))
+def test_a_time_that_has_not_come_is_refused(trade, ahead, received):
+    """More than an hour after it was received, or a day after the clock where nobody knows when that was."""
+    stamped = None if received is None else NOW + received
+    trade = msgspec.structs.replace(trade, timestamp=NOW + ahead, received=stamped)
+    late = ahead > DAY if received is None else ahead - received > 3_600_000
+    try:
+        found = decode(encode(trade), NOW)
+    except InvalidLine as reason:
+        (early,) = reason.early
+        assert late and early[:3] == (trade.symbol, trade.first_id, trade.trade_id)
+        assert early.ahead_ms == ahead - (received or 0)
+        assert "h ahead of" in str(reason)
+    else:
+        assert not late and found == trade
+    if received is None:
+        assert decode(encode(trade)) == trade  # without a clock there is nothing to compare with
+
+
+@pytest.mark.parametrize("kind", ["book", "ticker", "candle"])
+def test_other_lines_from_the_future_are_refused(kind):
+    """They would be the newest for years; a running bar of a month ends long after now."""
+    start = Timeframe.parse("1M").start_of(NOW)
+    good = {
+        "book": BookSnapshot("okx", "A-B", NOW, (), ()),
+        "ticker": Ticker("okx", "A-B", NOW),
+        "candle": OHLCVCandle("okx", "A-B", "1M", start, Timeframe.parse("1M").end_of(start), *[Decimal(1)] * 8, 0,
+                              None, None, closed=False),
+    }[kind]  # fmt: skip
+    assert decode(encode(good), NOW) == good
+    with pytest.raises(InvalidLine, match="ahead of this machine's clock") as reason:
+        decode(encode(good), NOW - 40 * DAY)
+    assert reason.value.early == ()
+    if kind != "candle":
+        with pytest.raises(InvalidLine, match="ahead of received"):
+            decode(encode(msgspec.structs.replace(good, received=NOW - 3_600_001)))
 
 
 def test_the_documented_trade_line():

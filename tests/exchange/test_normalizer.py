@@ -563,3 +563,19 @@ def test_any_damage_gives_sound_lines_or_a_reason(cut, noise, at):
         return
     for found in lines:
         assert decode(encode(found)) == found
+
+
+def test_rows_from_the_future_are_refused():
+    """An hour after the push was received, a day after the clock where it does not say; its neighbours are unharmed."""
+    normalizer = Normalizer(lambda: int(TRADE["ts"]) - 2 * 86_400_000)
+    wild = {**TRADE, "tradeId": "9", "ts": "4000000000000"}
+    with pytest.raises(PartlyInvalid, match=r"row 2: timestamp 4000000000000 is .* h ahead of received") as caught:
+        normalizer.feed(push("trades-all", TRADE, wild, received=int(TRADE["ts"]) - 3_600_000))
+    assert [line.timestamp for line in caught.value.lines] == [int(TRADE["ts"])]
+    assert [one[:3] for one in caught.value.early] == [("BTC-USDT", 9, 9)]
+    for channel, row in (
+        ("trades-all", TRADE),
+        ("candle1m", ["1747087140000", "1", "1", "1", "1", "1", "1", "1", "0"]),
+    ):
+        with pytest.raises(InvalidLine, match="h ahead of this machine's clock"):
+            normalizer.feed(push(channel, row))

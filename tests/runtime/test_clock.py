@@ -1,11 +1,13 @@
 """Times and durations as users write them."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okxcli.errors import UsageError
-from okxcli.runtime.clock import SteadyClock, iso, parse_duration, parse_time
+from okxcli.errors import Early, UsageError
+from okxcli.runtime.clock import ClockDoubt, SteadyClock, iso, parse_duration, parse_time
 
 NOW = 1_747_087_200_123
 
@@ -72,3 +74,25 @@ def test_a_steady_clock_does_not_follow_the_wall():
     assert clock() == NOW + 500
     clock.correct(-86_400_000)
     assert clock() == NOW + 500 - 86_400_000
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A-B", "C-D"]), st.booleans()), max_size=120))
+def test_many_trades_in_a_row_from_the_future_blame_the_clock(flow):
+    """Twenty of a symbol whose ids follow on each other, whatever comes of others between; it is said once."""
+    doubt, told, ids, runs = ClockDoubt(), [], {"A-B": 0, "C-D": 0}, {"A-B": 0, "C-D": 0}
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger = logging.getLogger("okxcli.runtime.clock")
+    logger.addHandler(handler)
+    try:
+        reached = False
+        for symbol, refused in flow:
+            ids[symbol] += 1
+            runs[symbol] = runs[symbol] + 1 if refused else 0
+            if refused:
+                doubt.note([Early(symbol, ids[symbol], ids[symbol], 7_200_000)])
+            reached = reached or runs[symbol] >= 20
+            assert len(told) == reached
+        assert not told or ("behind, by 2.0 h" in told[0] and "okx db quarantine --retry" in told[0])
+    finally:
+        logger.removeHandler(handler)
