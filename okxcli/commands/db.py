@@ -12,6 +12,9 @@ from okxcli import options
 from okxcli.errors import AnswerNo, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from okxcli.core.model import Line
     from okxcli.storage.database import Database, Target
 
 _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX_DSN or the configuration names.
@@ -27,7 +30,7 @@ _Table = Annotated[
 def register(app: typer.Typer) -> None:
     """Add `okx db` and its subcommands."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    for command in (start, stop, url, path, shell, run, migrate, status):
+    for command in (start, stop, url, path, shell, run, migrate, status, quarantine):
         group.command(command.__name__)(command)
     app.add_typer(group, name="db")
 
@@ -176,6 +179,67 @@ def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config
 
     with _open(dsn, config) as database, database.session() as connection:
         write_rows(summary(connection, database.where, database.target.why), table)
+
+
+def quarantine(
+    retry: Annotated[
+        bool, typer.Option("--retry/--no-retry", help="Store them once more, and take out those that are stored.")
+    ] = False,
+    symbol: Annotated[str, typer.Option("--symbol", metavar="SYMBOL", help="Only lines of this symbol.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Only lines whose reason holds this text.")
+    ] = "",
+    table: _Table = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Show the lines that could not be stored, or store them once more.
+
+    In: the table quarantine. Out: its lines with their reasons; with --retry the counts of what became of them, and
+    exit 1 while some stay. What was refused because a clock was wrong is stored without its time of receipt, if its own
+    time has come by the clock of now. okx backfill then mends the candles.
+    """
+    from okxcli.runtime import log
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage import quarantine as kept
+
+    log.setup("db", quiet=True)
+    choice = kept.Choice(symbol, reason)
+    with _open(dsn, config) as database:
+        if retry:
+            counts = kept.retry(database.connect, choice, _taker())
+            write_rows([counts], table)
+            raise typer.Exit(1 if counts["kept"] else 0)
+        as_table = sys.stdout.isatty() if table is None else table
+        with database.session() as connection:
+            batches = kept.lines(connection, choice)
+            for rows in [[row for some in batches for row in some]] if as_table else batches:
+                write_rows(rows, as_table)
+
+
+def _taker() -> "Callable[[bytes], list[Line]]":
+    """Return what reads a line of ours, or a raw one, that was refused before."""
+    import orjson
+
+    from okxcli.core.codec import decode
+    from okxcli.errors import InvalidLine
+    from okxcli.exchange.normalize import Normalizer
+    from okxcli.runtime.clock import now_ms
+
+    feed = Normalizer().feed
+
+    def take(raw: bytes) -> "list[Line]":
+        is_ours = not raw.lstrip().startswith(b'{"arg"')
+        try:
+            return [decode(raw, now_ms())] if is_ours else feed(raw)
+        except InvalidLine as reason:
+            if "ahead of received" not in str(reason):
+                raise
+        found = orjson.loads(raw)
+        del found["received"]
+        return [decode(orjson.dumps(found), now_ms())] if is_ours else feed(orjson.dumps(found))
+
+    return take
 
 
 def _target(dsn: str | None, config: Path | None) -> "Target":
