@@ -69,7 +69,7 @@ class Tape:
             if begin < proof.covered[0][0]:
                 plan.link = begin
                 found.append((begin, proof.covered[0][0] - 1))
-        plan.wanted = ledger.union(found)
+        plan.wanted = ledger.subtract(ledger.union(found), proof.retired)
         plan.ceiling = max(plan.ceiling, plan.wanted[-1][1] if plan.wanted else 0)
         return plan
 
@@ -246,7 +246,7 @@ class Tape:
         return sum(last - first + 1 for first, last in ids)
 
     def retire(self, symbol: str) -> None:
-        """Leave those restored days as they were of which OKX does not show every fill any more."""
+        """Leave those fills of restored days as they were that OKX does not show any more."""
         key, connection = (EXCHANGE, symbol), self._tools.connection
         for one in self._restored.pop(symbol, ()):
             with connection.transaction():
@@ -255,4 +255,4 @@ class Tape:
                 if lost:
                     ledger.archive(connection, *key, one)
                     doubts.save(connection, *key, doubts.without(doubts.load(connection, *key), one.ids))
-                    _log.warning("%s: OKX shows not all fills of %s any more: it stays a retired day", symbol, one.day)
+                    _log.warning("%s: OKX shows not all fills of %s any more: the others stay retired", symbol, one.day)

@@ -50,7 +50,7 @@ def collect(
     from okxcli.core.timeframes import parse_list
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.clock import SteadyClock, parse_duration
+    from okxcli.runtime.clock import now_ms, parse_duration
     from okxcli.runtime.config import Config, load
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import retention
@@ -73,12 +73,13 @@ def collect(
         ) as database,
     ):
         feed = _feed(settings, ws_base, rest_url, database)
-        clock = SteadyClock()
+        clock = feed.clock  # the exchange's as soon as it is known
+        feed.measure()
         keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
 
         def housekeep(now: Config) -> None:
             with session(database) as connection:
-                retention.apply(connection, now.keep_days, clock())
+                retention.apply(connection, now.keep_days, min(clock(), now_ms()))
 
         def mender(now: Config) -> Mender:
             frames = parse_list(now.timeframes) if now.timeframes else ()

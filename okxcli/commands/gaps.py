@@ -1,6 +1,7 @@
 """`okx gaps`: do we have every fill."""
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +59,11 @@ def gaps(
     """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
 
     In: the database and the configuration, or with - trade lines on standard input. Out: the ranges of ids of each
-    symbol in order: covered, missing, absent (the exchange itself has no such id) or unknown (before the first and
-    after the newest stored fill), with the times of the fills at their edges. The ids of candles prove those of a
-    symbol of which neither fills are stored nor the configuration wants any stored. Exit 1 when anything is missing or
-    unknown between --since and --until, or when --recount finds rows and ledger in disagreement.
+    symbol in order: covered, missing, absent (the exchange itself has no such id), unknown (before the first and
+    after the newest stored fill) or ahead (stored with a time that has not come yet, which proves nothing), with the
+    times of the fills at their edges. The ids of candles prove those of a symbol of which neither fills are stored nor
+    the configuration wants any stored. Exit 1 when anything is missing, unknown or ahead between --since and --until,
+    or when --recount finds rows and ledger in disagreement.
     """
     from okxcli.errors import UsageError
     from okxcli.runtime.clock import now_ms, parse_time
@@ -86,6 +88,10 @@ def gaps(
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
     good = ("covered", "absent", "lost", "uncounted", "misplaced", "twice") if mended else ("covered", "absent")
+    for row in rows:
+        if row["kind"] == "ahead":
+            where = f"{row['symbol']} {row['first']} to {row['last']}"
+            print(f"okx gaps: {where}: their time has not come. Take them out with okx db forget", file=sys.stderr)
     return int(any(row["kind"] not in good for row in rows))
 
 
@@ -184,8 +190,6 @@ def _range(exchange: str, symbol: str, one: "IdRange") -> Row:
 
 def _readable(rows: list[Row], table: bool | None) -> list[Mapping[str, object]]:
     """Return the rows as they are for lines; for a table without what repeats, and with times that people read."""
-    import sys
-
     from okxcli.runtime.clock import iso
 
     if not (sys.stdout.isatty() if table is None else table):
@@ -205,6 +209,7 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
     """Tell what trade lines on standard input hold; return the exit code."""
     from okxcli.core.codec import UnknownType, decode
     from okxcli.core.model import Absent, StandardizedTrade
+    from okxcli.runtime.clock import now_ms
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.rangebook import RangeBook
@@ -213,7 +218,7 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
 
     def handle(line: bytes) -> None:
         try:
-            found = decode(line)
+            found = decode(line, now_ms())
         except UnknownType:
             return
         if isinstance(found, Absent):

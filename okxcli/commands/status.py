@@ -117,6 +117,13 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
     refused = f", {bad:,} lines in quarantine" if bad else ""
     print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{refused}{waiting}", file=sys.stderr)
+    for row in rows:
+        if row["state"] == "ahead":
+            print(
+                f"okx status: {row['symbol']}: {row['channel']} has rows of a time that has not come. Set this"
+                " machine's clock by NTP; if it is right, take them out with okx db forget",
+                file=sys.stderr,
+            )
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)
     return bool(rows) and all(row["state"] == "fresh" for row in rows)
@@ -129,6 +136,7 @@ def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
     state = "never stored" if age_ms is None else "stale" if age_ms > limit_ms else "fresh"
     if age_ms is not None and age_ms < -limit_ms and not one.channel.endswith("candles"):
         state = "ahead"  # a clock is wrong: this machine's, or that of the row
+    state = "ahead" if one.ahead else state
     return {
         "exchange": one.exchange,
         "symbol": one.symbol,

@@ -17,8 +17,10 @@ from okxcli.storage.mender import Mender
 
 _log = logging.getLogger(__name__)
 
-#: Time between two runs of the housekeeping.
+#: Time between two runs of the housekeeping, and before the first: a clock that was wrong at the start of the machine
+#: may be right by then, and the exchange's is known.
 HOUSEKEEPING_S = 600.0
+FIRST_HOUSEKEEPING_S = 300.0
 _PACE_S = 0.25
 _STOP_S = 1.0
 
@@ -34,7 +36,7 @@ class Chores:
         self._housekeep = housekeep
         self._mender = mender
         self._notes: deque[OHLCVCandle] = deque()
-        self._next_housekeeping = time.monotonic()
+        self._next_housekeeping = time.monotonic() + FIRST_HOUSEKEEPING_S
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 

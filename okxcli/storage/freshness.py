@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
+from okxcli.core.model import AHEAD_MS
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.database import Connection
 from okxcli.storage.partitions import DAY_MS
@@ -25,6 +26,7 @@ class Freshness:
 
     `newest` is the time (ms) of its newest row; of candles the time when the next one is due; None: there is none.
     `pause_ms` is the usual pause between two fills of the symbol, 0 where too few are stored to tell. Of the tape
+    `ahead`: there are rows of a time that has not come, which count for nothing else here. Of the tape
     (`trades-all`) alone: `trades` counts stored fills, those that retention dropped too, `rate` those of the last
     minute, `missing` the ids that exist and are neither stored nor absent at the exchange.
     """
@@ -35,6 +37,7 @@ class Freshness:
     newest: int | None
     pause_ms: int = 0
     quarantined: int = 0
+    ahead: bool = False
     trades: int | None = None
     rate: int | None = None
     missing: int | None = None
@@ -113,7 +116,7 @@ def freshness(
             proof = Proof.load(connection, *key)
             rows = [_tape(proof, rates.get(key, 0))] if taped or proof.wanted else []
             wanted = timeframes if symbol in configured else ()
-            rows += _others(proof, newest.get(key, []), wanted)
+            rows += _others(proof, newest.get(key, []), wanted, now_ms + AHEAD_MS)
             if bad.get(key):  # of the symbol as a whole: the first row tells it
                 first = rows[0] if rows else Freshness(*key, "-", None)
                 rows[:1] = [Freshness(**{**vars(first), "quarantined": bad[key]})]
@@ -128,7 +131,8 @@ def _tape(proof: Proof, rate: int) -> Freshness:
         "trades-all",
         proof.last_time,
         _pause(proof),
-        trades=_count(proof.covered),
+        ahead=bool(proof.ahead),
+        trades=_count(proof.covered) + _count(proof.retired),
         rate=rate,
         missing=_count(proof.holes()),
         absent=_count(proof.absent),
@@ -147,8 +151,10 @@ def _pause(proof: Proof) -> int:
     return (end - min(day.first_time or 0 for day in days)) // fills if fills >= _USUAL_FILLS else 0
 
 
-def _others(proof: Proof, newest: list[tuple[str, str | None, int]], timeframes: Sequence[str]) -> list[Freshness]:
-    """Return the rows of all channels but the tape."""
+def _others(
+    proof: Proof, newest: list[tuple[str, str | None, int]], timeframes: Sequence[str], latest: int
+) -> list[Freshness]:
+    """Return the rows of all channels but the tape; what is newer than `latest` (ms) is ahead of the clock."""
     pause = _pause(proof)
     found: list[Freshness] = []
     for name, origin in ((CANDLES, "trades"), (THEIR_CANDLES, "exchange")):
@@ -163,11 +169,12 @@ def _others(proof: Proof, newest: list[tuple[str, str | None, int]], timeframes:
             due = {name: moment for name, moment in due.items() if name in timeframes} or due
         if due:
             oldest = min if origin == "trades" and timeframes else max
-            found.append(Freshness(proof.exchange, proof.symbol, name, oldest(due.values()), pause))
+            ahead = any(end > latest for end in ends.values())
+            found.append(Freshness(proof.exchange, proof.symbol, name, oldest(due.values()), pause, ahead=ahead))
     for channel, timeframe, moment in newest:
         if timeframe is None:
             paused = pause if channel == "trades" else 0
-            found.append(Freshness(proof.exchange, proof.symbol, channel, moment, paused))
+            found.append(Freshness(proof.exchange, proof.symbol, channel, moment, paused, ahead=moment > latest))
     return found
 
 

@@ -39,11 +39,11 @@ def ranges(
             return [*lost, IdRange("unknown", None, None, since_ms, until_ms)]
         found = [] if chain is None else chain.ranges()
         return _with_ends([one for one in found if _touches(one, since_ms, until_ms)], found, since_ms, until_ms)
-    edges = {edge for part in proof.covered for edge in part}
+    edges = {edge for part in (*proof.covered, *proof.retired) for edge in part}
     times = proof.times(connection, edges)
     whole = list(_segments(proof, times))
     found = [_clipped(connection, proof, one, since_ms, until_ms) for one in whole if _touches(one, since_ms, until_ms)]
-    return _with_ends(found, whole, since_ms, until_ms)
+    return _with_ends(found, [one for one in whole if one.kind != "ahead"], since_ms, until_ms)
 
 
 def _lost(proof: Proof, chain: Chain | None) -> Iterator[IdRange]:
@@ -58,8 +58,10 @@ def _lost(proof: Proof, chain: Chain | None) -> Iterator[IdRange]:
 def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
     """Yield everything from the lowest to the highest known id, in order."""
     parts: list[tuple[int, int, Kind]] = [(first, last, "covered") for first, last in proof.covered]
+    parts += [(first, last, "covered") for first, last in proof.retired]
     parts += [(first, last, "absent") for first, last in ledger.subtract(proof.absent, proof.covered)]
-    parts += [(first, last, "missing") for first, last in proof.holes()]
+    parts += [(first, last, "missing") for first, last in ledger.subtract(proof.holes(), proof.ahead)]
+    parts += [(first, last, "ahead") for first, last in proof.ahead]
     for first, last, kind in sorted(parts):
         if kind == "covered":
             yield IdRange(kind, first, last, times[first], times[last])
@@ -75,6 +77,8 @@ def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
 
 
 def _touches(one: IdRange, since_ms: int | None, until_ms: int | None) -> bool:
+    if one.kind == "ahead":  # what proves nothing lies nowhere
+        return True
     late_enough = since_ms is None or one.last_time is None or one.last_time >= since_ms
     return late_enough and (until_ms is None or one.first_time is None or one.first_time < until_ms)
 

@@ -162,7 +162,10 @@ class Covered(NamedTuple):
 
 
 def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
-    """Add ids to the ledger, at least one day's; none may be covered yet."""
+    """Add ids to the ledger, at least one day's; none may be covered yet.
+
+    A day whose rows retention dropped is open again with its first new one; the ids that it had are `retired` then.
+    """
     rows = [
         (
             *one.key,
@@ -185,7 +188,9 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
         FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::text[], %s::text[])
             AS n (exchange, symbol, day, ids, first_id, last_id, first_time, last_time)
         ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET
-            covered = l.covered + excluded.covered,
+            covered = CASE WHEN l.archived THEN '{}' ELSE l.covered END + excluded.covered,
+            retired = CASE WHEN l.archived THEN l.covered + l.retired ELSE l.retired END - excluded.covered,
+            archived = false,
             first_id = least(l.first_id, excluded.first_id),
             last_id = greatest(l.last_id, excluded.last_id),
             first_time = least(l.first_time, excluded.first_time),
@@ -226,8 +231,8 @@ def note_absent(connection: Connection, absent: Absent, now_ms: int) -> int:
     They belong to the day of the fill before them (after them, if none is before); with no fill at all, to today.
     """
     rows = connection.execute(
-        "SELECT day, first_id, covered, absent FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0"
-        " ORDER BY first_id NULLS LAST, day",
+        "SELECT day, first_id, covered + retired, absent FROM trade_ledger WHERE exchange = %s AND symbol = %s"
+        " AND epoch = 0 ORDER BY first_id NULLS LAST, day",
         [absent.exchange, absent.symbol],
     ).fetchall()
     new: Ranges = [(absent.first, absent.last)]
@@ -260,7 +265,7 @@ def newest(connection: Connection, exchange: str, symbol: str) -> tuple[int, int
 
 
 class Retired(NamedTuple):
-    """A day whose rows retention dropped: its start, the ids that were here, and the ends of their times."""
+    """A day of whose fills retention dropped the rows: those ids, and the ends of the times of the day."""
 
     day: date
     ids: Ranges
@@ -271,14 +276,17 @@ class Retired(NamedTuple):
 def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int, until_ms: int) -> list[Retired]:
     """Forget the fills of the days in a span whose rows retention dropped; return what was known of them.
 
-    The symbol is locked.
+    What has come for such a day since stays. The symbol is locked.
     """
     rows = connection.execute(
-        "UPDATE trade_ledger l SET archived = false, covered = '{}', first_id = NULL, last_id = NULL,"
-        " first_time = NULL, last_time = NULL FROM (SELECT day, covered, first_time, last_time FROM trade_ledger"
-        " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0 AND archived AND NOT isempty(covered)"
-        " AND day BETWEEN %(since)s AND %(until)s) AS old WHERE l.exchange = %(e)s AND l.symbol = %(s)s AND l.epoch = 0"
-        " AND l.day = old.day RETURNING old.day, old.covered, old.first_time, old.last_time",
+        "UPDATE trade_ledger l SET archived = false, retired = '{}', covered = l.covered - old.gone,"
+        " first_id = CASE WHEN NOT archived THEN first_id END, last_id = CASE WHEN NOT archived THEN last_id END,"
+        " first_time = CASE WHEN NOT archived THEN l.first_time END,"
+        " last_time = CASE WHEN NOT archived THEN l.last_time END FROM (SELECT day AS that, first_time, last_time,"
+        " CASE WHEN archived THEN covered ELSE retired END AS gone FROM trade_ledger"
+        " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0 AND day BETWEEN %(since)s AND %(until)s) AS old"
+        " WHERE l.exchange = %(e)s AND l.symbol = %(s)s AND l.epoch = 0 AND l.day = old.that AND NOT isempty(old.gone)"
+        " RETURNING l.day, old.gone, old.first_time, old.last_time",
         {
             "e": exchange,
             "s": symbol,
@@ -286,23 +294,26 @@ def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int,
             "until": start_of("raw_trades", until_ms - 1),
         },
     )
-    return [Retired(day, read(covered), first, last) for day, covered, first, last in rows]
+    return [Retired(day, read(gone), first, last) for day, gone, first, last in rows]
 
 
 def archive(connection: Connection, exchange: str, symbol: str, retired: Retired) -> None:
-    """Take back what `unarchive` did to a day whose fills have not all come again. The symbol is locked."""
+    """Take back what `unarchive` did, as far as the fills of a day have not come again. The symbol is locked."""
     connection.execute(
-        "UPDATE trade_ledger SET archived = true, covered = covered + %s::int8multirange,"
-        " first_id = least(first_id, %s), last_id = greatest(last_id, %s), first_time = least(first_time, %s),"
-        " last_time = greatest(last_time, %s) WHERE exchange = %s AND symbol = %s AND epoch = 0 AND day = %s",
-        [
-            written(retired.ids),
-            retired.ids[0][0],
-            retired.ids[-1][1],
-            retired.first_time,
-            retired.last_time,
-            exchange,
-            symbol,
-            retired.day,
-        ],
+        "UPDATE trade_ledger SET archived = isempty(covered),"
+        " covered = CASE WHEN isempty(covered) THEN %(ids)s::int8multirange ELSE covered END,"
+        " retired = CASE WHEN isempty(covered) THEN '{}' ELSE retired + %(ids)s::int8multirange - covered END,"
+        " first_id = least(first_id, %(first)s), last_id = greatest(last_id, %(last)s),"
+        " first_time = least(first_time, %(since)s), last_time = greatest(last_time, %(until)s)"
+        " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0 AND day = %(day)s",
+        {
+            "ids": written(retired.ids),
+            "first": retired.ids[0][0],
+            "last": retired.ids[-1][1],
+            "since": retired.first_time,
+            "until": retired.last_time,
+            "e": exchange,
+            "s": symbol,
+            "day": retired.day,
+        },
     )

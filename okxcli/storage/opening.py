@@ -47,14 +47,14 @@ def reopen(
         # A fill older than this is too late for any bar but those that are still open, whatever comes.
         until = maker.base.start_of(proof.last_time - maker.lateness_ms)
         since = min(frame.start_of(until) for frame in maker.timeframes)
-        series = Series(exchange, symbol)
+        series, span = Series(exchange, symbol), Span(until, proof.last_time + 1)  # what is ahead would end every bar
         lacking: Ranges = []
         source = next((frame for frame in maker.timeframes if _alike(frame, maker.base)), None)
         larger = [frame for frame in maker.timeframes if frame is not source]
         parts = list(_folded(_parts(connection, proof, maker.base, source, since, until, lacking), larger))
         known = ledger.subtract(proof.known, [*_ids_from(connection, proof, until), *lacking])
         maker.seed(exchange, symbol, known, parts, until)
-        for line in reader.with_context(connection, series, reader.trades(connection, series, Span(since=until))):
+        for line in reader.with_context(connection, series, reader.trades(connection, series, span)):
             feed(line)
     return proof.last_id
 

@@ -6,9 +6,10 @@ ledger, and the chain of their first and last ids is the proof.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import LiteralString, Self
 
+from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
 from okxcli.storage import doubts, ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
@@ -18,7 +19,11 @@ from okxcli.storage.rows import stamp
 
 @dataclass(frozen=True)
 class Day:
-    """A UTC day of the ledger; times in milliseconds, None without a covered fill."""
+    """A UTC day of the ledger; times in milliseconds, None without a covered fill.
+
+    `retired` are ids whose rows retention dropped before the day was opened again by others. `ahead` are stored with
+    a time that has not come: they are not among `covered`, and prove nothing.
+    """
 
     start: int
     covered: Ranges
@@ -26,6 +31,20 @@ class Day:
     first_time: int | None
     last_time: int | None
     archived: bool
+    retired: Ranges = field(default_factory=list)
+    ahead: Ranges = field(default_factory=list)
+
+
+# The fills of a day that the clock has not reached, not even that of whoever received them; and the times of the rest.
+_AHEAD: LiteralString = """
+SELECT range_agg(ids) FILTER (WHERE ahead),
+    (extract(epoch FROM min(timestamp) FILTER (WHERE NOT ahead)) * 1000)::bigint,
+    (extract(epoch FROM max(timestamp) FILTER (WHERE NOT ahead)) * 1000)::bigint
+FROM (SELECT int8range(trade_id - count + 1, trade_id, '[]') AS ids, timestamp,
+        timestamp > coalesce(received + make_interval(secs => %s), now() + make_interval(secs => %s)) AS ahead
+    FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0
+        AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz) AS fills
+"""
 
 
 def count_within(ranges: Ranges, first: int, last: int) -> int:
@@ -51,10 +70,14 @@ class Proof:
         self.wanted = wanted or []
         self.covered = ledger.union(part for day in days for part in day.covered)
         self.absent = ledger.union(part for day in days for part in day.absent)
+        self.retired = ledger.union(part for day in days for part in day.retired)
+        self.ahead = ledger.union(part for day in days for part in day.ahead)
         self.known = ledger.union([*self.covered, *self.absent])
         self._archived = [day.start for day in days if day.archived]
         self._times: dict[int, int] = {}  # of the lowest fills of what is known
-        self._pieces = sorted((first, last, at) for at, day in enumerate(days) for first, last in day.covered)
+        self._pieces = sorted(
+            (first, last, at) for at, day in enumerate(days) for first, last in (*day.covered, *day.retired)
+        )
 
     @classmethod
     def load(cls, connection: Connection, exchange: str, symbol: str) -> Self:
@@ -62,18 +85,17 @@ class Proof:
         rows = connection.execute(
             "SELECT (day - date '1970-01-01')::bigint, covered, absent,"
             " (extract(epoch FROM first_time) * 1000)::bigint, (extract(epoch FROM last_time) * 1000)::bigint,"
-            " archived FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0 ORDER BY day",
-            [exchange, symbol],
-        )
-        return cls(
-            exchange,
-            symbol,
-            [
-                Day(day * DAY_MS, ledger.read(covered), ledger.read(absent), first, last, archived)
-                for day, covered, absent, first, last, archived in rows
-            ],
-            [(one.first, one.last) for one in doubts.load(connection, exchange, symbol) if not one.noted],
-        )
+            " archived, retired, NOT archived AND last_time > now() + make_interval(secs => %s)"
+            " FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0 ORDER BY day",
+            [AHEAD_MS / 1000, exchange, symbol],
+        ).fetchall()
+        days = []
+        for day, covered, absent, first, last, archived, retired, early in rows:
+            parts = map(ledger.read, (covered, absent, retired))
+            one = Day(day * DAY_MS, next(parts), next(parts), first, last, archived, next(parts))
+            days.append(_without_ahead(connection, exchange, symbol, one) if early else one)
+        wanted = [(one.first, one.last) for one in doubts.load(connection, exchange, symbol) if not one.noted]
+        return cls(exchange, symbol, days, wanted)
 
     @property
     def first_time(self) -> int | None:
@@ -92,9 +114,10 @@ class Proof:
 
     def holes(self) -> Ranges:
         """Return the ids that are not known: between the lowest and the highest known one, and the wanted ones."""
-        ends = [last for _, last in self.known]
-        between = [(last + 1, first - 1) for last, (first, _) in zip(ends, self.known[1:], strict=False)]
-        return ledger.union([*between, *ledger.subtract(self.wanted, self.known)])
+        had = ledger.union([*self.known, *self.retired])
+        ends = [last for _, last in had]
+        between = [(last + 1, first - 1) for last, (first, _) in zip(ends, had[1:], strict=False)]
+        return ledger.union([*between, *ledger.subtract(self.wanted, had)])
 
     def proves(self, first: int, last: int) -> bool:
         """Whether every id of `first .. last` is known; ids below 1 do not exist."""
@@ -151,7 +174,8 @@ class Proof:
                     [self.exchange, self.symbol, wanted, stamp(day.start), stamp(day.start + DAY_MS)],
                 )
                 found.update(rows.fetchall())
-            middle = (day.covered[0][0] + day.covered[-1][1]) // 2
+            every = ledger.union([*day.covered, *day.retired])
+            middle = (every[0][0] + every[-1][1]) // 2
             for number in wanted:
                 nearest = day.first_time if number <= middle else day.last_time
                 found.setdefault(number, day.start if nearest is None else nearest)
@@ -166,3 +190,13 @@ class Proof:
                 return day
             at -= 1
         return None
+
+
+def _without_ahead(connection: Connection, exchange: str, symbol: str, day: Day) -> Day:
+    """Return a day whose newest time has not come, as it is without the fills of which that is so."""
+    values = [AHEAD_MS / 1000, UNSTAMPED_AHEAD_MS / 1000, exchange, symbol, stamp(day.start), stamp(day.start + DAY_MS)]
+    row = connection.execute(_AHEAD, values).fetchone()
+    ahead = [] if row is None or row[0] is None else ledger.read(row[0])
+    if row is None or not ahead:
+        return day
+    return replace(day, covered=ledger.subtract(day.covered, ahead), first_time=row[1], last_time=row[2], ahead=ahead)

@@ -7,7 +7,8 @@ from typing import Literal
 from okxcli.storage import ledger
 from okxcli.storage.ledger import Ranges
 
-Kind = Literal["covered", "missing", "absent", "unknown"]
+#: ahead: stored with a time that has not come, which proves nothing.
+Kind = Literal["covered", "missing", "absent", "unknown", "ahead"]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from okxcli.storage.rows import stamp
 
 #: Bars made and stored at a time.
 _CHUNK = 1_000
+#: Bars of a span that are looked at one by one; in a longer one the rows are asked which there are.
+_FEW = 2_000
 #: A span of rows is read in one go as long as the quiet between two wanted bars is no longer than this.
 _JOIN_MS = 3_600_000
 
@@ -33,6 +35,23 @@ def starts_in(frame: Timeframe, since: int, until: int) -> Iterator[int]:
     while start < until:
         yield start
         start = frame.end_of(start)
+
+
+def starts_with_rows(connection: Connection, proof: Proof, frame: Timeframe, since: int, until: int) -> Iterator[int]:
+    """Yield the start of every bar that touches `[since, until)` and may hold a stored fill, each once.
+
+    A long span is not gone through by its length: between two fills may lie years.
+    """
+    if until - since <= _FEW * frame.length:
+        yield from starts_in(frame, since, until)
+        return
+    rows = connection.execute(
+        "SELECT DISTINCT ((extract(epoch FROM timestamp) * 1000)::bigint - %s) / %s FROM raw_trades"
+        " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND timestamp >= %s::timestamptz"
+        " AND timestamp < %s::timestamptz",
+        [frame.offset, frame.length, proof.exchange, proof.symbol, stamp(frame.start_of(since)), stamp(until)],
+    )
+    yield from {frame.start_of(number * frame.length + frame.offset) for (number,) in rows}
 
 
 def starts_of_ids(connection: Connection, proof: Proof, frame: Timeframe, ids: Ranges) -> Starts:

@@ -110,8 +110,8 @@ _AGAIN = sql.SQL("SELECT trade_id {} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1")
 
 
 def _compare(proof: Proof, counted: list[_Rows]) -> list[Difference]:
-    live = {day.start: day.covered for day in proof.days if not day.archived}
-    gone = ledger.union(part for day in proof.days if day.archived for part in day.covered)
+    live = {day.start: ledger.union([*day.covered, *day.ahead]) for day in proof.days if not day.archived}
+    gone = ledger.union([*proof.retired, *(part for day in proof.days if day.archived for part in day.covered)])
     covered = ledger.union(part for day in live.values() for part in day)
     there = ledger.union(part for one in counted for part in one.ids)
     uncounted = ledger.subtract(ledger.subtract(there, covered), gone)

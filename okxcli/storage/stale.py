@@ -8,7 +8,7 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.database import Connection
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof, count_within
-from okxcli.storage.rebuild import Starts, starts_in
+from okxcli.storage.rebuild import Starts, starts_with_rows
 from okxcli.storage.rows import stamp
 
 
@@ -26,7 +26,7 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
             if held:  # a fill that came late belongs to a bar before those that its id lies among
                 early, late = _times(connection, proof, first, last)
                 low, high = min(low, early or low), max(high, late or high)
-            found.update(starts_in(frame, max(low, begin), min(high, end)))
+            found.update(starts_with_rows(connection, proof, frame, max(low, begin), min(high, end)))
 
     lowest = _lowest_at(connection, proof, begin)
     edge = proof.last_id + 1 if lowest is None else lowest

@@ -6,6 +6,7 @@ import time
 from storage_samples import candle
 
 from okxcli.errors import DatabaseUnavailable
+from okxcli.storage import chores as chores_module
 from okxcli.storage.chores import Chores
 
 
@@ -29,8 +30,9 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_nothing_is_done_while_the_database_is_away():
+def test_nothing_is_done_while_the_database_is_away(monkeypatch):
     """Bars are noted meanwhile; the first housekeeping comes when it is back."""
+    monkeypatch.setattr(chores_module, "FIRST_HOUSEKEEPING_S", 0.0)
     there, done, mender = [False], [], Mender()
     chores = Chores(lambda: there[0], lambda: done.append(1), mender)
     chores.note(candle())
@@ -42,8 +44,20 @@ def test_nothing_is_done_while_the_database_is_away():
     assert (mender.ticks, done) == (2, [1])
 
 
-def test_work_that_hangs_holds_nobody_up():
+def test_no_housekeeping_in_the_first_minutes(monkeypatch):
+    """What drops rows by the clock waits until that may be right; then it comes, and again after a while."""
+    now, done = [1_000.0], []
+    monkeypatch.setattr(chores_module.time, "monotonic", lambda: now[0])
+    chores = Chores(lambda: True, lambda: done.append(now[0]), None)
+    for _ in range(1_000):
+        chores.work()
+        now[0] += 1
+    assert [moment - 1_000 for moment in done] == [300, 900]
+
+
+def test_work_that_hangs_holds_nobody_up(monkeypatch):
     """Neither who notes bars nor who ends the collector."""
+    monkeypatch.setattr(chores_module, "FIRST_HOUSEKEEPING_S", 0.0)
     hung, release = threading.Event(), threading.Event()
 
     def hang():

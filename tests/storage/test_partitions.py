@@ -6,11 +6,15 @@ from datetime import date
 
 import psycopg
 import pytest
-from storage_samples import DAY, MIDNIGHT, T0, book, candle, covered, rows, store, stored_ids, ticker, trade
+from storage_samples import DAY, MIDNIGHT, T0, absent, book, candle, covered, rows, store, stored_ids, ticker, trade
 
-from okxcli.storage import partitions, retention
+from okxcli.storage import partitions, retention, schema
 from okxcli.storage.database import open_database
+from okxcli.storage.gaps import ranges
+from okxcli.storage.ledger import archive, note_absent, unarchive
 from okxcli.storage.partitions import Partitions
+from okxcli.storage.proof import Proof
+from okxcli.storage.recount import recount, repair
 
 NOW = T0 + 30 * DAY
 
@@ -81,7 +85,7 @@ def test_two_processes_make_the_same_partition(database):
 def test_retention_drops_whole_days_that_ended_long_enough_ago(database):
     """Seven days of books: the eighth day back goes, the seventh stays; nothing is dropped twice."""
     days = [book(T0 - i * DAY) for i in range(12)]
-    store(database, [*days, ticker(), trade(1)])
+    store(database, [*days, ticker(), ticker(NOW), ticker(NOW + DAY), trade(1)])
     assert apply(database, T0, books=7, tickers=30, trades=None, candles=None) == {
         "order_books": [date(2025, 5, day) for day in range(1, 5)]
     }
@@ -108,16 +112,17 @@ def test_dropped_trades_are_archived_in_the_ledger(database):
 
 def test_retention_goes_on_where_it_was_cut_short(database):
     """A partition that was detached and not dropped, or is about to be detached, goes with the next run."""
-    store(database, [ticker(T0), ticker(T0 + DAY)])
+    store(database, [ticker(T0), ticker(T0 + DAY), ticker(NOW)])
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("ALTER TABLE tickers DETACH PARTITION tickers_20250512")
     assert apply(database, NOW, tickers=2) == {"tickers": [date(2025, 5, 12), date(2025, 5, 13)]}
-    assert rows(database, "SELECT count(*) FROM pg_class WHERE relname LIKE 'tickers_2%%'") == [(0,)]
+    left = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'tickers_2%%'"
+    assert rows(database, left) == [("tickers_20250611",)]
 
 
 def test_partition_in_use_is_left_to_the_next_run(database, monkeypatch):
     """A reader that holds it is not waited for; nothing is half done afterwards."""
-    store(database, [ticker(T0)])
+    store(database, [ticker(T0), ticker(NOW)])
     monkeypatch.setattr(retention, "_LOCK_TIMEOUT", "200ms")
     with psycopg.connect(database) as reader:
         reader.execute("SELECT * FROM tickers").fetchall()
@@ -125,6 +130,76 @@ def test_partition_in_use_is_left_to_the_next_run(database, monkeypatch):
         assert apply(database, NOW, tickers=2) == {}
         assert time.monotonic() - began < 10
     assert apply(database, NOW, tickers=2) == {"tickers": [date(2025, 5, 12)]}
+
+
+def test_a_clock_that_is_ahead_drops_nothing(database):
+    """Rows of a day, kept for seven: a clock 400 days ahead finds none too old, a right one the day after does."""
+    store(database, [trade(1), book(), ticker(), candle()])
+    keep = {"trades": 7, "books": 7, "tickers": 7, "candles": 7}
+    assert apply(database, T0 + 400 * DAY, **keep) == {}
+    store(database, [trade(2, timestamp=T0 + 8 * DAY), book(T0 + 8 * DAY), ticker(T0 + 8 * DAY)])
+    assert apply(database, T0 + 7 * DAY, **keep) == {}
+    assert apply(database, T0 + 400 * DAY, **keep) == {
+        table: [date(2025, 5, 12)] for table in ("raw_trades", "order_books", "tickers")
+    }
+
+
+def test_a_fill_opens_an_archived_day_again(database):
+    """Its rows are what the day covers then; the ids it had are neither lost nor missing, nor do they prove a bar."""
+    store(database, [trade(n) for n in range(1, 11)] + [trade(20, timestamp=T0 + 40 * DAY)])
+    assert apply(database, T0 + 41 * DAY, trades=30) == {"raw_trades": [date(2025, 5, 12)]}
+    assert store(database, [trade(n) for n in (11, 12, 14)]) == {"raw_trades": 3}
+    assert rows(database, "SELECT archived, covered::text, retired::text FROM trade_ledger ORDER BY day") == [
+        (False, "{[11,13),[14,15)}", "{[1,11)}"),
+        (False, "{[20,21)}", "{}"),
+    ]
+    with open_database(database, create=True) as opened, opened.connect() as connection:
+        proof = Proof.load(connection, "okx", "BTC-USDT")
+        assert proof.holes() == [(13, 13), (15, 19)]
+        assert not proof.proves(10, 11) and proof.proves(11, 12)
+        found = [(one.kind, one.first, one.last) for one in ranges(connection, "okx", "BTC-USDT")]
+        assert found[:3] == [("covered", 1, 10), ("covered", 11, 12), ("missing", 13, 13)]
+        assert recount(connection, "okx", "BTC-USDT") == []
+        assert repair(connection, "okx", "BTC-USDT") == []
+        assert note_absent(connection, absent(9, 9), T0) == 0
+    assert store(database, [trade(3)]) == {"raw_trades": 1}  # the day takes all of its fills
+    assert apply(database, T0 + 41 * DAY, trades=30) == {"raw_trades": [date(2025, 5, 12)]}
+    assert rows(database, "SELECT archived, covered::text, retired::text FROM trade_ledger ORDER BY day") == [
+        (True, "{[1,13),[14,15)}", "{}"),
+        (False, "{[20,21)}", "{}"),
+    ]
+    with open_database(database, create=True) as opened, opened.connect() as connection:
+        assert [one.ids for one in unarchive(connection, "okx", "BTC-USDT", T0, T0 + 1)] == [[(1, 12), (14, 14)]]
+
+
+def test_restoring_an_open_day_forgets_what_it_lacks(database):
+    """Of a day that was archived and is open again, what has rows stays."""
+    store(database, [trade(n) for n in range(1, 11)] + [trade(20, timestamp=T0 + 40 * DAY)])
+    apply(database, T0 + 41 * DAY, trades=30)
+    store(database, [trade(11), trade(5)], batch_rows=1)
+    with open_database(database, create=True) as opened, opened.connect() as connection:
+        (day,) = unarchive(connection, "okx", "BTC-USDT", T0, T0 + 1)
+        assert day.ids == [(1, 4), (6, 10)]
+        assert covered(database) == [5, 11, 20]
+        archive(connection, "okx", "BTC-USDT", day)
+    assert covered(database) == [5, 11, 20]
+    assert rows(database, "SELECT archived, retired::text FROM trade_ledger ORDER BY day") == [
+        (False, "{[1,5),[6,11)}"),
+        (False, "{}"),
+    ]
+
+
+def test_an_archived_day_with_rows_is_opened_by_the_migration(database):
+    """Rows that an older release stored into a day it held for archived."""
+    store(database, [trade(1), trade(2)])
+    text = next(one.sql for one in schema.migrations() if one.number == 4)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE trade_ledger DROP COLUMN retired")
+        connection.execute("UPDATE trade_ledger SET archived = true, covered = '{[1,9)}'")
+        connection.execute(text.encode())
+    assert rows(database, "SELECT archived, covered::text, retired::text FROM trade_ledger") == [
+        (False, "{[1,3)}", "{[3,9)}")
+    ]
 
 
 @pytest.mark.parametrize("table", sorted(partitions.STEP))

@@ -1,0 +1,177 @@
+"""A machine whose clock is wrong: nothing of the present is refused, dropped or archived, and what is said is right.
+
+`okx` runs as a process whose wall clock is shifted; the exchange is in this process and has the right time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+from okxcli.local.engine import Options
+from okxcli.local.exchange import LocalExchange
+from okxcli.runtime.clock import now_ms
+
+DAY_S = 86_400
+BTC = "BTC-USDT"
+#: A clock that is off by so many seconds, and from so long after the start on by so many more; housekeeping comes at
+#: once, so that retention sees the wrong clock, and is done some times.
+WRAPPER = """
+import os, sys, time
+off, after, step = map(float, os.environ["SHIFT"].split())
+began, ns, s = time.monotonic(), time.time_ns, time.time
+shift = lambda: off + (step if time.monotonic() - began > after else 0)
+time.time_ns = lambda: ns() + int(shift() * 10**9)
+time.time = lambda: s() + shift()
+from okxcli.storage import chores
+chores.FIRST_HOUSEKEEPING_S, chores.HOUSEKEEPING_S = 0.5, 1.0
+from okxcli.cli import main
+sys.argv[0] = "okx"
+sys.exit(main())
+"""
+CLOCKS = {
+    "400 days ahead": (400 * DAY_S, 99, 0),
+    "an hour behind": (-3_600, 99, 0),
+    "three days behind": (-3 * DAY_S, 99, 0),
+    "set ahead during the run": (0, 2, 400 * DAY_S),
+    "set back during the run": (400 * DAY_S, 2, -401 * DAY_S),
+}
+
+
+@pytest.fixture
+def exchange():
+    with LocalExchange([BTC], rate=40, history_s=60, quiet=0, options=Options(limits=0)) as found:
+        yield found
+
+
+@pytest.fixture
+def okx(tmp_path, database, exchange):
+    """Run `okx` by a shifted clock: (seconds off, seconds until it steps, seconds that it steps by)."""
+    keep = {"trades": "7d", "books": "7d", "tickers": "7d", "candles": None}
+    settings = {
+        "symbols": [BTC], "channels": ["trades-all", "books5", "tickers"], "timeframes": ["1s", "1m"],
+        "candles": {"lateness": "1s", "grace": "500ms"}, "storage": {"keep": keep},
+    }  # fmt: skip
+    (tmp_path / "okx.json").write_text(json.dumps(settings))
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OKX_", "PG", "XDG_", "PYTHON"))}
+    clean |= {"OKX_DSN": database, "HOME": str(tmp_path), "OKX_CONFIG": str(tmp_path / "okx.json")}
+    clean |= {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url, "XDG_RUNTIME_DIR": str(tmp_path)}
+
+    def run(*arguments, clock=(0, 99, 0), data=None, limit_s=120):
+        return subprocess.run(
+            [sys.executable, "-c", WRAPPER, *map(str, arguments)],
+            env=clean | {"SHIFT": " ".join(map(str, clock))}, cwd=tmp_path, input=data, capture_output=True, text=True,
+            check=False, timeout=limit_s,
+        )  # fmt: skip
+
+    return run
+
+
+def query(database, sql, *values):
+    with psycopg.connect(database, autocommit=True) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+def fill(number, at, received=None):
+    return json.dumps(
+        {"type": "trade", "exchange": "okx", "symbol": BTC, "trade_id": number, "count": 1, "side": "buy",
+         "price": "100", "size": "1", "timestamp": at, "received": received, "source": 0, "origin": "trades-all"}
+    )  # fmt: skip
+
+
+def tables(database):
+    return {
+        name: query(database, f"SELECT count(*) FROM {name}")[0][0] for name in ("raw_trades", "order_books", "tickers")
+    }
+
+
+@pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
+def test_collect_by_a_wrong_clock(okx, database, exchange, clock):
+    """Twice, and once more by a right one: every fill from the first on is there, in its bars; nothing else is gone."""
+    before = {}
+    for shift in (clock, clock, (0, 99, 0)):
+        done = okx("collect", "--duration", "5s", clock=shift)
+        assert done.returncode == 0, done.stderr
+        after = tables(database)
+        assert all(after[name] > before.get(name, 0) for name in after), (before, after)
+        before = after
+    market = {one.trade_id: one for one in exchange.fills(BTC)}
+    stored = query(
+        database, "SELECT trade_id, price, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades ORDER BY 1"
+    )
+    assert [row[0] for row in stored] == list(range(stored[0][0], stored[-1][0] + 1))
+    assert all((market[n].ts, Decimal(market[n].price)) == (at, price) for n, price, at in stored)
+    assert query(database, "SELECT count(*) FROM quarantine") == [(0,)]
+    assert query(database, "SELECT count(*) FROM trade_ledger WHERE archived OR NOT isempty(retired)") == [(0,)]
+    bars = query(
+        database,
+        "SELECT first_trade_id, last_trade_id, trade_count, volume, (extract(epoch FROM start) * 1000)::bigint,"
+        " (extract(epoch FROM timestamp) * 1000)::bigint FROM market_data WHERE timeframe = '1s' AND complete",
+    )
+    assert len(bars) > 6
+    for first, last, count, volume, start, end in bars:
+        inside = [one for one in market.values() if start <= one.ts < end]
+        assert [min(inside_ids := [one.trade_id for one in inside]), max(inside_ids), len(inside)] == [
+            first,
+            last,
+            count,
+        ]
+        assert volume == sum(Decimal(one.size) for one in inside)
+    # Who looks by a clock that is right is told the truth, whatever clock it was written by.
+    assert okx("gaps", "--since", "1d", "--lines").returncode == 1  # what was before the first is unknown
+    done = okx("gaps", "--lines", "--until", stored[-1][2])
+    assert done.returncode == 0, done.stdout
+    done = okx("status", "--lines")
+    assert {json.loads(line)["state"] for line in done.stdout.splitlines()} == {"fresh"}, done.stdout
+
+
+def test_a_row_of_2096_blinds_nobody(okx, database):
+    """An older release has stored it: candles are made, gaps and status say what is wrong, backfill ends soon."""
+    assert okx("collect", "--duration", "5s").returncode == 0
+    (last,) = query(database, "SELECT max(trade_id) FROM raw_trades")[0]
+    with psycopg.connect(database, autocommit=True) as connection:
+        put_ahead(connection, last + 1)
+    done = okx("gaps", "--lines", "--until", "now")
+    kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
+    assert done.returncode == 1 and kinds == ["covered", "ahead", "unknown"]
+    assert okx("gaps", "--lines").returncode == 1
+    assert f"{BTC} {last + 1} to {last + 1}: their time has not come" in done.stderr and "okx db forget" in done.stderr
+    done = okx("status", "--lines")
+    assert done.returncode == 1
+    states = {one["channel"]: one["state"] for one in map(json.loads, done.stdout.splitlines())}
+    assert states["trades-all"] == "ahead" and "okx db forget" in done.stderr
+    (bars,) = query(database, "SELECT count(*) FROM market_data WHERE timeframe = '1s' AND complete")[0]
+    done = okx("collect", "--duration", "5s")
+    counts = json.loads(done.stderr.splitlines()[-1].removeprefix("okx collect: "))
+    assert counts["late"] == 0 and counts["quarantined"] == 1  # the fill whose id the row has taken
+    assert query(database, "SELECT count(*) FROM market_data WHERE timeframe = '1s' AND complete")[0][0] > bars + 3
+    began = time.monotonic()
+    assert okx("backfill", "--lines", "-q", "--no-wait").returncode in (0, 1)
+    assert time.monotonic() - began < 60
+
+
+def put_ahead(connection, number):
+    """Store a fill of 2096 as an older release did."""
+    from okxcli.core.codec import decode
+    from okxcli.storage.writer import Writer
+
+    writer = Writer(lambda: psycopg.connect(connection.info.dsn, autocommit=True))
+    writer.add(decode(fill(number, 4_000_000_000_000).encode()))
+    writer.flush()
+    writer.close()
+
+
+def test_a_fill_of_2011_costs_no_time(okx, database):
+    """Between it and the others lie eight million minutes, of which there is none to make."""
+    now = now_ms()
+    data = [fill(1, 1_300_000_000_000), *(fill(n, now - 600_000 + n * 1_000) for n in range(2, 400))]
+    assert okx("store", "-q", data="\n".join(data)).returncode == 0
+    began = time.monotonic()
+    done = okx("backfill", "--dry-run", "--lines", "--until", now - 150_000)
+    assert json.loads(done.stdout)["stale_candles"] < 1_000, done.stdout
+    assert time.monotonic() - began < 60
