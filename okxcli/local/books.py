@@ -92,9 +92,9 @@ class Snapshots:
         self.ts = 0
 
     def advance(self, now: int) -> bool:
-        """Move to the time `now` (ms) and tell whether the book changed."""
+        """Move to the time `now` (ms) and tell whether the book changed; the first one did, empty as it may be."""
         sides = self._book.sides(self._depth, now)
-        if sides == self.sides:
+        if sides == self.sides and self.seq:
             return False
         self.sides, self.ts = sides, now
         self.seq = max(self.seq + 1, now - SEQ_EPOCH_MS)
@@ -116,7 +116,12 @@ class Increments:
         self.ts = 0
 
     def advance(self, now: int) -> dict[str, Any] | None:
-        """Move to the time `now` (ms); return the update that describes the step, None where nothing changed."""
+        """Move to the time `now` (ms); return the update that describes the step, None where nothing changed.
+
+        A book that is empty has a time and a number from the first step on.
+        """
+        if not self.seq:
+            self.ts, self.seq = now, now - SEQ_EPOCH_MS
         before = self.seq
         new = tuple({level[0]: level for level in side} for side in self._book.sides(DEPTH, now))
         changes = [_changes(old, now_) for old, now_ in zip(self._levels, new, strict=True)]
