@@ -45,7 +45,7 @@ CLOCKS = {
 
 @pytest.fixture
 def exchange():
-    with LocalExchange([BTC], rate=40, history_s=60, quiet=0, options=Options(limits=0)) as found:
+    with LocalExchange([BTC], rate=30, history_s=110, quiet=0, options=Options(limits=0)) as found:
         yield found
 
 
@@ -128,6 +128,27 @@ def test_collect_by_a_wrong_clock(okx, database, exchange, clock):
     assert done.returncode == 0, done.stdout
     done = okx("status", "--lines")
     assert {json.loads(line)["state"] for line in done.stdout.splitlines()} == {"fresh"}, done.stdout
+
+
+@pytest.mark.parametrize("off", [-3_600, -3 * DAY_S])
+def test_the_past_by_a_clock_that_is_behind(okx, database, exchange, off):
+    """A time ago is meant by the exchange's clock; what is newer than our own is fetched and stored all the same."""
+    fills = exchange.fills(BTC)
+    done = okx("history", BTC, "--since", "100s", clock=(off, 99, 0))
+    assert done.returncode == 0, done.stderr
+    assert okx("normalize", "-q", data=done.stdout, clock=(off, 99, 0)).returncode == (0 if off > -DAY_S else 65)
+    assert okx("db", "migrate").returncode == 0
+    done = okx("backfill", BTC, "--since", "100s", "--until", "now", "--lines", "-q", clock=(off, 99, 0))
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert row["left"] == 0 and row["fetched"] > 100
+    (first, last, count) = query(database, "SELECT min(trade_id), max(trade_id), count(*) FROM raw_trades")[0]
+    assert first > fills[0].trade_id and last > fills[-1].trade_id and count == last - first + 1
+    # What is stored has come: the last minute by a clock that is behind is not all that gaps looks at.
+    rows = [json.loads(line) for line in okx("gaps", "--lines", clock=(off, 99, 0)).stdout.splitlines()]
+    assert [row["kind"] for row in rows] == ["covered"]
+    done = okx("status", "--lines", clock=(off, 99, 0))
+    assert done.returncode == 1 and "Set this machine's clock by NTP" in done.stderr
 
 
 def test_a_row_of_2096_blinds_nobody(okx, database):

@@ -45,10 +45,11 @@ class Tools:
     connection: Connection = field(init=False)
     total: int | None = None
     done: int = 0
-    _normalizer: Normalizer = field(init=False, default_factory=Normalizer)
+    _normalizer: Normalizer = field(init=False)
 
     def __post_init__(self) -> None:
         """Connect."""
+        self._normalizer = Normalizer(self.clock)
         self.connection = self.connect()
 
     def page_done(self) -> None:

@@ -94,9 +94,10 @@ def backfill(
     """
     from okxcli.bulk import BulkLoader
     from okxcli.errors import ExitCode, UsageError
+    from okxcli.exchange.rest import RestClient
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.clock import parse_time
     from okxcli.runtime.config import load
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
@@ -104,22 +105,23 @@ def backfill(
 
     log.setup("backfill", verbose=verbose, quiet=not verbose)
     settings = load(config)
-    now = now_ms()
+    if restore and since is None:
+        raise UsageError("--restore fetches what retention dropped: say from when on with --since")
+    if rebuild and since is None and symbols != ["-"]:
+        raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
+    if not symbols and not settings.symbols:
+        raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
+    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
+    clock = RestClient(base).clock()
+    now = clock()
     begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
     if begin is not None and begin >= (end or now):
         raise UsageError("--since must be before --until (default: a minute ago)")
-    if restore and begin is None:
-        raise UsageError("--restore fetches what retention dropped: say from when on with --since")
     spans = _told(symbols, begin, end) if rebuild and symbols == ["-"] else None
-    if rebuild and begin is None and spans is None:
-        raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
     names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else list(spans)
     if not names:
-        if spans is not None:
-            return
-        raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
+        return
     site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
-    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
     loaded: dict[str, Counter[str]] = {}
     rows: list[Row] = []
     with (
@@ -128,7 +130,7 @@ def backfill(
         Progress("okx backfill", not quiet) as progress,
     ):
         place = _files_place(site, files_url) if download else None
-        work, describe = _worker(database, base, settings, wait, life, progress, place)
+        work, describe = _worker(database, base, settings, wait, life, progress, place, clock)
         with closing(work):
             if dry_run:
                 write_rows(_planned(work, names, begin, end, rebuild), table)
@@ -215,6 +217,7 @@ def _worker(
     life: "Lifecycle",
     progress: "Progress",
     files_url: str | None,
+    clock: Callable[[], int],
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
     from okxcli.backfill import Backfill, BulkFiles, Tools
@@ -244,10 +247,12 @@ def _worker(
             describe=describe,
             stopped=lambda: life.stop,
             sleep=sleep,
+            clock=clock,
         )
     tools = Tools(
         database.connect,
-        TradeHistory(rest, sleep=sleep),
+        TradeHistory(rest, sleep=sleep, clock=clock),
+        clock=clock,
         fill=settings.fill,
         describe=describe,
         stopped=lambda: life.stop,

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 #: Fills of the last minute may still be on their way into the database.
 _UNTIL = "1m"
+_UNSETTLED_MS = 60_000
 
 Row = dict[str, object]
 
@@ -80,7 +81,9 @@ def gaps(
     until_ms = parse_time(until or _UNTIL, now)
     if since_ms is not None and since_ms >= until_ms:
         raise UsageError("--since must be before --until (default: a minute ago)")
-    rows = _of_database(symbols or [], since_ms, until_ms, online, recount, repair, config, dsn, rest_url)
+    rows = _of_database(
+        symbols or [], since_ms, until_ms, until is None, online, recount, repair, config, dsn, rest_url
+    )
     write_rows(_readable(rows, table), table)
     raise typer.Exit(_verdict(rows, repair))
 
@@ -99,6 +102,7 @@ def _of_database(
     symbols: list[str],
     since_ms: int | None,
     until_ms: int,
+    open_end: bool,
     online: bool,
     recount: bool,
     repair: bool,
@@ -115,6 +119,7 @@ def _of_database(
     from okxcli.storage import recount as counting
     from okxcli.storage.database import open_database
     from okxcli.storage.gaps import ranges, taped
+    from okxcli.storage.ledger import newest as newest_fill
     from okxcli.storage.reader import exchanges_of
 
     log.setup("gaps", quiet=True)
@@ -136,10 +141,13 @@ def _of_database(
                     differing = compare(connection, exchange, name)
                     rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
                 kept = exchange == EXCHANGE and name in configured
-                found = ranges(connection, exchange, name, since_ms, until_ms, kept)
+                newest = newest_fill(connection, exchange, name) if open_end else None
+                # What is stored has come, whatever this machine's clock says.
+                end = until_ms if newest is None else max(until_ms, newest[1] - _UNSETTLED_MS)
+                found = ranges(connection, exchange, name, since_ms, end, kept)
                 if history is not None and exchange == EXCHANGE:
                     try:
-                        found = list(_settled(history, connection, name, found, until_ms))
+                        found = list(_settled(history, connection, name, found, end))
                     except Refused as error:  # delisted: that concerns no other symbol
                         _log.warning("%s: what is after its newest stored fill stays unknown: %s", name, error)
                 rows += [_range(exchange, name, one) for one in found]

@@ -80,19 +80,20 @@ def history(
     from okxcli.exchange.past import Past
     from okxcli.exchange.rest import RestClient
     from okxcli.runtime import log
-    from okxcli.runtime.clock import now_ms, parse_time
+    from okxcli.runtime.clock import SteadyClock, parse_time
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
-    now = now_ms()
+    base = urls("", rest_url)[1]
+    clock = SteadyClock() if files else RestClient(base).clock()
+    now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))
     with Lifecycle("source") as life, Progress("okx history", not quiet) as progress:
 
         def sleep(seconds: float) -> None:
             life.wait(None, seconds)
 
-        base = urls("", rest_url)[1]
         # Files need REST for the instruments alone, and can do without.
         patience_s = 2.0 if files or download else 60.0
         rest = RestClient(base, patience_s=patience_s, sleep=sleep)
@@ -105,7 +106,8 @@ def history(
             raise UsageError("from when on? Name it: --since 2h, --since 2026-05-18 ... or name files: --files")
         else:
             damaged = False
-            past = Past(TradeHistory(rest, sleep=sleep), symbols, channel, begin, now if end is None else end, progress)
+            fills = TradeHistory(rest, sleep=sleep, clock=clock)
+            past = Past(fills, symbols, channel, begin, now if end is None else end, progress)
             _from_rest(past, rest, output, life)
         rest.close()
     return ExitCode.DATA if damaged else ExitCode.OK

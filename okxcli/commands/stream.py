@@ -90,8 +90,9 @@ def stream(
     does not have is told as an absent event.
     """
     from okxcli.exchange.feed import Feed
+    from okxcli.exchange.rest import RestClient
     from okxcli.runtime import log
-    from okxcli.runtime.clock import now_ms, parse_duration, parse_time
+    from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
@@ -99,7 +100,7 @@ def stream(
     ws_base, rest_base = urls(ws_url, rest_url)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    since_ms = parse_time(since, now_ms()) if since is not None else None
+    since_ms = None if since is None else parse_time(since, RestClient(rest_base).clock()())
     feed = Feed(
         symbols,
         wanted,

@@ -84,7 +84,8 @@ def answered(doubts: list[Doubt], asked: Ranges, lacking: Ranges, now_ms: int) -
             low, high = max(first, one.first), min(last, one.last)
             if low <= high:
                 new = ledger.subtract(new, [(low, high)])
-                begun = now_ms if one.first_asked is None else one.first_asked
+                # A moment that has not come is of a clock that was wrong: it would put the proof off, for years.
+                begun = now_ms if one.first_asked is None else min(one.first_asked, now_ms)
                 found.append(Doubt(low, high, one.answers + 1, begun, now_ms, one.noted))
         found += [Doubt(low, high, 1, now_ms, now_ms) for low, high in new]
     return sorted(found, key=lambda one: one.first)
@@ -139,5 +140,5 @@ def due_again(doubts: Iterable[Doubt], now_ms: int, again_ms: int = AGAIN_MS) ->
     return [
         (one.first, one.last)
         for one in doubts
-        if one.noted and (one.last_asked is None or now_ms - one.last_asked >= again_ms)
+        if one.noted and (one.last_asked is None or not 0 <= now_ms - one.last_asked < again_ms)
     ]

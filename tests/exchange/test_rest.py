@@ -9,10 +9,12 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.exchange import rest
 from okxcli.exchange.instruments import Catalogue, listed
 from okxcli.exchange.limits import Budget, Window
 from okxcli.exchange.rest import NoSuchInstrument, Refused, RestClient
 from okxcli.local.exchange import LocalExchange
+from okxcli.runtime.clock import now_ms
 
 
 class Answers(ThreadingHTTPServer):
@@ -223,6 +225,20 @@ def test_against_the_local_exchange():
         with pytest.raises(NoSuchInstrument):
             client.history_trades("NO-SUCH")
         client.close()
+
+
+@pytest.mark.parametrize(
+    ("site", "off_ms", "told"),
+    [("okx.com", -7e6, -7e6), ("okx.com", 7e6, 7e6), ("local", -7e6, 0), ("local", 7e6, 7e6)],
+)
+def test_a_clock_of_the_exchange(monkeypatch, site, off_ms, told):
+    """It goes by OKX's time, and by ours where that cannot be had; a simulated market's sets no clock back."""
+    monkeypatch.setattr(rest, "origin_of", lambda url: site)
+    with LocalExchange(["BTC-USDT"], rate=1, history_s=1, start_ms=now_ms() + int(off_ms)) as exchange:
+        client = RestClient(exchange.rest_url, budget=Budget())
+        assert abs(client.clock()() - now_ms() - told) < 2_000
+        client.close()
+    assert abs(RestClient("http://127.0.0.1:9", budget=Budget()).clock()() - now_ms()) < 2_000
 
 
 def test_catalogue_finds_kinds_and_nearest_names():

@@ -108,6 +108,16 @@ def test_each_part_of_a_doubt_is_counted_apart():
     assert found == [Doubt(5, 6, 3, 10, 99), Doubt(7, 7, 1, 99, 99), Doubt(9, 9)]
 
 
+def test_moments_of_a_clock_that_was_ahead_put_nothing_off():
+    """What was asked 400 days from now was asked: the minute begins now, and the day after is over."""
+    ahead = T0 + 400 * DAY
+    found = doubts.answered([Doubt(3, 5, 2, ahead, ahead)], [(1, 8)], [(3, 5)], T0)
+    assert found == [Doubt(3, 5, 3, T0, T0)] and not doubts.proven(found[0])
+    found = doubts.answered(found, [(1, 8)], [(3, 5)], T0 + 60_000)
+    assert doubts.proven(found[0])
+    assert doubts.due_again([Doubt(3, 5, 3, ahead, ahead, True)], T0) == [(3, 5)]
+
+
 def test_absent_ids_of_a_stream_are_asked_for_again(database, connection):
     """The moment is kept; what turns up after all is covered, and nothing is left of the doubt but its row."""
     from storage_samples import absent
