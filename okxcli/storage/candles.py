@@ -8,10 +8,9 @@ from psycopg import sql
 from okxcli.core.model import OHLCVCandle
 from okxcli.storage.database import Connection
 from okxcli.storage.outcome import Outcome
-from okxcli.storage.rows import candle_row, columns_of, fields_of, stamp
-from okxcli.storage.staging import copy_over
+from okxcli.storage.rows import fields_of, stamp
+from okxcli.storage.staging import insert
 
-_COLUMNS = columns_of(OHLCVCandle)
 _KEY = ("exchange", "symbol", "origin", "timeframe", "timestamp")
 _Key = tuple[str, str, str, str, int]
 #: What may be unknown at first (the instrument was) and known later, of the same fills.
@@ -78,7 +77,7 @@ def store_candles(connection: Connection, candles: list[OHLCVCandle], outcome: O
         changed[key] = msgspec.structs.replace(candle, revision=revision)
         outcome.counts["market_data"] += 1
     if changed:
-        copy_over(connection, "market_data", _COLUMNS, _KEY, map(candle_row, changed.values()))
+        insert(connection, "market_data", list(changed.values()), over=_KEY)
 
 
 def _stored(connection: Connection, keys: Iterable[_Key]) -> dict[_Key, OHLCVCandle]:

@@ -1,13 +1,14 @@
-"""Lines as rows of COPY's text format, and which columns they fill.
+"""Lines as rows of COPY's text format or as an array of each column, and which columns they fill.
 
 The columns are the keys of the lines, so they come from the model types and are not written down a second time.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, LiteralString, get_args
 
 import msgspec
 from psycopg import sql
@@ -15,11 +16,8 @@ from psycopg import sql
 from okxcli.core.decimals import plain
 from okxcli.core.model import (
     BookSnapshot,
-    Instrument,
     Levels,
-    OHLCVCandle,
     StandardizedTrade,
-    Ticker,
 )
 
 #: How COPY spells null.
@@ -88,39 +86,56 @@ def trade_rows(trades: list[StandardizedTrade]) -> Iterator[str]:
         )
 
 
-def _levels(levels: Levels) -> str:
-    return "{" + ",".join(f"{{{plain(price)},{plain(size)}}}" for price, size in levels) + "}"
+_TIMES = frozenset(("start", "timestamp", "received", "listed", "expires"))
+
+
+def type_of(kind: type[msgspec.Struct], name: str) -> LiteralString:
+    """Return what Postgres calls the values of a column."""
+    if name in _TIMES:
+        return "timestamptz"
+    hint = kind.__annotations__[name]
+    if hint == Levels:
+        return "numeric[]"
+    kinds: tuple[tuple[type, LiteralString], ...] = ((Decimal, "numeric"), (bool, "boolean"), (int, "bigint"))
+    return next((there for here, there in kinds if hint is here or here in get_args(hint)), "text")
+
+
+@lru_cache(4096)
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _value(value: Any) -> str:
     if value is None:
-        return NULL
+        return "NULL"
     if isinstance(value, Decimal):
         return plain(value)
+    if isinstance(value, str):
+        return _quoted(value)
     if isinstance(value, bool):
         return "t" if value else "f"
     if isinstance(value, tuple):
-        return _levels(value)
-    return escaped(value) if isinstance(value, str) else str(value)
+        return '"{' + ",".join([f"{{{plain(price)},{plain(size)}}}" for price, size in value]) + '}"'
+    return str(value)
 
 
 def _moment(value: int | None) -> str:
-    return NULL if value is None else stamp(value)
+    return "NULL" if value is None else f'"{stamp(value)}"'
 
 
-_TIMES = frozenset(("start", "timestamp", "received", "listed", "expires"))
+def arrays(lines: Sequence[msgspec.Struct]) -> list[str]:
+    """Return the values of lines of one type as an array of Postgres for each column."""
+    spelt: list[tuple[str, Callable[[Any], str]]] = [
+        (name, _moment if name in _TIMES else _value) for name in columns_of(type(lines[0]))
+    ]
+    return [array(map(spell, map(attrgetter(name), lines))) for name, spell in spelt]
 
 
-def _writer_of(kind: type[msgspec.Struct]) -> Callable[[msgspec.Struct], str]:
-    fields = [(name, _moment if name in _TIMES else _value) for name in columns_of(kind)]
-
-    def row(line: msgspec.Struct) -> str:
-        return "\t".join([spell(getattr(line, name)) for name, spell in fields]) + "\n"
-
-    return row
+def moments(times: Iterable[int | None]) -> str:
+    """Return times (ms) as an array of Postgres."""
+    return array(map(_moment, times))
 
 
-candle_row = _writer_of(OHLCVCandle)
-book_row = _writer_of(BookSnapshot)
-ticker_row = _writer_of(Ticker)
-instrument_row = _writer_of(Instrument)
+def array(values: Iterable[str]) -> str:
+    """Return spelt values as an array of Postgres."""
+    return "{" + ",".join(values) + "}"

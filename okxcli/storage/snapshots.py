@@ -9,23 +9,21 @@ from okxcli.core.model import BookSnapshot, Instrument, Ticker
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key
 from okxcli.storage.outcome import Outcome
-from okxcli.storage.rows import NULL, book_row, columns_of, fields_of, instrument_row, stamp, ticker_row
+from okxcli.storage.rows import fields_of
 from okxcli.storage.schema import INSTRUMENT_LOCK
-from okxcli.storage.staging import copy, copy_new
-
-_INSTRUMENT = columns_of(Instrument)
+from okxcli.storage.staging import insert
 
 
 def store_books(connection: Connection, books: list[BookSnapshot], outcome: Outcome) -> None:
     """Store snapshots that are not there yet, by symbol, origin, time and sequence number."""
-    added = copy_new(connection, "order_books", columns_of(BookSnapshot), map(book_row, books))
+    added = insert(connection, "order_books", books)
     outcome.counts["order_books"] += added
     outcome.counts["duplicates"] += len(books) - added
 
 
 def store_tickers(connection: Connection, tickers: list[Ticker], outcome: Outcome) -> None:
     """Store tickers that are not there yet, by symbol and time."""
-    added = copy_new(connection, "tickers", columns_of(Ticker), map(ticker_row, tickers))
+    added = insert(connection, "tickers", tickers)
     outcome.counts["tickers"] += added
     outcome.counts["duplicates"] += len(tickers) - added
 
@@ -106,10 +104,11 @@ def _rewrite(connection: Connection, histories: dict[Key, list[_Period]]) -> Non
         "DELETE FROM instruments WHERE (exchange, symbol) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
         [list(exchanges), list(symbols)],
     )
-    rows = (
-        f"{instrument_row(period.instrument)[:-1]}\t{stamp(period.since)}\t"
-        f"{NULL if period.until is None else stamp(period.until)}\n"
-        for periods in histories.values()
-        for period in periods
+    kept = [period for periods in histories.values() for period in periods]
+    insert(
+        connection,
+        "instruments",
+        [period.instrument for period in kept],
+        valid_from=[period.since for period in kept],
+        valid_to=[period.until for period in kept],
     )
-    copy(connection, "instruments", (*_INSTRUMENT, "valid_from", "valid_to"), rows)

@@ -1,10 +1,14 @@
-"""COPY, straight into a table or by way of a temporary one where rows may be there already."""
+"""Rows into a table: by COPY where all of them are new, else by one statement that looks at what is there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import LiteralString
 
+import msgspec
 from psycopg import sql
 
 from okxcli.storage.database import Connection
+from okxcli.storage.rows import arrays, columns_of, moments, type_of
 
 
 def _names(columns: Iterable[str]) -> sql.Composed:
@@ -22,42 +26,39 @@ def copy(connection: Connection, table: str, columns: Iterable[str], rows: Itera
             stream.write(piece)
 
 
-def copy_new(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> int:
-    """Copy rows into a table, those left out that are there already; return how many were new."""
-    staged = stage(connection, table, columns, rows)
-    names = _names(columns)
-    return connection.execute(
-        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING").format(
-            sql.Identifier(table), names, names, staged
-        )
-    ).rowcount
+def insert(
+    connection: Connection,
+    table: str,
+    lines: Sequence[msgspec.Struct],
+    over: tuple[str, ...] = (),
+    **times: Sequence[int | None],
+) -> int:
+    """Insert lines of one type, those left out that are there already; return how many were not.
+
+    With `over` the columns of that key, which may come once, tell which row a line takes the place of. `times` are
+    more columns, in ms. No temporary table: its making costs more than a small batch, and it belongs to a session.
+    """
+    command = _insertion(table, type(lines[0]), tuple(times), over)
+    return connection.execute(command, [*arrays(lines), *map(moments, times.values())]).rowcount
 
 
-def copy_over(
-    connection: Connection, table: str, columns: Iterable[str], key: Iterable[str], rows: Iterable[str]
-) -> None:
-    """Copy rows into a table, each in the place of the one with the same key; a key may come once."""
-    staged = stage(connection, table, columns, rows)
-    names, keys = _names(columns), list(key)
-    changed = sql.SQL(", ").join(
-        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in [*columns, "written"] if name not in keys
+@cache
+def _insertion(table: str, kind: type[msgspec.Struct], times: tuple[str, ...], over: tuple[str, ...]) -> sql.Composed:
+    columns = columns_of(kind)
+    types: list[LiteralString] = [*(type_of(kind, name) for name in columns), *("timestamptz" for _ in times)]
+    names = [sql.Identifier(name) for name in (*columns, *times)]
+    values = [sql.SQL("{}::{}").format(name, sql.SQL(there)) for name, there in zip(names, types, strict=True)]
+    conflict: sql.Composable = sql.SQL("NOTHING")
+    if over:
+        changed = [name for name in (*columns, "written") if name not in over]
+        sets = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changed)
+        conflict = sql.SQL("UPDATE SET {}").format(sets)
+    return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS g ({}) ON CONFLICT {} DO {}").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(names),
+        sql.SQL(", ").join(values),
+        sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)),
+        sql.SQL(", ").join(names),
+        sql.SQL("({})").format(_names(over)) if over else sql.SQL(""),
+        conflict,
     )
-    connection.execute(
-        sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT ({}) DO UPDATE SET {}").format(
-            sql.Identifier(table), names, names, staged, _names(keys), changed
-        )
-    )
-
-
-def stage(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> sql.Identifier:
-    """Copy rows into a temporary table that is empty again after the transaction, and return its name."""
-    staged = sql.Identifier(f"incoming_{table}")
-    names = _names(columns)
-    if connection.execute("SELECT to_regclass(%s)", [f"pg_temp.incoming_{table}"]).fetchone() == (None,):
-        connection.execute(
-            sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
-                staged, names, sql.Identifier(table)
-            )
-        )
-    copy(connection, f"incoming_{table}", columns, rows)
-    return staged

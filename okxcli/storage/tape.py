@@ -16,7 +16,7 @@ from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key, Known
 from okxcli.storage.outcome import Outcome, Refused
 from okxcli.storage.rows import columns_of, fields_of, stamp, trade_rows
-from okxcli.storage.staging import copy, copy_new
+from okxcli.storage.staging import copy, insert
 
 _COLUMNS = columns_of(StandardizedTrade)
 _MERGED = frozenset(("trades", FILE_MERGED))
@@ -61,10 +61,10 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
 
 def store_merged(connection: Connection, trades: Groups, outcome: Outcome) -> None:
     """Store merged trades that are not there yet."""
-    rows = (piece for group in trades.values() for piece in trade_rows(group))
-    added = copy_new(connection, "merged_trades", _COLUMNS, rows)
+    lines = [trade for group in trades.values() for trade in group]
+    added = insert(connection, "merged_trades", lines)
     outcome.counts["merged_trades"] += added
-    outcome.counts["duplicates"] += sum(map(len, trades.values())) - added
+    outcome.counts["duplicates"] += len(lines) - added
 
 
 def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome, now_ms: int) -> None:

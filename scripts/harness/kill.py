@@ -101,12 +101,12 @@ def copying(real):
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.exchange.normalize import Normalizer
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage import spool, staging, tape, writer
+from okxcli.storage import candles, spool, tape, writer
 
 Lifecycle.wait = during(1, Lifecycle.wait)
 Normalizer.feed = during(2, Normalizer.feed)
 RealTimeCandleProcessor.feed = during(3, RealTimeCandleProcessor.feed)
-staging.copy, tape.copy = copying(staging.copy), copying(tape.copy)
+tape.copy, candles.insert = copying(tape.copy), then(4, candles.insert, 5)
 writer.quarantine = then(5, writer.quarantine, 6)
 spool.SpoolFile.done = during(9, spool.SpoolFile.done)
 write_all = spool._write_all
