@@ -197,6 +197,7 @@ def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Data
     """
     from okxcli.errors import TryLater
     from okxcli.storage import schema
+    from okxcli.storage.connection import lone
     from okxcli.storage.database import open_database
 
     with (
@@ -204,9 +205,10 @@ def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Data
         database.session() as connection,
     ):
         schema.guard_origin(connection, site, database.where)
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", [schema.BACKFILL_LOCK]).fetchone() != (True,):
-            raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
-        yield database
+        with lone(connection, schema.BACKFILL_LOCK) as alone:
+            if not alone:
+                raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
+            yield database
 
 
 def _worker(

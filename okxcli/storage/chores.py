@@ -90,9 +90,5 @@ def session(database: Database) -> Iterator[Connection]:
     Raises:
         DatabaseUnavailable, LoginRefused: as `Database.session`.
     """
-    with database.session() as connection:
-        connection.execute(
-            "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '60s',"
-            " false)"
-        )
+    with database.session(lock_timeout="5s", idle_in_transaction_session_timeout="60s") as connection:
         yield connection

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +14,17 @@ from typing import Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
-from psycopg.rows import TupleRow
 
-from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, NoData, OkxError, UsageError
+from okxcli.errors import ConfigError, DatabaseUnavailable, NoData, UsageError
 from okxcli.storage import schema
 from okxcli.storage.binaries import OLDEST
+from okxcli.storage.connection import Connection, explain, settings_in
 from okxcli.storage.embedded import EmbeddedServer, default_base
 from okxcli.storage.seen import Seen
 
 _log = logging.getLogger(__name__)
 
-Connection = psycopg.Connection[TupleRow]
+__all__ = ["Connection", "Database", "Target", "explain", "open_database", "resolve", "variables", "without_secrets"]
 
 #: The variables of libpq that name a server; one of them set means that the user has one.
 _PG_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE")
@@ -192,8 +191,8 @@ class Database:
         """Say that it is away, until `revive` finds it."""
         self._ready = False
 
-    def connect(self, timeout_s: int | None = None) -> Connection:
-        """Return a new connection in autocommit mode, in UTC, with durable commits.
+    def connect(self, timeout_s: int | None = None, **settings: str) -> Connection:
+        """Return a new connection, in whose transactions these settings of Postgres hold too.
 
         Waits for an answer as long as the DSN says, else 10 s, or `timeout_s` if that is less.
 
@@ -206,34 +205,38 @@ class Database:
         defaults = {key: value for key, value in _DEFAULTS.items() if key not in given}
         if timeout_s is not None and "connect_timeout" in defaults:
             defaults["connect_timeout"] = str(timeout_s)
+        options = settings_in(given.get("options", os.environ.get("PGOPTIONS", "")))
         try:
-            whole = make_conninfo(dsn, **defaults)
-            connection = psycopg.connect(whole, autocommit=True, application_name=self._application)
+            connection = self._dial(dsn, defaults, options is not None)
         except psycopg.Error as error:
             raise explain(error, self.where) from None
-        try:
-            if connection.info.server_version < OLDEST * 10_000:
-                old = connection.info.server_version // 10_000
-                raise DatabaseUnavailable(f"Postgres {old} at {self.where} is too old: okx needs {OLDEST} or newer")
-            # Synchronous commit may be stricter than "on" by the server's own choice, but never off.
-            connection.execute(
-                "SELECT set_config('timezone', 'UTC', false), set_config('synchronous_commit',"
-                " CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
-                " ELSE current_setting('synchronous_commit') END, false)"
-            )
-        except BaseException:
+        if connection.info.server_version < OLDEST * 10_000:
+            old = connection.info.server_version // 10_000
             connection.close()
-            raise
+            raise DatabaseUnavailable(f"Postgres {old} at {self.where} is too old: okx needs {OLDEST} or newer")
+        connection.rely_on({**(options or {}), **settings})
         return connection
 
+    def _dial(self, dsn: str, defaults: Mapping[str, str], spare: bool) -> Connection:
+        """Connect, without libpq's `options` if they can be spared and a pooler refuses them."""
+        whole = make_conninfo(dsn, **defaults)
+        try:
+            return Connection.connect(
+                whole, autocommit=True, prepare_threshold=None, application_name=self._application
+            )
+        except psycopg.OperationalError as error:
+            if not spare or "unsupported startup parameter" not in str(error) or "options" in defaults:
+                raise
+        return self._dial(dsn, {**defaults, "options": ""}, spare)
+
     @contextmanager
-    def session(self, timeout_s: int | None = None) -> Iterator[Connection]:
-        """Give one connection for a `with` block, in which Postgres' errors become ours.
+    def session(self, timeout_s: int | None = None, **settings: str) -> Iterator[Connection]:
+        """Give one connection, as `connect` does, for a `with` block, in which Postgres' errors become ours.
 
         Raises:
             DatabaseUnavailable, LoginRefused: as `connect`, at any time in the block.
         """
-        with self.connect(timeout_s) as connection:
+        with self.connect(timeout_s, **settings) as connection:
             try:
                 yield connection
             except psycopg.Error as error:
@@ -337,29 +340,6 @@ def _prepare(connection: Connection, database: Database, create: bool, origin: s
 
 def _no_data(where: str, why: str) -> str:
     return f"no data at {where} ({why}). Name the database with --dsn or --config, or fill it with okx store"
-
-
-def explain(error: psycopg.Error, where: str) -> OkxError:
-    """Return the error of ours that says in one line what Postgres, or the way to it, says in several."""
-    text = str(error).strip()
-    found = re.search(r'(?:server )?at "([^"]*)"(?: \([^)]*\))?, port (\d+) failed: (.*)', text)
-    if found:
-        where, reason = f"{found[1]}:{found[2]}", found[3]
-    elif found := re.search(r'on socket "([^"]*)" failed: (.*)', text):
-        where, reason = found[1], found[2]
-    else:
-        reason = text.splitlines()[0] if text else type(error).__name__
-        reason = reason.removeprefix("connection failed: ")
-    reason = re.sub(r"^(?:FATAL|ERROR):\s*|\[Errno -?\d+\] ", "", reason).strip()
-    reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
-    if re.search(r"authentication failed|no password supplied|pg_hba|role .* does not exist", reason):
-        remedy = "" if "role" in reason else ". Put the password into ~/.pgpass or PGPASSWORD"
-        return LoginRefused(f"Postgres at {where} refuses the login: {reason}{remedy}")
-    if re.search(r"database .* does not exist", reason):
-        return DatabaseUnavailable(f"Postgres at {where}: {reason}. Make it first: createdb")
-    if isinstance(error, psycopg.OperationalError):
-        return DatabaseUnavailable(f"cannot reach Postgres at {where}: {reason}")
-    return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}")
 
 
 def variables(dsn: str) -> dict[str, str]:

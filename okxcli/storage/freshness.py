@@ -9,6 +9,7 @@ from okxcli.core.timeframes import parse_list
 from okxcli.storage.database import Connection
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof
+from okxcli.storage.reader import snapshot
 from okxcli.storage.rows import stamp
 
 #: Rates are counted over this long.
@@ -103,8 +104,7 @@ def freshness(
     Of the tape only the last minute is read. Candles of `configured` symbols are as old as those of the oldest of
     `timeframes`; of other symbols as those of the newest, since some may have been given up long ago.
     """
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with snapshot(connection):
         rates = {(e, s): n for e, s, n in connection.execute(_RATES, [stamp(now_ms), RATE_WINDOW_S])}
         bad = {(e, s): n for e, s, n in connection.execute(_BAD)}
         newest: dict[tuple[str, str], list[tuple[str, str | None, int]]] = {}

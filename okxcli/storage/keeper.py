@@ -216,18 +216,9 @@ class Keeper:
 
     def _new_connection(self, timeout_s: int | None = None) -> Connection:
         try:
-            connection = self._database.connect(timeout_s)
+            return self._database.connect(timeout_s, lock_timeout=_LOCK_TIMEOUT, statement_timeout=_STATEMENT_TIMEOUT)
         except LoginRefused as error:  # it let us in before: a password or a rule was changed, and may be again
             raise DatabaseUnavailable(str(error)) from None
-        try:
-            connection.execute(
-                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
-                [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
-            )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _commit(self) -> None:
         try:

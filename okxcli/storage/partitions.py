@@ -115,12 +115,18 @@ def drop(connection: Connection, table: str, start: date) -> None:
     Must not be called within a transaction. Goes on where an earlier call was cut short.
     """
     name = name_of(table, start)
-    parent, part = sql.Identifier(table), sql.Identifier(name)
     pending = _attached(connection, table).get(name)
     if pending is not None:
+        # It runs in no transaction, which would bring its search path: so the names are whole.
+        rows = connection.execute(
+            "SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = to_regclass(%s)",
+            [table],
+        )
+        [(schema,)] = rows.fetchall()
         how = sql.SQL("FINALIZE" if pending else "CONCURRENTLY")
-        connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(parent, part, how))
-    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part))
+        parent, part = sql.Identifier(schema, table), sql.Identifier(schema, name)
+        connection.cursor().execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(parent, part, how))
+    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
 def existing(connection: Connection, table: str) -> list[date]:

@@ -38,21 +38,27 @@ def batches(connection: Connection, statement: str, whole: bool = False) -> Iter
     for kind in ("timestamptz", "timestamp", "date", "interval"):
         connection.adapters.register_loader(kind, _Text)
     several = ";" in statement.strip().rstrip(";")
+    run = _streamed if not several and not whole else _held
     try:
-        if not several and not whole:
-            yield from _streamed(connection, statement)
-            return
-        with connection.cursor() as cursor:
-            cursor.execute(statement.encode())
-            while True:
-                if cursor.description is not None:
-                    yield _rows(cursor.description, cursor.fetchall())
-                if not cursor.nextset():
-                    return
+        try:
+            with connection.transaction():
+                yield from run(connection, statement)
+        except psycopg.errors.ActiveSqlTransaction:  # VACUUM and its like, which have done nothing yet
+            yield from run(connection, statement)
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
         raise UsageError(_told(error)) from None
+
+
+def _held(connection: Connection, statement: str) -> Iterator[list[Row]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement.encode())
+        while True:
+            if cursor.description is not None:
+                yield _rows(cursor.description, cursor.fetchall())
+            if not cursor.nextset():
+                return
 
 
 def _streamed(connection: Connection, statement: str) -> Iterator[list[Row]]:

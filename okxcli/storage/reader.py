@@ -26,7 +26,7 @@ from okxcli.core.model import (
     OHLCVCandle,
     StandardizedTrade,
 )
-from okxcli.storage.database import Connection
+from okxcli.storage.connection import SNAPSHOT, Connection
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.rows import fields_of, stamp
 
@@ -77,8 +77,7 @@ def symbols(connection: Connection) -> list[str]:
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
     """Read everything within as of one moment, and change nothing."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with connection.transaction(begin=SNAPSHOT):
         yield
 
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
-from okxcli.storage import doubts, ledger, partitions
+from okxcli.storage import doubts, ledger, partitions, reader
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.outcome import Refused, quarantine
@@ -51,8 +51,7 @@ class _Rows:
 
 def recount(connection: Connection, exchange: str, symbol: str) -> list[Difference]:
     """Return where the ledger of a symbol and its rows differ, by kind and rising id; nothing is changed."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with reader.snapshot(connection):
         return _compare(Proof.load(connection, exchange, symbol), list(_counted(connection, exchange, symbol)))
 
 

@@ -4,6 +4,7 @@ What time it is decides what is dropped for good, and a clock can be wrong: no r
 """
 
 import logging
+import threading
 from collections.abc import Mapping
 from datetime import date, timedelta
 
@@ -16,7 +17,7 @@ from okxcli.storage.database import Connection
 _log = logging.getLogger(__name__)
 
 #: How long a partition that somebody reads is waited for.
-_LOCK_TIMEOUT = "5s"
+_PATIENCE_S = 5.0
 
 #: The tables behind each kind of row that a configuration names.
 TABLES: Mapping[str, tuple[str, ...]] = {
@@ -63,18 +64,19 @@ def _newest(connection: Connection, table: str, starts: list[date]) -> date | No
 
 
 def _drop(connection: Connection, table: str, start: date) -> bool:
-    connection.execute("SELECT set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
+    timer = threading.Timer(_PATIENCE_S, connection.cancel_safe)
+    timer.start()
     try:
         # First the mark, then the rows: killed between the two, the next run drops what is left. And once more: a fill
         # that came between the two has opened the day.
         _archive(connection, table, start)
         partitions.drop(connection, table, start)
         _archive(connection, table, start)
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
         _log.warning("%s is in use: dropped another time", partitions.name_of(table, start))
         return False
     finally:
-        connection.execute("RESET lock_timeout")
+        timer.cancel()
     _log.info("dropped %s", partitions.name_of(table, start))
     return True
 

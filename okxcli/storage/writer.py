@@ -242,18 +242,7 @@ class Writer:
         """Commit what could not be decoded to the quarantine."""
         with connection.transaction():
             quarantine_unreadable(connection, self._unreadable)
-        self._lost(connection)
         return Outcome()
-
-    @staticmethod
-    def _lost(connection: Connection) -> None:
-        """Notice that psycopg left a transaction quietly, because there was nobody to send the COMMIT to.
-
-        Raises:
-            OperationalError: the connection is closed.
-        """
-        if connection.closed:
-            raise psycopg.OperationalError("the connection was lost before the commit")
 
     def _transact(
         self,
@@ -279,7 +268,6 @@ class Writer:
                 ledger.lock(connection, list(keys))
             parts.store(connection, outcome, thorough, self._proven, now)
             quarantine(connection, outcome.refused, raw)
-        self._lost(connection)
         return outcome
 
     def _tell(self, one: Refused) -> None:

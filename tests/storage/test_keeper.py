@@ -226,7 +226,7 @@ def test_a_login_that_is_refused_later(make, database, outage, monkeypatch):
     assert keeper.finish() == 0
     connect = Database.connect
 
-    def refuse(self, timeout_s=None):
+    def refuse(self, *_, **__):
         raise LoginRefused("password authentication failed")
 
     monkeypatch.setattr(Database, "connect", refuse)

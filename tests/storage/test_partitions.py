@@ -123,7 +123,7 @@ def test_retention_goes_on_where_it_was_cut_short(database):
 def test_partition_in_use_is_left_to_the_next_run(database, monkeypatch):
     """A reader that holds it is not waited for; nothing is half done afterwards."""
     store(database, [ticker(T0), ticker(NOW)])
-    monkeypatch.setattr(retention, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(retention, "_PATIENCE_S", 0.2)
     with psycopg.connect(database) as reader:
         reader.execute("SELECT * FROM tickers").fetchall()
         began = time.monotonic()
