@@ -7,7 +7,7 @@ says something about an id only if it holds one above and one at or below it.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 
@@ -15,7 +15,7 @@ from okxcli.errors import UsageError
 from okxcli.exchange.doubts import Page
 from okxcli.exchange.forms import NO_TIMEFRAME, TIMEFRAMES
 from okxcli.exchange.rest import CANDLES_PAGE, TRADES_PAGE, Refused, RestClient, Row
-from okxcli.runtime.clock import now_ms
+from okxcli.runtime.clock import iso, now_ms
 
 __all__ = ["Page", "TradeHistory", "candle_line", "trade_line"]
 
@@ -81,11 +81,12 @@ class TradeHistory:
         after = min(low + TRADES_PAGE - 1, last) + 1
         tries, nothing_below, lowest = 0, low, 0  # no id is in [low, nothing_below), `lowest` is one above, if not 0
         for _ in range(_MAX_REQUESTS):
-            rows = {int(row["tradeId"]): row for row in self._rest.history_trades(symbol, after)}
+            page = self._rest.history_trades(symbol, after)
+            rows = {number: row for row in page if (number := int(row["tradeId"])) < after}
             above = [number for number in rows if number >= low]
             if above and min(rows) <= low:
                 return _page_of(rows, low, min(max(above), last))
-            if above and len(rows) < TRADES_PAGE:
+            if above and len(page) < TRADES_PAGE:
                 # Cut short, which another node may not be, or what is older is beyond OKX's horizon: nobody can tell.
                 tries += 1
                 if tries >= self._attempts:
@@ -138,12 +139,13 @@ class TradeHistory:
         """
         for tries in range(1, self._attempts + 1):
             rows = self._rest.history_trades(symbol, until_ms, by_time=True)
-            if rows:
+            older = [int(row["tradeId"]) for row in rows if int(row["ts"]) < until_ms]
+            if older:
                 break
             self._sleep(_PAUSE_S * tries)
         else:
             return self._oldest(symbol, until_ms) - 1
-        before = max(int(row["tradeId"]) for row in rows)
+        before = max(older)
         tries = 0
         for _ in range(_MAX_REQUESTS):
             # The cache may have been behind: fills right after it may be older than `until_ms` too.
@@ -210,7 +212,7 @@ class TradeHistory:
             raise UsageError(f"no candles of {bar}: {reason}")
         start = timeframe.start_of(max(since_ms, 0))
         start = start if start >= since_ms else timeframe.end_of(start)
-        newest = start - 1
+        since_ms, begun = start, False
         while start < until_ms:
             end, wanted = start, 0
             while end < until_ms and wanted < CANDLES_PAGE:
@@ -220,22 +222,31 @@ class TradeHistory:
                 return
             recent = start > now - _RECENT_BARS * ((end - start) // wanted)
             over = wanted if end <= now else max(0, (now - start) // ((end - start) // wanted) - 1)
-            for row in self._bars(symbol, bar, start, end, recent, over):
-                if newest < int(row[0]) < until_ms:
-                    newest = int(row[0])
-                    yield candle_line(symbol, bar, row)
+            # Before the listing there is nothing, page after page; an empty one elsewhere is some node's fault.
+            patient = begun or recent or start == since_ms
+            rows = self._bars(symbol, bar, start, end, recent, over, patient)
+            lacks = over - len(rows) - (0 if begun or not rows else (int(rows[0][0]) - start) * wanted // (end - start))
+            begun = begun or bool(rows)
+            if begun and lacks > 0:
+                when = f"{iso(start)} and {iso(min(end, now))}"
+                _log.warning("%s: OKX shows %d bars of %s between %s too few", symbol, lacks, bar, when)
+            for row in rows:
+                yield candle_line(symbol, bar, row)
             start = end
 
-    def _bars(self, symbol: str, bar: str, start: int, end: int, recent: bool, over: int) -> Iterable[list[str]]:
+    def _bars(
+        self, symbol: str, bar: str, start: int, end: int, recent: bool, over: int, patient: bool
+    ) -> list[list[str]]:
         """Return the bars of one page that are over, oldest first, asking again while some of `over` are missing.
 
-        OKX has a bar for every minute from the listing on, so only before it may bars be missing for good.
+        OKX has a bar for every minute from the listing on, so only before it may bars be missing for good: where there
+        may be none at all, it is asked again if `patient`.
         """
         found: dict[int, list[str]] = {}
         for attempt in range(self._attempts):
             for page in self._rest.candle_pages(symbol, bar, start, end, recent):
-                found |= {int(row[0]): row for row in page if row[-1] == "1"}
-            if len(found) >= over or (not found and not recent):
+                found |= {at: row for row in page if row[-1] == "1" and start <= (at := int(row[0])) < end}
+            if len(found) >= over or not (found or patient):
                 break
             if attempt + 1 < self._attempts:
                 self._sleep(_PAUSE_S * (attempt + 1))

@@ -204,7 +204,7 @@ class RestClient:
         if wait_s > 0:
             self._sleep(wait_s)
         try:
-            status, body = web.get(self._pool, self.base_url + path, _MAX_BODY, query)
+            status, body, asked_s = web.get(self._pool, self.base_url + path, _MAX_BODY, query)
         except web.TooLarge:
             raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB") from None
         except urllib3.exceptions.HTTPError as error:
@@ -212,8 +212,8 @@ class RestClient:
         try:
             rows = _data(status, body, path, query)
         except _Passing as reason:
-            if reason.too_fast:
-                self._budget.pause(path, 1.0)
+            if reason.too_fast or asked_s:
+                self._budget.pause(path, max(1.0, asked_s))
             raise
         if not all(map(form, rows)):
             raise _Passing("its rows are not what they should be")

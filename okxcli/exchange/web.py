@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,8 @@ from okxcli.errors import UsageError
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
 HEAD_S = 30.0
 BODY_S = 60.0
+#: Nobody is waited for longer because it asks for it.
+MAX_WAIT_S = 60.0
 _READ = 1 << 16
 
 
@@ -114,8 +117,10 @@ def pool(timeout_s: float, connections: int = 1) -> urllib3.PoolManager:
     return made
 
 
-def get(source: urllib3.PoolManager, url: str, limit: int, fields: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """Return the status and the body of an answer, unpacked; at most `limit` bytes.
+def get(
+    source: urllib3.PoolManager, url: str, limit: int, fields: dict[str, str] | None = None
+) -> tuple[int, bytes, float]:
+    """Return the status and the body of an answer, unpacked, at most `limit` bytes, and how long it says to wait (s).
 
     Raises:
         TooLarge: there are more.
@@ -123,12 +128,24 @@ def get(source: urllib3.PoolManager, url: str, limit: int, fields: dict[str, str
     """
     response = source.request("GET", url, fields=fields, redirect=False, preload_content=False)
     try:
-        return response.status, _body(response, limit)
+        return response.status, _body(response, limit), _retry_after(response)
     except BaseException:
         response.close()  # what is left of it must not be taken for the next answer
         raise
     finally:
         response.release_conn()
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    """Return the seconds of `Retry-After`, which may be a moment by the server's clock; 0 if it says none."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), MAX_WAIT_S)
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(response.headers.get("Date", ""))
+    except (TypeError, ValueError):
+        return 0.0
+    return min(max(wait.total_seconds(), 0.0), MAX_WAIT_S)
 
 
 def _body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:

@@ -295,6 +295,90 @@ def test_candles_of_the_exchange(exchange, rest):
         assert all(Normalizer().feed(json.dumps(m).encode())[0].closed for m in found[:3])
 
 
+class Bars:
+    """The candles of REST from minute 100 on; `spoil` makes of a good page what some node answers."""
+
+    candle_pages = RestClient.candle_pages
+
+    def __init__(self, spoil, last=2_000):
+        self.spoil, self.last, self.asked = spoil, last, 0
+
+    def get(self, path, parameters, form):
+        self.asked += 1
+        first, end = parameters["before"] // 60_000 + 1, parameters["after"] // 60_000
+        minutes = range(max(100, first), min(end, self.last))
+        rows = [[str(n * 60_000), "1", "1", "1", "1", "0", "0", "0", "1"] for n in minutes]
+        return self.spoil(self.asked, rows[::-1][: parameters["limit"]])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda n, rows: rows,
+        lambda n, rows: [] if n % 2 else rows,
+        lambda n, rows: rows[:7] if n % 3 else rows,
+        lambda n, rows: [*rows[:50], *rows[40:], *rows[:3]],
+        lambda n, rows: [["99900000", *"1111000", "1"], *rows, ["6060000", *"1111000", "1"]],
+        lambda n, rows: [[*row[:-1], "0"] if n % 3 == 1 and place < 3 else row for place, row in enumerate(rows)],
+    ],
+    ids=["good", "empty", "short", "repeated", "beyond", "unconfirmed"],
+)
+def test_candles_from_bad_pages(spoil, caplog):
+    """Empty, cut short, overlapping, with bars beyond, or not confirmed yet: each bar comes once, in order."""
+    for since in (0, 150):
+        rest = Bars(spoil)
+        past = TradeHistory(rest, sleep=lambda s: None, clock=lambda: 10**12)
+        lines = list(past.candles("X-Y", "1m", since * 60_000, 1_500 * 60_000))
+        found = [int(json.loads(line)["data"][0][0]) // 60_000 for line in lines]
+        assert found == list(range(max(since, 100), 1_500))
+        assert rest.asked < 40
+    assert caplog.text == ""
+
+
+def test_bars_that_stay_away_are_told(caplog):
+    """What no answer has confirmed is left out and told, not passed over."""
+
+    def spoil(n, rows):
+        return [[*row[:-1], "0" if row[0] == "42000000" else "1"] for row in rows]
+
+    past = TradeHistory(Bars(spoil), sleep=lambda s: None, clock=lambda: 10**12)
+    found = list(past.candles("X-Y", "1m", 0, 1_500 * 60_000))
+    assert len(found) == 1_399
+    assert "X-Y: OKX shows 1 bars of 1m between 1970-01-01T10:00" in caplog.text
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sets(st.integers(100, 400), max_size=20), st.lists(st.sampled_from("georsb"), min_size=1, max_size=9), st.data()
+)
+def test_trades_from_bad_pages(absent, faults, data):
+    """Pages that repeat a row, overlap, are short or empty, or hold what was not asked for: nothing comes twice, and
+    no id is proved absent that is there."""
+    nodes = Nodes([n for n in range(1, 600) if n not in absent])
+    good = nodes.history_trades
+
+    def history_trades(symbol, after, by_time=False, limit=100):
+        fault = faults[nodes.requests % len(faults)]
+        rows = good(symbol, after if fault != "o" else after + 30, by_time, limit)
+        if fault == "e":
+            return []
+        if fault == "r" and rows:
+            return [rows[0], *rows][:limit]
+        if fault == "s":
+            return rows[: data.draw(st.integers(0, 99))]
+        return [nodes.row(symbol, 599), *rows][:limit] if fault == "b" else rows
+
+    nodes.history_trades = history_trades
+    pages = list(history(nodes).range("X-Y", 90, 450, 599))
+    found, missing = tiled(pages, 90, 450)
+    assert len(found) == len(set(found)) and not set(found) & absent
+    for page in pages:
+        lacking = {n for low, high in page.missing for n in range(low, high + 1)}
+        assert not page.evidence or lacking <= absent
+    if set(faults) <= set("gorb"):
+        assert set(missing) <= absent
+
+
 def test_candles_that_have_no_timeframe():
     """A bar that okx cannot describe is refused with the one to take instead."""
     with pytest.raises(UsageError, match="candle6Hutc"):

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections import Counter
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
@@ -109,6 +111,29 @@ def test_passing_failures_are_survived(server, client, slept, failure):
     assert client.time_ms() == 1597026383085
     assert len(server.asked) == 3
     assert len([s for s in slept if s > 0]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({}, 1),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": formatdate(time.time() + 3600, usegmt=True)}, 60),
+        ({"Retry-After": formatdate(time.time() - 3600, usegmt=True)}, 1),
+        ({"Retry-After": "99999999999999999999"}, 60),
+        ({"Retry-After": "soon"}, 1),
+        ({"Retry-After": "-5"}, 1),
+    ],
+)
+def test_too_fast_waits_as_long_as_it_is_told(server, headers, wait_s):
+    """429 with Retry-After, in seconds or as a moment, bounded; without it a second: then nobody asks there."""
+    for status in (429, 503):
+        slept = []
+        server.answers = [(status, {"msg": "Too Many Requests", "code": "50011"}, headers), ok({"ts": "1597026383085"})]
+        client = RestClient(server.url, budget=Budget(), sleep=slept.append, timeout_s=2)
+        assert client.time_ms() == 1597026383085
+        client.close()
+        assert wait_s - 1 < max(slept) <= wait_s + 0.1
 
 
 def test_endless_failure_ends_with_one_line(server, client):
