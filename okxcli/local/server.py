@@ -106,9 +106,9 @@ class LocalServer:
     @property
     def ws_url(self) -> str:
         """The WebSocket base, without a path (`OKX_WS_URL`)."""
-        return (
-            f"{'ws' if self._engine.options.cert is None else 'wss'}://{self._engine.options.host}:{self._engine.port}"
-        )
+        options = self._engine.options
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        return f"{'ws' if options.cert is None else 'wss'}://{host}:{self._engine.port}"
 
     @property
     def rest_url(self) -> str:
