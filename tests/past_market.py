@@ -59,4 +59,4 @@ class Place:
             writer.flush()
 
     def execute(self, query, *values):
-        return self.connection.execute(query, values)
+        return self.connection.execute(query, values[0] if values and isinstance(values[0], dict) else values)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import closing
+from itertools import pairwise
 from random import Random
 
 import past_market
@@ -19,7 +20,7 @@ from okxcli.exchange.history import TradeHistory
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
-from okxcli.storage import gaps, reader, recount, schema
+from okxcli.storage import audit, gaps, reader, recount, schema
 from okxcli.storage.reader import EVERYTHING, Series
 
 SYMBOL = "BTC-USDT"
@@ -40,6 +41,11 @@ class Place(past_market.Place):
 
     def stored(self):
         return [row[0] for row in self.execute("SELECT trade_id FROM raw_trades ORDER BY 1")]
+
+    def rows(self):
+        return self.execute(
+            "SELECT timestamp, trade_id, side, price, size FROM raw_trades ORDER BY trade_id, timestamp"
+        ).fetchall()
 
     def missing(self):
         found = gaps.ranges(self.connection, *KEY)
@@ -299,6 +305,51 @@ def test_candles_prove_nothing_for_a_tape(place):
         (row,) = work.run([SYMBOL], START_MS - 3_600_000)
         assert row["left"] == 0
     assert place.stored() == place.ids
+
+
+BEHIND_ITS_BACK = {
+    "rows deleted": "DELETE FROM raw_trades WHERE trade_id BETWEEN %(a)s AND %(a)s + 9",
+    "the first and the last row deleted": "DELETE FROM raw_trades WHERE trade_id IN (%(first)s, %(last)s)",
+    "every row deleted": "TRUNCATE raw_trades",
+    "a price altered": "UPDATE raw_trades SET price = price * 2 WHERE trade_id = %(a)s",
+    "a size altered": "UPDATE raw_trades SET size = size + 0.00000001 WHERE trade_id = %(a)s",
+    "a side altered": "UPDATE raw_trades SET side = CASE side WHEN 'buy' THEN 'sell' ELSE 'buy' END"
+    " WHERE trade_id = %(a)s",
+    "a time altered": "UPDATE raw_trades SET timestamp = timestamp + interval '61 s' WHERE trade_id = %(a)s",
+    "an id altered": "UPDATE raw_trades SET trade_id = trade_id + 10000 WHERE trade_id = %(a)s",
+    "two prices exchanged": "UPDATE raw_trades r SET price = o.price FROM raw_trades o WHERE (r.trade_id, o.trade_id)"
+    " IN ((%(a)s, %(b)s), (%(b)s, %(a)s))",
+    "a row doubled": "INSERT INTO raw_trades SELECT exchange, symbol, trade_id, count, side, price, size,"
+    " timestamp + interval '1 s', received, source, origin FROM raw_trades WHERE trade_id = %(a)s",
+    "a row that never was": "INSERT INTO raw_trades SELECT exchange, symbol, trade_id + 1000, count, side, price, size,"
+    " timestamp, received, source, origin FROM raw_trades WHERE trade_id = %(last)s",
+    "the ledger deleted": "DELETE FROM trade_ledger",
+    "the ledger widened": "UPDATE trade_ledger SET covered = covered + int8multirange(int8range(%(last)s + 1,"
+    " %(last)s + 6)), last_id = %(last)s + 5",
+    "the ledger narrowed": "UPDATE trade_ledger SET covered = covered - int8multirange(int8range(%(a)s, %(b)s))",
+}
+
+
+@pytest.mark.parametrize("done", BEHIND_ITS_BACK)
+def test_what_was_done_behind_its_back(place, done):
+    """The next run counts the rows, says so, and makes fills, ledger and bars what they were; then it is silent."""
+    place.store(place.lines())
+    place.run()
+    whole, rows = place.candles(), place.rows()
+    a = next(n for n, m in pairwise(rows) if n[1] > place.ids[2000] and n[3] != m[3])[1]  # another price follows
+    values = {"a": a, "b": a + 1, "first": place.ids[0], "last": place.ids[-1]}
+    place.execute(BEHIND_ITS_BACK[done], values)
+    audit.audit(place.connection)
+    told = audit.findings(place.connection)
+    assert len(told) == 1 and len(gaps.differing_days(place.connection, *KEY)) == 1
+    with closing(place.backfill()) as work:
+        found = list(work.run([SYMBOL]))
+    assert audit.findings(place.connection) == []
+    assert place.rows() == rows
+    assert [one for one in place.missing() if one[0] != "unknown"] == []
+    assert place.candles() == whole
+    assert not work.lacking and len(found) <= 1
+    assert place.run() == [] and recount.recount(place.connection, *KEY) == []
 
 
 def test_a_symbol_that_okx_does_not_have(place):

@@ -10,16 +10,19 @@ from collections.abc import Collection, Iterable, Iterator
 
 from okxcli.backfill.candles import Candles
 from okxcli.backfill.files import BulkFiles
+from okxcli.backfill.heal import Healer
 from okxcli.backfill.plan import Plan
 from okxcli.backfill.tape import Tape
 from okxcli.backfill.tools import FOREVER_MS, Tools
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import ExchangeUnavailable
-from okxcli.storage import doubts
+from okxcli.storage import audit, doubts
 
 _log = logging.getLogger(__name__)
 
 _Counts = Counter[str]
+#: For so many seconds the rows of the tape are counted first, the days whose turn it is.
+_AUDIT_S = 10.0
 
 
 class Backfill:
@@ -45,6 +48,7 @@ class Backfill:
         frames: tuple[Timeframe, ...] = parse_list(names) if names else ()
         self.tape = Tape(tools, frames)
         self._candles = Candles(tools, files)
+        self._healer = Healer(tools, self.tape)
         self._tools = tools
         self._keep_candles_ms = None if keep_candles_days is None else keep_candles_days * 86_400_000
         self._wait = wait
@@ -100,8 +104,12 @@ class Backfill:
         plans: list[Plan] = []
         before = loaded or {}
         self.unread = any(counts["damaged"] or counts["unreadable"] for counts in before.values())
-        for symbol in symbols:
+        names = list(symbols)
+        audit.audit(self._tools.connection, _AUDIT_S, names)
+        healed: dict[str, _Counts] = {name: Counter(before.get(name, {})) for name in names}
+        for symbol in names:
             try:
+                self.lacking |= not self._healer.heal(symbol, healed[symbol])
                 plans.append(self.plan(symbol, since_ms, until_ms, rebuild))
             except ExchangeUnavailable as error:
                 failed.append(error)
@@ -112,7 +120,7 @@ class Backfill:
                 _log.warning("%s", plan.note)
                 self.lacking |= self._candles.has(plan.symbol)
                 continue
-            counts = Counter(before.get(plan.symbol, {}))
+            counts = healed[plan.symbol]
             self._fill(plan, counts, failed)
             self.unread |= bool(counts["damaged"] or counts["unreadable"])
             counts["candles"] += self._mend(plan, since_ms, until_ms)

@@ -53,7 +53,7 @@ def collect(
     from okxcli.runtime.clock import now_ms, parse_duration
     from okxcli.runtime.config import Config, load
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage import retention
+    from okxcli.storage import audit, retention
     from okxcli.storage.chores import session
     from okxcli.storage.database import open_database
     from okxcli.storage.keeper import Keeper
@@ -80,6 +80,7 @@ def collect(
         def housekeep(now: Config) -> None:
             with session(database) as connection:
                 retention.apply(connection, now.keep_days, min(clock(), now_ms()))
+                audit.audit(connection)
 
         def mender(now: Config) -> Mender:
             frames = parse_list(now.timeframes) if now.timeframes else ()

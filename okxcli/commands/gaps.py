@@ -64,7 +64,8 @@ def gaps(
     after the newest stored fill) or ahead (stored with a time that has not come yet, which proves nothing), with the
     times of the fills at their edges. The ids of candles prove those of a symbol of which neither fills are stored nor
     the configuration wants any stored. Exit 1 when anything is missing, unknown or ahead between --since and --until,
-    or when --recount finds rows and ledger in disagreement.
+    when --recount finds rows and ledger in disagreement (lost, uncounted, misplaced, twice, altered), or when okx
+    collect or okx backfill has found a day of which that is so (differing).
     """
     from okxcli.errors import UsageError
     from okxcli.runtime.clock import now_ms, parse_time
@@ -90,7 +91,9 @@ def gaps(
 
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
-    good = ("covered", "absent", "lost", "uncounted", "misplaced", "twice") if mended else ("covered", "absent")
+    good: tuple[str, ...] = ("covered", "absent")
+    if mended:
+        good += ("lost", "uncounted", "misplaced", "twice", "altered")
     for row in rows:
         if row["kind"] == "ahead":
             where = f"{row['symbol']} {row['first']} to {row['last']}"
@@ -118,7 +121,7 @@ def _of_database(
     from okxcli.runtime.config import load
     from okxcli.storage import recount as counting
     from okxcli.storage.database import open_database
-    from okxcli.storage.gaps import ranges, taped
+    from okxcli.storage.gaps import differing_days, ranges, taped
     from okxcli.storage.ledger import newest as newest_fill
     from okxcli.storage.reader import exchanges_of
 
@@ -140,6 +143,8 @@ def _of_database(
                     compare = counting.repair if repair else counting.recount
                     differing = compare(connection, exchange, name)
                     rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
+                else:
+                    rows += [_range(exchange, name, one) for one in differing_days(connection, exchange, name)]
                 kept = exchange == EXCHANGE and name in configured
                 newest = newest_fill(connection, exchange, name) if open_end else None
                 # What is stored has come, whatever this machine's clock says.

@@ -11,7 +11,9 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
-    from okxcli.storage.database import Database
+    from collections.abc import Iterator
+
+    from okxcli.storage.database import Connection, Database
     from okxcli.storage.freshness import Freshness
 
 #: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
@@ -42,15 +44,16 @@ def status(
     config: options.Config = None,
     dsn: options.Dsn = None,
 ) -> None:
-    """Tell how fresh and how whole the stored data is; exit 1 unless all of it is fresh.
+    """Tell how fresh and how whole the stored data is; exit 1 unless it is fresh and as it was stored.
 
     In: the database, and the configuration for the symbols and channels that should be there. Out: one row for each
     channel of a symbol, by exchange: age of its newest row in seconds (of candles, how long the next one is due), and
     of the tape, trades-all, fills stored and in the last minute, missing and absent ids; quarantined lines of a symbol
     stand in its first row. A channel is stale when it is older than --max-age; the tape and candles of a symbol that
     trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when
-    its newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure,
-    the size of the database and the free disk, and what waits in the spool of this user and machine.
+    its newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure
+    (exit 1 as well), the size of the database and the free disk, how many days of the tape were audited by okx collect
+    and okx backfill, and what waits in the spool of this user and machine.
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -100,6 +103,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     """Write the rows once, and on stderr what was found; return whether all is well."""
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
+    from okxcli.storage import audit
     from okxcli.storage.freshness import database_size, freshness, quarantined
     from okxcli.storage.spool import Spool, default_folder
 
@@ -107,6 +111,8 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     with database.session() as connection:
         found = freshness(connection, now, wanted.configured, wanted.timeframes)
         size, bad = database_size(connection), quarantined(connection)
+        told = list(_findings(connection, wanted))
+        audited, days = audit.audited(connection)
     rows = [_row(one, now, limit_ms) for one in wanted.completed(found)]
     if clear:
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
@@ -115,18 +121,36 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     disk = f", {_gigabytes(shutil.disk_usage(_existing(place)).free)} free" if place is not None else ""
     spool = Spool(default_folder(database.where))
     waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
+    counted = f", {audited} of {days} days audited" if days else ""
     refused = f", {bad:,} lines in quarantine" if bad else ""
-    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{refused}{waiting}", file=sys.stderr)
-    for row in rows:
-        if row["state"] == "ahead":
-            print(
-                f"okx status: {row['symbol']}: {row['channel']} has rows of a time that has not come. Set this"
-                " machine's clock by NTP; if it is right, take them out with okx db forget",
-                file=sys.stderr,
-            )
+    told += [
+        f"{row['exchange']} {row['symbol']}: {row['channel']} has rows of a time that has not come. Set this machine's"
+        f" clock by NTP; if it is right, take them out with okx db forget {row['symbol']} --ids"
+        for row in rows
+        if row["state"] == "ahead"
+    ]
+    for line in told:
+        print(f"okx status: {line}", file=sys.stderr)
+    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{counted}{refused}{waiting}", file=sys.stderr)
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)
-    return bool(rows) and all(row["state"] == "fresh" for row in rows)
+    return bool(rows) and not told and all(row["state"] == "fresh" for row in rows)
+
+
+def _findings(connection: "Connection", wanted: Wanted) -> "Iterator[str]":
+    """Yield in a line each what is wrong with what is stored, and its cure."""
+    from itertools import groupby
+
+    from okxcli.storage import audit
+
+    found = [one for one in audit.findings(connection) if not wanted.named or one.symbol in wanted.named]
+    for (exchange, symbol), group in groupby(found, key=lambda one: (one.exchange, one.symbol)):
+        days = list(group)
+        more = f" and {len(days) - 1} more days" if days[1:] else ""
+        yield (
+            f"{exchange} {symbol}: the fills of {days[0].day}{more} are not as they were stored ({days[0].what})."
+            f" To mend it: okx backfill {symbol}"
+        )
 
 
 def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import LiteralString
 
 from okxcli.storage import ledger
+from okxcli.storage.audit import found_days
 from okxcli.storage.chain import Chain, is_candles_only
 from okxcli.storage.database import Connection
+from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof
 from okxcli.storage.rangebook import IdRange, Kind
 from okxcli.storage.rows import stamp
@@ -132,6 +134,23 @@ def _with_ends(found: list[IdRange], whole: list[IdRange], since_ms: int | None,
         start = last_time if since_ms is None else max(last_time, since_ms)
         after = [IdRange("unknown", None if high is None else high + 1, None, start, until_ms)]
     return [*before, *found, *after]
+
+
+def differing_days(connection: Connection, exchange: str, symbol: str) -> list[IdRange]:
+    """Return the days that an audit found to be not what the ledger says, as ranges of their ids."""
+    days = set(found_days(connection, exchange, symbol))
+    proof = Proof.load(connection, exchange, symbol) if days else None
+    found = [day for day in proof.days if day.start in days] if proof is not None else []
+    return [
+        IdRange(
+            "differing",
+            day.covered[0][0] if day.covered else None,
+            day.covered[-1][1] if day.covered else None,
+            day.start,
+            day.start + DAY_MS,
+        )
+        for day in found
+    ]
 
 
 def taped(connection: Connection) -> list[str]:

@@ -9,11 +9,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 
 from psycopg.types.multirange import Int8Multirange
 
 from okxcli.core.model import Absent, StandardizedTrade
+from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
 from okxcli.storage.partitions import DAY_MS, start_of
 from okxcli.storage.rows import stamp
@@ -22,6 +24,8 @@ from okxcli.storage.rows import stamp
 Ranges = list[tuple[int, int]]
 #: Exchange and symbol.
 Key = tuple[str, str]
+#: Checksums of fills by symbol and UTC day (a number since 1970).
+Sums = dict[tuple[Key, int], Decimal]
 
 
 def ranges_of(ids: Sequence[int]) -> Ranges:
@@ -90,11 +94,23 @@ def read(multirange: Int8Multirange) -> Ranges:
 
 @dataclass(frozen=True)
 class Known:
-    """Ids that the ledger already has, and the time between the first and the last fill of their days."""
+    """Ids that the ledger already has, and the time between the first and the last fill of their days.
+
+    `live` are those of each UTC day (a number since 1970) whose rows should be there: it is not archived.
+    """
 
     ids: Ranges
     first_time: datetime
     last_time: datetime
+    live: dict[int, Ranges]
+
+    def lacks(self, number: int, day: int) -> bool:
+        """Whether a known id of that day should have a row."""
+        return holds(self.live.get(day, []), number)
+
+    def archived(self, number: int) -> bool:
+        """Whether a known id has no row because retention dropped it."""
+        return not any(holds(ids, number) for ids in self.live.values())
 
 
 def lock(connection: Connection, keys: Sequence[Key]) -> int:
@@ -126,39 +142,56 @@ def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]
             SELECT exchange, symbol, ids::int8multirange AS ids, n
             FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS g (exchange, symbol, ids, n)
         )
-        SELECT b.n, l.covered * b.ids, l.first_time, l.last_time
+        SELECT b.n, l.covered * b.ids, l.first_time, l.last_time,
+            CASE WHEN NOT l.archived THEN (l.day - date '1970-01-01')::bigint END
         FROM batch b JOIN trade_ledger l ON l.exchange = b.exchange AND l.symbol = b.symbol AND l.epoch = 0
         WHERE l.first_id < upper(b.ids) AND l.last_id >= lower(b.ids) AND l.covered && b.ids
         """,
         [[key[0] for key in keys], [key[1] for key in keys], [written(wanted[key]) for key in keys]],
     ).fetchall()
     found: dict[Key, Known] = {}
-    for number, ids, first, last in rows:
+    for number, ids, first, last, day in rows:
         key = keys[number - 1]
-        before = found.get(key, Known([], first, last))
-        found[key] = Known(union(before.ids + read(ids)), min(before.first_time, first), max(before.last_time, last))
+        before = found.get(key, Known([], first, last, {}))
+        live = before.live | ({day: read(ids)} if day is not None else {})
+        every = union(before.ids + read(ids))
+        found[key] = Known(every, min(before.first_time, first), max(before.last_time, last), live)
     return found
 
 
-def cover(connection: Connection, new: dict[Key, list[StandardizedTrade]]) -> None:
-    """Add fills to the ledger. `new` has each symbol's by rising id; none may be covered yet."""
+def cover(connection: Connection, new: dict[Key, list[StandardizedTrade]], sums: Sums) -> None:
+    """Add fills to the ledger. `new` has each symbol's by rising id; none may be covered yet.
+
+    `sums` has the checksums that are known already.
+    """
     days = [
-        Covered(key, day, ranges_of(ids), first_ms, last_ms)
+        Covered(
+            key,
+            day,
+            ranges_of([t.trade_id for t in part]),
+            min(t.timestamp for t in part),
+            max(t.timestamp for t in part),
+            sums[key, day] if (key, day) in sums else checksum(part),
+        )
         for key, trades in new.items()
-        for day, ids, first_ms, last_ms in _by_day(trades)
+        for day, part in by_day(trades)
     ]
     if days:
         cover_days(connection, days)
 
 
 class Covered(NamedTuple):
-    """Ids of one symbol whose fills lie in one UTC day (a number since 1970), and their first and last time (ms)."""
+    """Ids of one symbol whose fills lie in one UTC day (a number since 1970), and their first and last time (ms).
+
+    Without a `checksum` the day has none until its next audit.
+    """
 
     key: Key
     day: int
     ids: Ranges
     first_ms: int
     last_ms: int
+    checksum: Decimal | None = None
 
 
 def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
@@ -175,6 +208,8 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
             one.ids[-1][1],
             stamp(one.first_ms),
             stamp(one.last_ms),
+            None if one.checksum is None else sum(last - first + 1 for first, last in one.ids),
+            one.checksum,
         )
         for one in days
     ]
@@ -182,11 +217,12 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
     connection.execute(
         """
         INSERT INTO trade_ledger AS l
-            (exchange, symbol, day, covered, first_id, last_id, first_time, last_time)
+            (exchange, symbol, day, covered, first_id, last_id, first_time, last_time, fills, checksum)
         SELECT exchange, symbol, day::date, ids::int8multirange, first_id, last_id,
-            first_time::timestamptz, last_time::timestamptz
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::text[], %s::text[])
-            AS n (exchange, symbol, day, ids, first_id, last_id, first_time, last_time)
+            first_time::timestamptz, last_time::timestamptz, fills, checksum
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::text[], %s::text[],
+            %s::int8[], %s::numeric[])
+            AS n (exchange, symbol, day, ids, first_id, last_id, first_time, last_time, fills, checksum)
         ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET
             covered = CASE WHEN l.archived THEN '{}' ELSE l.covered END + excluded.covered,
             retired = CASE WHEN l.archived THEN l.covered + l.retired ELSE l.retired END - excluded.covered,
@@ -194,7 +230,9 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
             first_id = least(l.first_id, excluded.first_id),
             last_id = greatest(l.last_id, excluded.last_id),
             first_time = least(l.first_time, excluded.first_time),
-            last_time = greatest(l.last_time, excluded.last_time)
+            last_time = greatest(l.last_time, excluded.last_time),
+            fills = CASE WHEN l.archived THEN 0 ELSE l.fills END + excluded.fills,
+            checksum = CASE WHEN l.archived THEN 0 ELSE l.checksum END + excluded.checksum
         """,
         columns,
     )
@@ -210,19 +248,16 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
     )
 
 
-def _by_day(trades: list[StandardizedTrade]) -> list[tuple[int, list[int], int, int]]:
-    """Return (UTC day, rising ids, first and last time in ms) of trades by rising id."""
+def by_day(trades: list[StandardizedTrade]) -> list[tuple[int, list[StandardizedTrade]]]:
+    """Return trades by UTC day, in their order."""
     times = [trade.timestamp for trade in trades]
     first, last = min(times), max(times)
     if first // DAY_MS == last // DAY_MS:
-        return [(first // DAY_MS, [trade.trade_id for trade in trades], first, last)]
+        return [(first // DAY_MS, trades)]
     days: dict[int, list[StandardizedTrade]] = {}
     for trade in trades:
         days.setdefault(trade.timestamp // DAY_MS, []).append(trade)
-    return [
-        (day, [t.trade_id for t in part], min(t.timestamp for t in part), max(t.timestamp for t in part))
-        for day, part in days.items()
-    ]
+    return list(days.items())
 
 
 def note_absent(connection: Connection, absent: Absent, now_ms: int) -> int:
@@ -280,6 +315,8 @@ def unarchive(connection: Connection, exchange: str, symbol: str, since_ms: int,
     """
     rows = connection.execute(
         "UPDATE trade_ledger l SET archived = false, retired = '{}', covered = l.covered - old.gone,"
+        " fills = CASE WHEN NOT archived THEN fills ELSE 0 END,"
+        " checksum = CASE WHEN NOT archived THEN checksum ELSE 0 END,"
         " first_id = CASE WHEN NOT archived THEN first_id END, last_id = CASE WHEN NOT archived THEN last_id END,"
         " first_time = CASE WHEN NOT archived THEN l.first_time END,"
         " last_time = CASE WHEN NOT archived THEN l.last_time END FROM (SELECT day AS that, first_time, last_time,"

@@ -8,7 +8,7 @@ from okxcli.storage import ledger
 from okxcli.storage.ledger import Ranges
 
 #: ahead: stored with a time that has not come, which proves nothing.
-Kind = Literal["covered", "missing", "absent", "unknown", "ahead"]
+Kind = Literal["covered", "missing", "absent", "unknown", "ahead", "differing", "forgotten"]
 
 
 @dataclass(frozen=True)

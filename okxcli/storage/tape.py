@@ -4,19 +4,26 @@ A batch asks the ledger once which of its ids it has, and copies the rest straig
 known before the first row is sent, so there is no detour through a temporary table and no test per row.
 """
 
+import logging
+from collections.abc import Iterator
 from decimal import Decimal
 from operator import lt
 
 from psycopg import sql
 
 from okxcli.core.codec import encode
+from okxcli.core.decimals import EXACT
 from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
 from okxcli.storage import doubts, ledger
+from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
-from okxcli.storage.ledger import Key, Known
+from okxcli.storage.ledger import Key, Known, Sums
 from okxcli.storage.outcome import Outcome, Refused
-from okxcli.storage.rows import columns_of, fields_of, stamp, trade_rows
+from okxcli.storage.partitions import DAY_MS
+from okxcli.storage.rows import PIECE, columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.staging import copy, insert
+
+_log = logging.getLogger(__name__)
 
 _COLUMNS = columns_of(StandardizedTrade)
 _MERGED = frozenset(("trades", FILE_MERGED))
@@ -44,19 +51,32 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
     new: Groups = {}
     uncovered: Groups = {}
     for key, group in groups.items():
-        fresh = _without_known(connection, group, found.get(key), outcome)
+        fresh, lost = _without_known(connection, group, found.get(key), outcome)
         if fresh:
             uncovered[key] = fresh
             new[key] = _without_rows(connection, fresh, outcome) if thorough else fresh
+        if lost:
+            _log.warning("%s: %d fills are stored again whose rows were lost", key[1], len(lost))
+            new[key] = [*new.get(key, ()), *lost]
     if any(new.values()):
-        copy(
-            connection,
-            "raw_trades",
-            _COLUMNS,
-            (piece for group in new.values() if group for piece in trade_rows(group)),
-        )
+        sums: Sums = {}
+        copy(connection, "raw_trades", _COLUMNS, _rows(new, sums))
         outcome.counts["raw_trades"] += sum(map(len, new.values()))
-    ledger.cover(connection, uncovered)
+        ledger.cover(connection, uncovered, {k: v for k, v in sums.items() if new[k[0]] is uncovered.get(k[0])})
+    elif uncovered:
+        ledger.cover(connection, uncovered, {})
+
+
+def _rows(groups: Groups, sums: Sums) -> Iterator[str]:
+    """Yield trades as rows for COPY, and put the checksum of each day into `sums` while Postgres takes them in."""
+    for key, group in groups.items():
+        for day, part in ledger.by_day(group) if group else ():
+            total = Decimal(0)
+            for at in range(0, len(part), PIECE):
+                some = part[at : at + PIECE]
+                yield from trade_rows(some)
+                total = EXACT.add(total, checksum(some))
+            sums[key, day] = total
 
 
 def store_merged(connection: Connection, trades: Groups, outcome: Outcome) -> None:
@@ -105,13 +125,16 @@ def _judge(trade: StandardizedTrade, known: StandardizedTrade, outcome: Outcome)
 
 def _without_known(
     connection: Connection, group: list[StandardizedTrade], known: Known | None, outcome: Outcome
-) -> list[StandardizedTrade]:
-    """Return the trades that the ledger does not have; judge the others by their stored rows."""
+) -> tuple[list[StandardizedTrade], list[StandardizedTrade]]:
+    """Return the trades that the ledger does not have, and those whose rows are lost; judge the others by their rows.
+
+    The ledger keeps count and checksum of a lost row: the next audit tells whether what comes is what was there.
+    """
     if known is None:
-        return group
+        return group, []
     again = [trade for trade in group if ledger.holds(known.ids, trade.trade_id)]
-    _judge_all(connection, again, known.first_time.isoformat(), known.last_time.isoformat(), outcome)
-    return [trade for trade in group if not ledger.holds(known.ids, trade.trade_id)]
+    lost = _judge_all(connection, again, known.first_time.isoformat(), known.last_time.isoformat(), outcome, known)
+    return [trade for trade in group if not ledger.holds(known.ids, trade.trade_id)], lost
 
 
 def _without_rows(connection: Connection, group: list[StandardizedTrade], outcome: Outcome) -> list[StandardizedTrade]:
@@ -123,17 +146,26 @@ def _without_rows(connection: Connection, group: list[StandardizedTrade], outcom
     return [trade for trade in group if trade.trade_id not in there]
 
 
-def _judge_all(connection: Connection, again: list[StandardizedTrade], first: str, last: str, outcome: Outcome) -> None:
-    """Judge trades whose ids are known by their rows between two moments."""
-    if not again:
-        return
-    stored = _stored(connection, again, first, last)
+def _judge_all(
+    connection: Connection,
+    again: list[StandardizedTrade],
+    first: str,
+    last: str,
+    outcome: Outcome,
+    known: Known | None = None,
+) -> list[StandardizedTrade]:
+    """Judge trades whose ids are known by their rows between two moments; return those whose rows are lost."""
+    lost: list[StandardizedTrade] = []
+    stored = _stored(connection, again, first, last) if again else {}
     for trade in again:
-        # Without a row (its day was archived) the ledger's word is all there is.
-        if stored.get(trade.trade_id, _fill(trade)) == _fill(trade):
-            outcome.counts["duplicates"] += 1
+        row = stored.get(trade.trade_id)
+        if row is None and known is not None and known.lacks(trade.trade_id, trade.timestamp // DAY_MS):
+            lost.append(trade)
+        elif row == _fill(trade) or (row is None and (known is None or known.archived(trade.trade_id))):
+            outcome.counts["duplicates"] += 1  # of an archived day the ledger's word is all there is
         else:
             outcome.refused.append(Refused(trade, "id reused", _row(connection, trade, first, last)))
+    return lost
 
 
 #: Rows by id between two moments, which keep the search to a few partitions.

@@ -375,8 +375,8 @@ def test_commit_whose_answer_was_lost_does_no_harm(database, monkeypatch):
     real = ledger.cover
     broken = []
 
-    def cover_then_break(connection, new):
-        real(connection, new)
+    def cover_then_break(connection, new, sums):
+        real(connection, new, sums)
         if not broken:
             broken.append(True)
             connection.execute("COMMIT")

@@ -1,0 +1,34 @@
+"""The checksum of fills: a weighted sum, exact and whatever their order, of all that makes each the fill that it is.
+
+Each fill adds its id times (price + 7919 size + time), the time negative where the taker sold. Whoever changes one
+number of a row changes the sum, and rows can be added and taken out without a look at the others. It is made in Python
+of the rows that are sent, and in Postgres of those that are there.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal, localcontext
+
+from psycopg import sql
+
+from okxcli.core.decimals import EXACT
+from okxcli.core.model import StandardizedTrade
+
+_SIZE = 7919
+
+#: The same of rows of `raw_trades`, as an aggregate; null for no row.
+SUM = sql.SQL(
+    "sum(trade_id * (price + 7919 * size + CASE side WHEN 'buy' THEN 1 ELSE -1 END"
+    " * (extract(epoch FROM timestamp) * 1000)::bigint))"
+)
+
+
+def checksum(trades: Iterable[StandardizedTrade]) -> Decimal:
+    """Return the checksum of fills; 0 for none."""
+    with localcontext(EXACT):
+        return sum(
+            [
+                t.trade_id * (t.price + _SIZE * t.size + (t.timestamp if t.side == "buy" else -t.timestamp))
+                for t in trades
+            ],
+            Decimal(0),
+        )
