@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from decimal import Decimal
 
 import psycopg
 import pytest
 
+from okxcli.core.codec import decode
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
+from okxcli.storage.writer import Writer
 
 DAY_S = 86_400
 BTC = "BTC-USDT"
@@ -155,11 +158,10 @@ def test_a_row_of_2096_blinds_nobody(okx, database):
     """An older release has stored it: candles are made, gaps and status say what is wrong, backfill ends soon."""
     assert okx("collect", "--duration", "5s").returncode == 0
     (last,) = query(database, "SELECT max(trade_id) FROM raw_trades")[0]
-    with psycopg.connect(database, autocommit=True) as connection:
-        put_ahead(connection, last + 1)
+    put(database, fill(last + 1, 4_000_000_000_000))
     done = okx("gaps", "--lines", "--until", "now")
     kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
-    assert done.returncode == 1 and kinds == ["covered", "ahead", "unknown"]
+    assert done.returncode == 1 and kinds == ["covered", "unknown", "ahead"]
     assert okx("gaps", "--lines").returncode == 1
     assert f"{BTC} {last + 1} to {last + 1}: their time has not come" in done.stderr and "okx db forget" in done.stderr
     done = okx("status", "--lines")
@@ -176,15 +178,45 @@ def test_a_row_of_2096_blinds_nobody(okx, database):
     assert time.monotonic() - began < 60
 
 
-def put_ahead(connection, number):
-    """Store a fill of 2096 as an older release did."""
-    from okxcli.core.codec import decode
-    from okxcli.storage.writer import Writer
+def put(database, *lines):
+    """Store lines as an older release did, which looked at no clock."""
+    with closing(Writer(lambda: psycopg.connect(database, autocommit=True))) as writer:
+        for line in lines:
+            writer.add(decode(line.encode()))
+        writer.flush()
 
-    writer = Writer(lambda: psycopg.connect(connection.info.dsn, autocommit=True))
-    writer.add(decode(fill(number, 4_000_000_000_000).encode()))
-    writer.flush()
-    writer.close()
+
+def test_nothing_but_rows_of_2096(okx, database):
+    """Candles alone, or one fill alone: gaps does not say that all is well, nor that nothing is there."""
+    assert okx("db", "migrate").returncode == 0
+    bar = {
+        "type": "candle", "exchange": "okx", "symbol": "A-B", "timeframe": "1m", "start": 3_999_999_960_000,
+        "timestamp": 4_000_000_020_000, "open": "1", "high": "1", "low": "1", "close": "1", "volume": "1",
+        "base_volume": "1", "quote_volume": "1", "buy_volume": "1", "trade_count": 1, "first_trade_id": 5,
+        "last_trade_id": 5, "closed": True, "complete": True, "revision": 0, "origin": "trades",
+    }  # fmt: skip
+    put(database, json.dumps(bar), fill(9, 4_000_000_000_000))
+    for symbol, first in (("A-B", None), (BTC, 9)):
+        done = okx("gaps", symbol, "--lines", "--until", "now")
+        ahead = [one for one in map(json.loads, done.stdout.splitlines()) if one["kind"] == "ahead"]
+        assert done.returncode == 1 and [one["first"] for one in ahead] == [first], done.stdout
+        assert "their time has not come" in done.stderr
+    states = [json.loads(line)["state"] for line in okx("status", "--lines").stdout.splitlines()]
+    assert states.count("ahead") == 2
+
+
+def test_a_clock_behind_and_no_rest(okx, database, exchange):
+    """Two pushes that agree tell the time; what was refused until then is told, kept, and taken back by a command."""
+    done = okx("collect", "--duration", "14s", "--rest-url", "http://127.0.0.1:9", clock=(-7_200, 99, 0))
+    assert done.returncode == 0, done.stderr
+    (refused,) = query(database, "SELECT count(*) FROM quarantine WHERE reason LIKE '%%ahead of received'")[0]
+    (stored,) = query(database, "SELECT count(*) FROM raw_trades")[0]
+    assert refused > 20 and stored > 20
+    assert done.stderr.count("it must be this machine's clock that is behind") == 1
+    assert okx("db", "quarantine", "--retry", "--reason", "ahead of received").returncode == 0
+    first, last, count = query(database, "SELECT min(trade_id), max(trade_id), count(*) FROM raw_trades")[0]
+    assert count == last - first + 1 > stored
+    assert query(database, "SELECT count(*) FROM quarantine") == [(0,)]
 
 
 def test_a_fill_of_2011_costs_no_time(okx, database):

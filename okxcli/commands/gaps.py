@@ -96,7 +96,8 @@ def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
         good += ("lost", "uncounted", "misplaced", "twice", "altered")
     for row in rows:
         if row["kind"] == "ahead":
-            where = f"{row['symbol']} {row['first']} to {row['last']}"
+            what = "candles" if row["first"] is None else f"{row['first']} to {row['last']}"
+            where = f"{row['symbol']} {what}"
             print(f"okx gaps: {where}: their time has not come. Take them out with okx db forget", file=sys.stderr)
     return int(any(row["kind"] not in good for row in rows))
 

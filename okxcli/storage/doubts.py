@@ -140,5 +140,5 @@ def due_again(doubts: Iterable[Doubt], now_ms: int, again_ms: int = AGAIN_MS) ->
     return [
         (one.first, one.last)
         for one in doubts
-        if one.noted and (one.last_asked is None or not 0 <= now_ms - one.last_asked < again_ms)
+        if one.noted and (one.last_asked is None or abs(now_ms - one.last_asked) >= again_ms)
     ]

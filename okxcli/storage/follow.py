@@ -6,8 +6,17 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
-from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
+from okxcli.core.model import (
+    MAX_TIMESTAMP,
+    MIN_TIMESTAMP,
+    UNSTAMPED_AHEAD_MS,
+    BookSnapshot,
+    Line,
+    OHLCVCandle,
+    StandardizedTrade,
+)
 from okxcli.errors import AnswerNo
+from okxcli.runtime.clock import now_ms
 from okxcli.storage import reader
 from okxcli.storage.database import Connection
 from okxcli.storage.partitions import DAY_MS
@@ -38,14 +47,16 @@ class Position:
     bars: dict[int, OHLCVCandle] = field(default_factory=dict)
 
     def note(self, line: Line) -> bool:
-        """Take in that `line` was read; return False if it had been before."""
+        """Take in that `line` was read; return False if it had been before, or is a book of a time to come."""
+        latest = now_ms() + UNSTAMPED_AHEAD_MS
         if isinstance(line, StandardizedTrade):
             if line.trade_id <= self.last_id:
                 return False
-            self.last_id, self.time = line.trade_id, max(self.time, line.timestamp)
+            self.last_id = line.trade_id
+            self.time = max(self.time, line.timestamp if line.timestamp <= latest else 0)
         elif isinstance(line, BookSnapshot):
             at = line.timestamp, -1 if line.seq_id is None else line.seq_id
-            if at <= (self.time, self.seq_id):
+            if at <= (self.time, self.seq_id) or line.timestamp > latest:
                 return False
             self.time, self.seq_id = at
         elif isinstance(line, OHLCVCandle):
@@ -107,7 +118,8 @@ class Query:
     def positions(self, connection: Connection) -> dict[Series, Position]:
         """Return where each series ends now, for following it. Within a `reader.snapshot`."""
         depth = _WATCHED if self.kind == "candles" else 1
-        newest = replace(self, span=EVERYTHING, first=None, newest=depth, context=False)
+        span = Span(until=now_ms() + UNSTAMPED_AHEAD_MS)  # a wild time must not hide all that comes after it
+        newest = replace(self, span=span, first=None, newest=depth, context=False)
         found = {series: Position(self.kind, series, self.running) for series in self.series}
         for series, position in found.items():
             for line in newest._one(connection, series):

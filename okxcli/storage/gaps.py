@@ -7,6 +7,7 @@ was a trade.
 from collections.abc import Iterator
 from typing import LiteralString
 
+from okxcli.core.model import UNSTAMPED_AHEAD_MS
 from okxcli.storage import ledger
 from okxcli.storage.audit import found_days
 from okxcli.storage.chain import Chain, is_candles_only
@@ -32,20 +33,34 @@ def ranges(
     None stands for the time of the first and of the newest covered fill. A hole belongs to the time between the fills
     beside it. A symbol without a tape, but with candles of ours, has the ranges that their ids prove; one with neither
     is unknown as a whole. Where a tape was, or is to be (`kept`), candles prove nothing: what they know is missing.
+    Whatever is stored with a time that has not come is told as well, wherever it lies.
     """
     proof = Proof.load(connection, exchange, symbol)
+    ahead = _ahead(connection, proof)
     if proof.first_time is None:
         chain = Chain.load(connection, exchange, symbol)
         if kept or not is_candles_only(connection, exchange, symbol):
             lost = [one for one in _lost(proof, chain) if _touches(one, since_ms, until_ms)]
-            return [*lost, IdRange("unknown", None, None, since_ms, until_ms)]
+            return [*lost, IdRange("unknown", None, None, since_ms, until_ms), *ahead]
         found = [] if chain is None else chain.ranges()
-        return _with_ends([one for one in found if _touches(one, since_ms, until_ms)], found, since_ms, until_ms)
+        touched = [one for one in found if _touches(one, since_ms, until_ms)]
+        return _with_ends(touched, found, since_ms, until_ms) + ahead
     edges = {edge for part in (*proof.covered, *proof.retired) for edge in part}
     times = proof.times(connection, edges)
     whole = list(_segments(proof, times))
     found = [_clipped(connection, proof, one, since_ms, until_ms) for one in whole if _touches(one, since_ms, until_ms)]
-    return _with_ends(found, [one for one in whole if one.kind != "ahead"], since_ms, until_ms)
+    return _with_ends(found, whole, since_ms, until_ms) + ahead
+
+
+def _ahead(connection: Connection, proof: Proof) -> list[IdRange]:
+    """Return the ids of fills whose time has not come, and the span of such candles of ours, without ids."""
+    found = [IdRange("ahead", first, last, None, None) for first, last in proof.ahead]
+    bars = connection.execute(
+        "SELECT (extract(epoch FROM min(start)) * 1000)::bigint, (extract(epoch FROM max(timestamp)) * 1000)::bigint"
+        " FROM market_data WHERE exchange = %s AND symbol = %s AND start > now() + make_interval(secs => %s)",
+        [proof.exchange, proof.symbol, UNSTAMPED_AHEAD_MS / 1000],
+    ).fetchall()
+    return found + [IdRange("ahead", None, None, since, until) for since, until in bars if since is not None]
 
 
 def _lost(proof: Proof, chain: Chain | None) -> Iterator[IdRange]:
@@ -63,7 +78,6 @@ def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
     parts += [(first, last, "covered") for first, last in proof.retired]
     parts += [(first, last, "absent") for first, last in ledger.subtract(proof.absent, proof.covered)]
     parts += [(first, last, "missing") for first, last in ledger.subtract(proof.holes(), proof.ahead)]
-    parts += [(first, last, "ahead") for first, last in proof.ahead]
     for first, last, kind in sorted(parts):
         if kind == "covered":
             yield IdRange(kind, first, last, times[first], times[last])
@@ -79,8 +93,6 @@ def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
 
 
 def _touches(one: IdRange, since_ms: int | None, until_ms: int | None) -> bool:
-    if one.kind == "ahead":  # what proves nothing lies nowhere
-        return True
     late_enough = since_ms is None or one.last_time is None or one.last_time >= since_ms
     return late_enough and (until_ms is None or one.first_time is None or one.first_time < until_ms)
 

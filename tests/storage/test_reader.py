@@ -178,6 +178,20 @@ def test_following_yields_each_new_row_once(database, connection):
     assert all(polled(connection, place) == [] for place in places.values())
 
 
+def test_a_wild_time_does_not_hide_what_follows(database, connection):
+    """A fill and a book of 2096, of an older release: what comes after them by the right time is shown."""
+    places = {}
+    for kind in ("trades", "books"):
+        store(database, [trade(5, timestamp=4_000_000_000_000), book(4_000_000_000_000), book(T0 - DAY)])
+        plan = follow.query(connection, kind, ["BTC-USDT"], "here")
+        with reader.snapshot(connection):
+            places[kind] = next(iter(plan.positions(connection).values()))
+        polled(connection, places[kind])
+    store(database, [trade(6), book(T0)])
+    assert polled(connection, places["trades"]) == [trade(6)]
+    assert polled(connection, places["books"])[-1] == book(T0)
+
+
 def test_following_begins_with_what_is_stored_first(database, connection):
     """A symbol of which there is nothing of that kind yet."""
     store(database, [trade(1)])
