@@ -4,8 +4,9 @@ Only the module of the command that was asked for is imported, so that a filter 
 pages and a mistyped command load them all.
 """
 
+import errno
 import importlib
-import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -14,9 +15,15 @@ import typer.core
 
 from okxcli import __version__
 from okxcli.errors import ExitCode, OkxError
+from okxcli.runtime.files import usable_streams
+from okxcli.runtime.log import printable
+from okxcli.runtime.signals import OutputClosed, die
 
 # Typer vendors Click and exports no base class of its usage errors; BadParameter's parent is it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+#: What a full or broken disk says, to whatever writes without a word of its own (temporary files of libraries).
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 #: Command name: the module below okxcli.commands that registers it, in the order of the help page.
 COMMANDS: dict[str, str] = {
@@ -113,6 +120,7 @@ def build_app(only: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    usable_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -136,11 +144,14 @@ def run(arguments: list[str]) -> int:
         return _usage(command, error)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        return _nobody_reads()
+    except OutputClosed:
+        die(signal.SIGPIPE)
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            _say(f"{command}: cannot write {error.filename or 'a file'}: {error.strerror}")
+            return ExitCode.OUTPUT
         _say(f"{command}: a bug of okx: {type(error).__name__}: {error}. Run it with --debug for the traceback")
         return ExitCode.SOFTWARE
 
@@ -158,16 +169,6 @@ def _usage(command: str, error: Exception) -> int:
     return ExitCode.USAGE
 
 
-def _nobody_reads() -> int:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return ExitCode.PIPE
-
-
 def _say(text: str) -> None:
-    from okxcli.runtime.log import printable
-
-    text = "\n".join(map(printable, text.split("\n")))  # the mistakes of a configuration are a line each
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # The mistakes of a configuration are a line each.
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)

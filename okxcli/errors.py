@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     DATA = 65  # bad input lines were skipped
     UNAVAILABLE = 69  # exchange or Postgres unreachable
     SOFTWARE = 70  # our bug
+    OUTPUT = 74  # output cannot be written
     TRY_LATER = 75  # another run holds the lock, or data is spooled
     LOGIN = 77  # login refused
     CONFIG = 78  # bad configuration
@@ -32,6 +33,7 @@ EXIT_MEANING: dict[ExitCode, str] = {
     ExitCode.DATA: "Bad input lines were reported and passed over.",
     ExitCode.UNAVAILABLE: "The exchange or Postgres could not be reached.",
     ExitCode.SOFTWARE: "A bug of okx.",
+    ExitCode.OUTPUT: "Output could not be written: the disk is full, the file or folder cannot be written.",
     ExitCode.TRY_LATER: "Another run holds the lock, or data is spooled: try again later.",
     ExitCode.LOGIN: "Login refused.",
     ExitCode.CONFIG: "Bad configuration.",
@@ -76,6 +78,12 @@ class DatabaseUnavailable(OkxError):
 
 class NoData(DatabaseUnavailable):
     """There is no database of ours yet, or nothing in it."""
+
+
+class OutputError(OkxError):
+    """Standard output or a file cannot be written."""
+
+    exit_code = ExitCode.OUTPUT
 
 
 class TryLater(OkxError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from okxcli.backfill.plan import Days, Plan
 from okxcli.bulk import BulkLoader
 from okxcli.core.model import StandardizedTrade
-from okxcli.errors import InvalidLine, TryLater
+from okxcli.errors import InvalidLine, OutputError, TryLater
 from okxcli.exchange.archive import Archive
 from okxcli.exchange.archive_download import Downloader
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
@@ -92,7 +92,7 @@ class BulkFiles:
                 break
             try:
                 self._fetched[days] = self._loader.fetch(plan.symbol, days.since_ms, days.until_ms, self._clock())
-            except TryLater as error:
+            except (OutputError, TryLater) as error:
                 reason = str(error)
         missing = self._loader.missing
         if missing:

@@ -1,7 +1,5 @@
 """`okx collect`: stream, normalize, candles and store in one supervised process."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +50,7 @@ def collect(
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration
     from okxcli.runtime.config import Config, load
+    from okxcli.runtime.filters import tell_counts
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import audit, retention
     from okxcli.storage.chores import session
@@ -104,7 +103,8 @@ def collect(
                 collector.run(life, seconds)
         finally:
             keeper.close()
-            _tell(collector.counts(), stats, quiet)
+            tell_counts("collect", collector.counts(), stats, quiet)
+    log.check()
 
 
 def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database") -> "Feed":
@@ -126,11 +126,3 @@ def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Dat
         stamp=True,
         resume=resume,
     )
-
-
-def _tell(counts: dict[str, int], stats: Path | None, quiet: bool) -> None:
-    text = json.dumps(counts)
-    if stats is not None:
-        stats.write_text(text + "\n")
-    if not quiet:
-        print(f"okx collect: {text}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
-from okxcli.errors import UsageError
+from okxcli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from okxcli.runtime.config import Config
@@ -52,21 +52,18 @@ def init(
     read it. Its place is told on standard error.
     """
     from okxcli.runtime.config import user_file
-    from okxcli.runtime.files import private_folder
+    from okxcli.runtime.files import private_folder, write_file
     from okxcli.runtime.shipped import shipped
 
     target = path or user_file(os.environ)
-    text = shipped("config", "okx.json")[0].read_bytes()
+    text = shipped("config", "okx.json")[0].read_text(encoding="utf-8")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already. Replace it with --force, or name another file")
     try:
         private_folder(target.parent)
-        if force:
-            target.unlink(missing_ok=True)
-        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text)
     except OSError as error:
-        if target.exists():
-            raise UsageError(f"{target} is there already. Replace it with --force, or name another file") from None
-        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+        raise OutputError(f"cannot write {target}: {error.strerror}") from None
+    write_file(target, text, 0o600)
     print(f"okx config: wrote {target}. Edit it, then: okx config check {target}", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from okxcli import options
 from okxcli.errors import AnswerNo, UsageError
+from okxcli.runtime.tables import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def start() -> None:
     with server:
         server.keep()
         open_database(create=True, env=_without_others(), application="okx db").close()
-        print(server.url)
+        write_text(f"{server.url}\n")
 
 
 def stop(
@@ -79,12 +80,12 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
 
     target = _target(dsn, config)
     if target.base is None:
-        print(without_secrets(target.dsn))
+        write_text(f"{without_secrets(target.dsn)}\n")
         return
     server = EmbeddedServer(target.base)
     if not server.exists:
         raise AnswerNo(f"there is no embedded database at {server.base}: make one with okx db start")
-    print(server.url)
+    write_text(f"{server.url}\n")
     if not server.running():
         print("okx db: it does not run at the moment: okx db start", file=sys.stderr)
 
@@ -97,7 +98,7 @@ def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
     target = _target(dsn, config)
     if target.base is None:
         raise AnswerNo(f"the database is not the embedded one ({target.why})")
-    print(target.base)
+    write_text(f"{target.base}\n")
 
 
 def shell(
@@ -166,7 +167,7 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
         database.start()
         with database.session() as connection:
             for step in schema.migrate(connection, database.where):
-                print(f"{step.number:04d} {step.name}")
+                write_text(f"{step.number:04d} {step.name}\n")
 
 
 def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:

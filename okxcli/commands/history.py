@@ -120,16 +120,15 @@ def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lif
     from okxcli.runtime.lines import Output as Lines
 
     first = instruments(Catalogue(rest), past.symbols)
-    out = Lines(path=output)
-    for line in first:
-        out.line(line)
-    for number, line in enumerate(past.lines()):
-        out.line(line)
-        if number % _BLOCK == 0:
-            out.flush()
-            if life.stop:
-                break
-    out.close()
+    with Lines(output) as out:
+        for line in first:
+            out.line(line)
+        for number, line in enumerate(past.lines()):
+            out.line(line)
+            if number % _BLOCK == 0:
+                out.flush()
+                if life.stop:
+                    break
     for symbol in past.symbols:
         missing = [part for part in past.missing if part.symbol == symbol]
         if missing:
@@ -171,21 +170,20 @@ def _fetched(
 
 def _from_files(archive: "Archive", rest: "RestClient", output: Path | None, life: "Lifecycle") -> bool:
     """Write what the bulk files have; return whether some of it could not be read."""
-    from okxcli.errors import OkxError
+    from okxcli.errors import ExchangeUnavailable
     from okxcli.exchange.instruments import Catalogue, instrument_line
     from okxcli.runtime.lines import Output as Lines
 
-    out = Lines(path=output)
-    try:
-        for row in Catalogue(rest).find(archive.symbols).values():
-            out.line(instrument_line(row))
-    except OkxError as error:
-        _log.warning("no instruments: %s", error)
-    for lines in archive.lines():
-        for line in lines:
-            out.line(line)
-        out.flush()
-        if life.stop:
-            break
-    out.close()
+    with Lines(output) as out:
+        try:
+            for row in Catalogue(rest).find(archive.symbols).values():
+                out.line(instrument_line(row))
+        except ExchangeUnavailable as error:
+            _log.warning("no instruments: %s", error)
+        for lines in archive.lines():
+            for line in lines:
+                out.line(line)
+            out.flush()
+            if life.stop:
+                break
     return bool(archive.damaged or archive.unreadable)

@@ -53,8 +53,7 @@ def instruments(
         raise UsageError(f"no kind of instrument: {unknown[0]!r}. There are spot, swap, futures and option")
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
-    with Lifecycle("source"):
-        out = Lines(path=output)
+    with Lifecycle("source"), Lines(output) as out:
         client = RestClient(urls("", rest_url)[1])
         for found in listed(client, kinds, family):
             if (
@@ -63,7 +62,6 @@ def instruments(
                 and (base is None or found.base in _words(base.upper()))
             ):
                 out.line(found.symbol.encode() if symbols else encode(found))
-        out.close()
     return 0
 
 

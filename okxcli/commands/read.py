@@ -178,8 +178,8 @@ def _run(
         Lifecycle("source") as life,
         open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx read") as database,
         database.session() as connection,
+        Output(where.output) as out,
     ):
-        out = Output(path=where.output)
         plan = follow.query(connection, kind, symbols, database.where, timeframes, origin)
         plan = replace(plan, span=span, first=first, newest=newest, context=context, running=running)
         with reader.snapshot(connection):
@@ -191,7 +191,6 @@ def _run(
             with reader.snapshot(connection):
                 _write(reader.merged([position.poll(connection) for position in positions.values()]), out, life)
             out.flush()
-        out.close()
 
 
 def _write(lines: "Iterator[Line]", out: "Output", life: "Lifecycle") -> None:

@@ -58,7 +58,7 @@ def store(
     is back. If it is still away at the end of input, exit 75 tells how many lines wait where. A database that was in
     use here before may be away at the start as well; another one must be there (exit 69).
     """
-    from okxcli.errors import ExitCode, InputError
+    from okxcli.errors import ExitCode, InputError, OutputError
     from okxcli.exchange.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.config import load
@@ -81,7 +81,8 @@ def store(
             keeping.finish()
             raise typer.Exit
         code = run.run(keeping.handle, keeping.tick, keeping.finish, keeping.keeper.counts)
-    except InputError:  # the first bad line, with --strict: what came before it is stored
+    except (InputError, OutputError):  # the first bad line, with --strict, or nowhere to pass on: what came is stored
+        keeping.deaf = True
         keeping.finish()
         raise
     finally:
@@ -100,13 +101,15 @@ class _Keeping:
         self._database = database
         self._strict = strict
         self._kept = 0
+        self.deaf = False  # nobody is there to pass lines on to
         spool = Spool(default_folder(database.where))
         self.keeper = Keeper(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
 
     def _pass_on(self, lines: list[bytes]) -> None:
-        for line in lines:
-            self._run.out.line(line)
-        self._run.out.flush()
+        if not self.deaf:
+            for line in lines:
+                self._run.out.line(line)
+            self._run.out.flush()
 
     def handle(self, line: bytes) -> None:
         try:

@@ -112,11 +112,8 @@ def stream(
         since_ms=since_ms,
         resume=_stored(symbols, ws_base, dsn) if resume else None,
     )
-    out = Lines(path=output)
-    with Lifecycle("source") as life:
-        with feed:
-            _copy(feed, out, life, count, seconds)
-        out.close()
+    with Lifecycle("source") as life, Lines(output) as out, feed:
+        _copy(feed, out, life, count, seconds)
     return 0
 
 

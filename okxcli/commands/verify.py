@@ -92,11 +92,11 @@ def verify(
         Lifecycle("source") as life,
         open_database(dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
         database.session() as connection,
+        Output(output) as out,
     ):
         bars = ExchangeBars(RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL))
         end = bars.now_ms - _SETTLED_MS if until is None else min(parse_time(until, bars.now_ms), bars.now_ms)
         begin = None if since is None else parse_time(since, bars.now_ms)
-        out = Output(path=output)
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
             for frame in frames:
                 evidence = Evidence(connection, "okx", symbol, frame)
@@ -115,7 +115,6 @@ def verify(
                     print(f"okx verify: {symbol} {frame.name}: {_summary(verifier)}", file=sys.stderr)
                 if not quiet and (command := cure.command()) is not None:
                     print(f"okx verify: {symbol} {frame.name}: to mend it: {command}", file=sys.stderr)
-        out.close()
     return 0 if same else 1
 
 

@@ -20,11 +20,11 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
-from okxcli.errors import ExchangeUnavailable, InputError, TryLater, UsageError
+from okxcli.errors import ExchangeUnavailable, InputError, OutputError, TryLater, UsageError
 from okxcli.exchange import web
 from okxcli.exchange.archive_files import check_members
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
-from okxcli.runtime.files import private, private_folder
+from okxcli.runtime.files import Sink, private, private_folder
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ class Downloader:
             UsageError: an empty span, or a channel that no file stands in for.
             ExchangeUnavailable: a transfer failed in all attempts; what came is kept for the next time.
             TryLater: another process is fetching the same file.
+            OutputError: the folder cannot be written, or is full.
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
@@ -164,7 +165,10 @@ class Downloader:
         path = self._folder / place.rsplit("/", 1)[-1]
         if path.is_file() and zipfile.is_zipfile(path):
             return path
-        private_folder(self._folder)
+        try:
+            private_folder(self._folder)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {self._folder}: {error.strerror}") from None
         part = path.with_name(path.name + ".part")
         with _held(part) as stream:
             whole = self._had(f"{self._base}/{place}", stream, path.name)
@@ -252,6 +256,7 @@ class Downloader:
         length = _digits(response.headers.get("Content-Length", ""))
         total = there + length if length >= 0 else 0
         pace = _Pace()
+        sink = Sink(stream.fileno(), f"{self._folder / name}.part")
         while chunk := response.read1(_READ, decode_content=False):
             pace.check(len(chunk))
             if there == 0 and not chunk.startswith(b"PK"):
@@ -260,12 +265,11 @@ class Downloader:
                 return False
             if self._stop():
                 raise TryLater(f"stopped while fetching {name}: what came is kept, run it again")
-            stream.write(chunk)
+            sink.write(chunk)
             there += len(chunk)
             self._progress(there, total or None)
             if there > _MAX_BYTES:
                 raise _Broken(f"it is larger than {_MAX_BYTES >> 30} GiB")
-        stream.flush()
         if total and there < total:
             raise _Broken(f"it ended after {there} of {total} bytes")
         return there > 0
@@ -340,12 +344,12 @@ def _held(part: Path) -> Iterator[BinaryIO]:
 
     Raises:
         TryLater: another process has it.
-        UsageError: it cannot be written.
+        OutputError: it cannot be written.
     """
     try:
         stream = open(part, "a+b", opener=private)  # noqa: SIM115 - the opener makes it ours alone
     except OSError as error:
-        raise UsageError(f"cannot write {part}: {error.strerror}") from None
+        raise OutputError(f"cannot write {part}: {error.strerror}") from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

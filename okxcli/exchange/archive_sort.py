@@ -9,7 +9,7 @@ from heapq import merge
 from itertools import islice
 from typing import BinaryIO, cast
 
-from okxcli.errors import InputError
+from okxcli.errors import OutputError
 from okxcli.exchange.archive_layout import Row
 
 #: Rows sorted in memory at a time, some 15 MiB; and runs merged at a time, an open file each.
@@ -25,7 +25,7 @@ def in_order(rows: Iterable[Row], run_rows: int = RUN_ROWS) -> Iterator[Row]:
     """Yield `rows` by symbol and key; those of the same key as they came, one that says the same as another once.
 
     Raises:
-        InputError: there is no room for the temporary files.
+        OutputError: there is no room for the temporary files.
     """
     numbered = ((row[2], row[0], number, row) for number, row in enumerate(rows))
     runs: list[BinaryIO] = []
@@ -41,7 +41,7 @@ def in_order(rows: Iterable[Row], run_rows: int = RUN_ROWS) -> Iterator[Row]:
                 runs = [_spilled(merge(*map(_read, runs)), runs)]
         yield from _once(merge(*map(_read, runs)))
     except OSError as error:
-        raise InputError(f"cannot sort rows in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR") from None
+        raise OutputError(f"cannot sort rows in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR") from None
     finally:
         for run in runs:
             run.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from okxcli.errors import UsageError
+from okxcli.errors import OkxError, UsageError
 from okxcli.local.channels import Channels
 from okxcli.local.connection import MAX_BACKLOG, Connection
 from okxcli.local.faults import ANY, Faults, Planned
@@ -129,7 +129,8 @@ class Engine:
         try:
             act(*arguments)
         except Exception as error:
-            log.exception("the local exchange failed")
+            if not isinstance(error, OkxError):
+                log.exception("the local exchange failed")
             self.end(error)
 
     def wake(self) -> None:

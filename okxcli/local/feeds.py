@@ -1,10 +1,11 @@
 """Where the fills of the local exchange come from: the simulated market, or a test that trades by hand."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import IO, Protocol
 
-from okxcli.errors import UsageError
+from okxcli.errors import OutputError
 from okxcli.local.channels import Channels
 from okxcli.local.faults import Faults, use_up
 from okxcli.local.fills import Fill
@@ -23,13 +24,19 @@ class Feed(Protocol):
 
 
 class FillsFile:
-    """Every fill as a JSON line, in the order of its release; `history` marks those from before the start."""
+    """Every fill as a JSON line, in the order of its release; `history` marks those from before the start.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: list[str] = []
         try:
             self._file: IO[str] = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+            raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
     def write(self, symbol: str, fill: Fill, history: bool) -> None:
         """Add a fill."""
@@ -43,15 +50,24 @@ class FillsFile:
             "ts": str(fill.ts),
             "history": history,
         }
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._lines.append(json.dumps(line, separators=(",", ":")) + "\n")
 
     def flush(self) -> None:
         """Make what was written visible to others."""
-        self._file.flush()
+        lines, self._lines = self._lines, []
+        try:
+            self._file.write("".join(lines))
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
         """End the file."""
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            with contextlib.suppress(OSError):  # `flush` has told it
+                self._file.close()
 
 
 class MarketFeed:

@@ -1,13 +1,27 @@
-"""Files in and out, packed by name: `.gz` and `.zst` are read and written as what they hold."""
+"""Files in and out, packed by name: `.gz` and `.zst` are read and written as what they hold.
 
+What cannot be written is an OutputError that names it, whatever it is: a file, a folder, standard output.
+"""
+
+import contextlib
 import errno
 import gzip
 import io
 import os
+import select
+import stat
+import sys
 from pathlib import Path
-from typing import BinaryIO, cast
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
 
-from okxcli.errors import InputError, UsageError
+from okxcli.errors import InputError, OkxError, OutputError, UsageError
+from okxcli.runtime.signals import OutputClosed
+
+#: What `Sink` calls it.
+STDOUT = "to standard output"
+#: The end of a file's name until it is whole.
+_PART = ".part"
 
 
 def private_folder(path: Path, above: int = 0o700) -> None:
@@ -22,7 +36,7 @@ def private_folder(path: Path, above: int = 0o700) -> None:
     for one in reversed(missing):
         one.mkdir(mode=0o700 if one == path else above, exist_ok=True)
     if not path.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 def private(path: str, flags: int) -> int:
@@ -49,23 +63,166 @@ def open_input(path: Path) -> BinaryIO:
     return raw
 
 
-def open_output(path: Path) -> BinaryIO:
-    """Open `path` for writing bytes, packed by name; an existing file is replaced.
+class Sink(io.RawIOBase):
+    """Writes all of what it is given to a descriptor, also to one that is non-blocking (a shared terminal may be).
+
+    Raises `OutputClosed` where nobody reads any more, and OutputError with the reason where it cannot be written:
+    "cannot write `what`: ...".
+    """
+
+    def __init__(self, fd: int, what: str) -> None:
+        self._fd = fd
+        self._what = what
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self._fd)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of it and return its length."""
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+            except BrokenPipeError:
+                raise OutputClosed from None
+            except OSError as error:
+                raise OutputError(f"cannot write {self._what}: {error.strerror}") from None
+        return len(data)
+
+
+class _Told(Sink):
+    """Standard error: what cannot be told there must not end the work that it tells of."""
+
+    def write(self, data: Any) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OutputError, OutputClosed):
+            super().write(data)
+        return len(data)
+
+
+def usable_streams() -> None:
+    """Make of the standard streams what okx expects, however it was started.
+
+    A closed one is opened on /dev/null, so that no file or socket gets its number: what is read from it or written to
+    it fails, but what is told goes nowhere. `sys.stdout` writes at once and raises what `Sink` raises; `sys.stderr`
+    raises nothing.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if fd == 1 else os.O_WRONLY)  # it gets the lowest free number, this one
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for the life of the process
+    for name, sink in (("stdout", Sink(1, STDOUT)), ("stderr", _Told(2, ""))):
+        old = getattr(sys, name)
+        encoding, errors = (old.encoding, old.errors) if old is not None else ("utf-8", "backslashreplace")
+        setattr(sys, name, io.TextIOWrapper(cast(BinaryIO, sink), encoding, errors, write_through=True))
+
+
+class OutputFile:
+    """A file, packed by name, that has its name once it is whole: until the `with` block ends it is `NAME.part`.
+
+    After an error what was written before stays there, to its last whole block; nothing is left where that is nothing.
+    A file of that name that is there already is replaced at the end, and keeps its mode unless one is given. What is no
+    file (a device, a FIFO) is written as it is.
 
     Raises:
-        UsageError: it cannot be opened.
+        OutputError: it cannot be made, written or renamed.
     """
-    try:
-        if path.suffix == ".gz":
-            return cast(BinaryIO, gzip.open(path, "wb", compresslevel=6))
-        raw = path.open("wb")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    if path.suffix == ".zst":
-        import zstandard
 
-        return cast(BinaryIO, zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=True))
-    return raw
+    def __init__(self, path: Path, mode: int | None = None) -> None:
+        self._path = path
+        self._mode = mode
+        self._whole = 0
+        self._packer: Any = None
+
+    def __enter__(self) -> Self:
+        self._target = Path(os.path.realpath(self._path))  # a link stays one
+        self._part: Path | None = self._target.with_name(self._target.name + _PART)
+        flags = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        mode = self._mode
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                there = self._path.stat().st_mode
+                if not stat.S_ISREG(there):
+                    self._part, flags = None, 0
+                elif mode is None:
+                    mode = stat.S_IMODE(there)
+            self._fd = os.open(self._part or self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o666)
+            if mode is not None and self._part is not None:
+                os.fchmod(self._fd, mode)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
+        sink = Sink(self._fd, str(self._path))
+        if self._path.suffix == ".gz":
+            self._packer = gzip.GzipFile(self._path.name, "wb", compresslevel=6, fileobj=cast(BinaryIO, sink))
+        elif self._path.suffix == ".zst":
+            import zstandard
+
+            self._packer = zstandard.ZstdCompressor(level=3).stream_writer(cast(BinaryIO, sink), closefd=False)
+        self._sink = self._packer or sink
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Write a block, of whole lines where there are any."""
+        self._sink.write(data)
+        self._whole += len(data)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            try:
+                self._finish()
+            except OutputError as reason:
+                self._give_up(reason)
+                raise
+        else:
+            self._give_up(error)
+
+    def _finish(self) -> None:
+        if self._packer is not None:
+            self._packer.close()
+        try:
+            if self._part is not None:
+                os.fsync(self._fd)
+                self._part.replace(self._target)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
+        os.close(self._fd)
+
+    def _give_up(self, error: BaseException | None) -> None:
+        """Close the file, cut to its whole blocks, and let the error say where it is."""
+        with contextlib.suppress(OutputError, OutputClosed, OSError):
+            if self._packer is not None:
+                self._packer.close()
+            elif self._part is not None:
+                os.ftruncate(self._fd, self._whole)
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        if self._part is not None and not self._whole:
+            self._part.unlink(missing_ok=True)
+        elif self._part is not None and isinstance(error, OkxError):
+            error.args = (f"{error}. What came before is in {self._part}",)
+
+
+def write_file(path: Path, text: str, mode: int | None = None) -> None:
+    """Write a small file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; what was there is there.
+    """
+    with OutputFile(path, mode) as file:
+        file.write(text.encode())
 
 
 def read_some(stream: BinaryIO, size: int, path: Path) -> bytes:

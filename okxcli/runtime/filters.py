@@ -4,10 +4,12 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, UsageError
+from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, OutputError
 from okxcli.runtime.clock import ClockDoubt
+from okxcli.runtime.files import write_file
 from okxcli.runtime.lines import LineReader, Output, Overlong
 from okxcli.runtime.log import printable
 from okxcli.runtime.signals import Lifecycle
@@ -37,17 +39,15 @@ class LineFilter:
         self.rejected = 0
         self._life: Lifecycle | None = None
         self._files = files
-        self._output = output
         self._strict = strict
-        self._rejects_path = rejects
-        self._rejects: Output | None = None
+        self._rejects = Output(rejects) if rejects is not None else None
         self._stats = stats
         self._quiet = quiet
         self._number = 0
         self._line = b""
         self._source = "line"
         self._doubt = ClockDoubt()
-        self.out = Output(path=output)
+        self.out = Output(output)
 
     def run(
         self,
@@ -64,22 +64,22 @@ class LineFilter:
 
         Raises:
             InputError: a bad line, with `strict`.
+            OutputError: the output, the rejects or the counts cannot be written.
         """
-        if self._rejects_path is not None:
-            self._rejects = Output(path=self._rejects_path)
+        bad: InputError | None = None
         with Lifecycle("filter") as life:
             self._life = life
             try:
-                self._read(LineReader(life, self._files), handle, tick)
-                if finish is not None:
-                    finish()
-                self.out.close()
-            except InputError:
-                self.out.close()  # what came before the bad line is good
-                raise
+                with self.out, self._rejects or nullcontext():
+                    try:
+                        self._read(LineReader(life, self._files), handle, tick)
+                        if finish is not None:
+                            finish()
+                    except InputError as error:
+                        bad = error  # what came before the bad line is good
+                if bad is not None:
+                    raise bad
             finally:
-                if self._rejects is not None:
-                    self._rejects.close()
                 if self.lines_in or sys.exc_info()[0] is None:  # an input that cannot even be opened has no counts
                     self._close(counts)
         return ExitCode.DATA if self.rejected else ExitCode.OK
@@ -132,11 +132,22 @@ class LineFilter:
         """Write the closing counts to standard error and to the stats file."""
         found = {"lines_in": self.lines_in, "lines_out": self.out.lines, "rejected": self.rejected}
         found |= counts() if counts is not None else {}
-        text = json.dumps(found)
-        if self._stats is not None:
-            try:
-                self._stats.write_text(text + "\n")
-            except OSError as error:
-                raise UsageError(f"cannot write {self._stats}: {error.strerror}") from None
-        if not self._quiet:
-            print(f"okx {self.name}: {text}", file=sys.stderr, flush=True)
+        tell_counts(self.name, found, self._stats, self._quiet)
+
+
+def tell_counts(name: str, counts: dict[str, int], stats: Path | None, quiet: bool) -> None:
+    """Write the closing counts of a command to standard error, unless `quiet`, and to the file `stats`.
+
+    Raises:
+        OutputError: the file cannot be written; unless an error is on its way, of which this may well be a part.
+    """
+    failing = sys.exc_info()[0] is not None
+    text = json.dumps(counts)
+    if not quiet:
+        print(f"okx {name}: {text}", file=sys.stderr, flush=True)
+    if stats is not None:
+        try:
+            write_file(stats, text + "\n")
+        except OutputError:
+            if not failing:
+                raise

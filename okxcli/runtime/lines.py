@@ -7,10 +7,13 @@ ever held that is longer than `MAX_LINE`, whatever comes in.
 import os
 import select
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Self
 
-from okxcli.runtime.files import open_input, open_output, read_some
+from okxcli.errors import InputError, OutputError, UsageError
+from okxcli.runtime.files import STDOUT, OutputFile, Sink, open_input, read_some
 from okxcli.runtime.signals import Lifecycle, OutputClosed
 
 __all__ = ["MAX_LINE", "LineReader", "Output", "OutputClosed", "Overlong"]
@@ -26,22 +29,39 @@ class Overlong(bytes):
 
 
 class Output:
-    """Lines to standard output or a file; at most 64 KiB are held back.
+    """Lines to standard output or, within a `with` block, to a file; at most 64 KiB are held back.
 
-    Raises `OutputClosed` from `line` and `flush` when nobody reads any more.
+    The end of the block writes what is held; a file has its name then, but not after an error: see OutputFile.
+
+    Raises:
+        OutputClosed: nobody reads any more.
+        OutputError: it cannot be written.
     """
 
-    def __init__(self, fd: int = 1, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.lines = 0
-        self._fd = fd
-        self._file: BinaryIO | None = None if path is None or str(path) == "-" else open_output(path)
+        self._file = None if path is None or str(path) == "-" else OutputFile(path)
+        self._out: OutputFile | Sink = self._file or Sink(1, STDOUT)
         self._held: list[bytes] = []
         self._size = 0
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        if self._file is not None:
+            self._stack.enter_context(self._file)
+        self._stack.push(self._end)
+        return self
+
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if not isinstance(error, OutputError | OutputClosed | UsageError):  # what was asked for wrongly gives nothing
+            self.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)
 
     def line(self, line: bytes) -> None:
         """Write one line, given without its newline."""
         self._held.append(line)
-        self.lines += 1
         self._size += len(line) + 1
         if self._size >= _HELD:
             self.flush()
@@ -51,31 +71,9 @@ class Output:
         if not self._held:
             return
         self._held.append(b"")
-        data = b"\n".join(self._held)
-        self._held, self._size = [], 0
-        if self._file is not None:
-            self._file.write(data)
-            return
-        try:
-            _write_all(self._fd, data)
-        except BrokenPipeError:
-            raise OutputClosed from None
-
-    def close(self) -> None:
-        """Flush, and close the file if it is one."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, also to a descriptor that its owner made non-blocking (a shared terminal may be)."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            select.select([], [fd], [])
+        lines, self._held, self._size = self._held, [], 0
+        self._out.write(b"\n".join(lines))
+        self.lines += len(lines) - 1
 
 
 class LineReader:
@@ -117,7 +115,10 @@ class LineReader:
                         yield []
                 if life.stop:
                     break
-            chunk = os.read(fd, _READ)
+            try:
+                chunk = os.read(fd, _READ)
+            except OSError as error:
+                raise InputError(f"cannot read on in standard input: {error.strerror}") from None
             if not chunk:
                 break
             yield self._split(chunk)

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from okxcli.errors import UsageError
+from okxcli.errors import OutputError
 from okxcli.runtime.files import private
+
+_log = logging.getLogger(__name__)
 
 
 class _Brief(logging.Formatter):
@@ -42,10 +44,30 @@ class _Full(logging.Formatter):
 
 
 class _PrivateFile(logging.FileHandler):
-    """A log that, if it is made, is its owner's alone: it tells what is collected, and quotes lines."""
+    """A log that, if it is made, is its owner's alone: it tells what is collected, and quotes lines.
+
+    Where it cannot be written the work goes on, and standard error says so once, until it could be again.
+    """
+
+    lost = 0
+    _reason: BaseException | None = None
 
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before, self._reason = self._reason, None
+        super().emit(record)
+        if self._reason is not None:
+            self.lost += 1
+            if before is None:
+                why = getattr(self._reason, "strerror", None) or self._reason
+                _log.error("cannot write the log file %s: %s. Going on without it", self.baseFilename, why)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Remember why; `emit` tells."""
+        del record
+        self._reason = sys.exc_info()[1]
 
 
 def setup(
@@ -57,7 +79,7 @@ def setup(
     from `file_level` on.
 
     Raises:
-        UsageError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     root = logging.getLogger("okxcli")
     root.propagate = False
@@ -73,7 +95,14 @@ def setup(
         try:
             full = _PrivateFile(log_file, encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from None
+            raise OutputError(f"cannot write the log file {log_file}: {error.strerror}") from None
         full.setLevel(file_level.upper())
         full.setFormatter(_Full())
         root.addHandler(full)
+
+
+def check() -> None:
+    """Raise OutputError if lines of the log file could not be written."""
+    for handler in logging.getLogger("okxcli").handlers:
+        if isinstance(handler, _PrivateFile) and handler.lost:
+            raise OutputError(f"{handler.lost} lines of the log could not be written to {handler.baseFilename}")

@@ -1,11 +1,8 @@
 """Short answers on standard output: a table for people on a terminal, JSON lines for everything else."""
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
-
-from okxcli.runtime.signals import die
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], table: bool | None = None) -> None:
@@ -20,12 +17,9 @@ def write_rows(rows: Sequence[Mapping[str, object]], table: bool | None = None) 
 
 
 def write_text(text: str) -> None:
-    """Write `text` to standard output at once; end quietly, as killed by SIGPIPE, when nobody reads it."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        die(signal.SIGPIPE)
+    """Write `text` to standard output at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def render(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -49,9 +49,9 @@ def test_init_replaces_a_file_only_when_told_to(home, capsys):
 
 
 def test_init_says_where_it_cannot_write(home, capsys):
-    """A path below a file gives one line and exit 2."""
+    """A path below a file gives one line and exit 74."""
     (home / "file").write_text("")
-    assert run(["config", "init", str(home / "file" / "okx.json")]) == 2
+    assert run(["config", "init", str(home / "file" / "okx.json")]) == 74
     assert capsys.readouterr().err.startswith(f"okx config: cannot write {home}/file/okx.json: ")
 
 

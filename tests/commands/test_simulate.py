@@ -185,7 +185,7 @@ def test_a_signal_before_the_command_cleans_up(start, tmp_path):
         (["BTC-USDT", "--start", "soon"], 2, "not a time"),
         (["BTC-USDT", "--history", "x"], 2, "not a duration"),
         (["BTC-USDT", "--speed", "0"], 2, "speed"),
-        (["BTC-USDT", "--fills", "/nowhere/f"], 2, "/nowhere/f"),
+        (["BTC-USDT", "--fills", "/nowhere/f"], 74, "/nowhere/f"),
         (["BTC-USDT", "--cert", "/nowhere/c"], 2, "/nowhere/c"),
         (["BTC-USDT", "--data", "/tmp/x"], 2, "--data"),
         (["BTC-USDT", "--"], 2, "no command"),

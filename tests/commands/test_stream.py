@@ -128,7 +128,7 @@ def test_wrong_symbol(env):
         (["BTC-USDT", "--duration", "soon"], 2, "not a duration"),
         (["BTC-USDT", "-n", "0"], 2, "-n"),
         (["BTC-USDT", "--ws-url", "http://x"], 2, "not a WebSocket base"),
-        (["BTC-USDT", "-o", "/no/such/folder/x"], 2, "cannot write /no/such/folder/x"),
+        (["BTC-USDT", "-o", "/no/such/folder/x"], 74, "cannot write /no/such/folder/x"),
         (
             "BTC-USDT --ws-url ws://127.0.0.1:9 --rest-url http://127.0.0.1:9 --connect-timeout 0.5".split(),
             69,

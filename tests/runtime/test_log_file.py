@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from okxcli.errors import UsageError
+from okxcli.errors import OutputError
 from okxcli.runtime import log
 
 
@@ -49,5 +49,5 @@ def test_what_others_wrote_forges_nothing(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path):
     """One line with the path and the reason."""
-    with pytest.raises(UsageError, match="cannot write the log file"):
+    with pytest.raises(OutputError, match="cannot write the log file"):
         log.setup("collect", log_file=tmp_path / "none" / "okx.log")
