@@ -152,6 +152,9 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             _say(f"{command}: cannot write {error.filename or 'a file'}: {error.strerror}")
             return ExitCode.OUTPUT
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _say(f"{command}: too many open files. Raise the limit: ulimit -n 1024")
+            return ExitCode.UNAVAILABLE
         _say(f"{command}: a bug of okx: {type(error).__name__}: {error}. Run it with --debug for the traceback")
         return ExitCode.SOFTWARE
 

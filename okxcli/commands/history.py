@@ -151,13 +151,14 @@ def _fetched(
     from okxcli.errors import ExchangeUnavailable, UsageError
     from okxcli.exchange.archive_download import DEFAULT_FILES_URL, Downloader, default_folder
     from okxcli.runtime.clock import now_ms
+    from okxcli.runtime.files import expanded
 
     if since is None:
         raise UsageError("--download needs --since: from which day on?")
     if places and (len(places) > 1 or Path(places[0]).is_file()):
         raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
     base = base_url or DEFAULT_FILES_URL
-    folder = Path(places[0]).expanduser() if places else default_folder(base)
+    folder = expanded(places[0]) if places else default_folder(base)
     loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop)
     found = [path for symbol in symbols for path in loader.fetch(symbol, since, until, now_ms(), channel)]
     if not found:

@@ -6,7 +6,6 @@ stopped. OKX lists nothing and answers for a file that it has not with a page of
 
 import fcntl
 import logging
-import os
 import re
 import time
 import zipfile
@@ -24,7 +23,7 @@ from okxcli.errors import ExchangeUnavailable, InputError, OutputError, TryLater
 from okxcli.exchange import web
 from okxcli.exchange.archive_files import check_members
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
-from okxcli.runtime.files import Sink, private, private_folder
+from okxcli.runtime.files import Sink, private, private_folder, user_folder
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +63,7 @@ def default_folder(base_url: str = DEFAULT_FILES_URL) -> Path:
 
     Files of another place have a folder of its name in there: they have the same names and say something else.
     """
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "okx" / "files"
+    folder = user_folder("XDG_CACHE_HOME", ".cache") / "okx" / "files"
     if base_url.rstrip("/") == DEFAULT_FILES_URL:
         return folder
     parts = urlsplit(base_url)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from okxcli.errors import InputError, UsageError
-from okxcli.runtime.files import open_input, read_some
+from okxcli.runtime.files import expanded, open_input, read_some
 
 _SUFFIXES = (".zip", ".csv", ".csv.gz", ".csv.zst")
 _READ = 1 << 20
@@ -48,7 +48,7 @@ def find(places: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        path = Path(place).expanduser()
+        path = expanded(place)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_SUFFIXES) and p.is_file())
             if not inside:

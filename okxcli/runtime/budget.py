@@ -118,20 +118,27 @@ class Budget:
     def _account(self) -> Iterator[list[int]]:
         """Give the turns that still count, sorted, to be changed; the lowest bit marks those of a part."""
         with self._lock, self._opened() as fd:
-            turns = self._own if fd is None else self._read(fd)
+            found = self._own or (self._read(fd) if fd is not None else [])
             now = self._clock()
-            turns[:] = [turn for turn in turns if now - self._period <= turn <= now + _NONSENSE_NS]
+            turns = [turn for turn in found if now - self._period <= turn <= now + _NONSENSE_NS]
             yield turns
             del turns[: -_MAX_BYTES // 8]
-            if fd is not None:
-                data = struct.pack(f"<{len(turns)}q", *turns)
-                os.pwrite(fd, data, 0)
-                os.ftruncate(fd, len(data))
+            self._own = turns if fd is None or not self._write(fd, turns) else []
 
     @staticmethod
     def _read(fd: int) -> list[int]:
         data = os.pread(fd, _MAX_BYTES, 0)
         return sorted(struct.unpack(f"<{len(data) // 8}q", data[: len(data) // 8 * 8]))
+
+    def _write(self, fd: int, turns: list[int]) -> bool:
+        """Write the account; False if there is no room for it, which leaves it to this process until there is."""
+        data = struct.pack(f"<{len(turns)}q", *turns)
+        try:
+            os.ftruncate(fd, os.pwrite(fd, data, 0))
+        except OSError as error:
+            _log.debug("no shared account of requests at %s: %s", self._path, error)
+            return False
+        return True
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int | None]:

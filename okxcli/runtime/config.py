@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from okxcli.errors import ConfigError
+from okxcli.runtime.files import user_folder
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +61,7 @@ def candidates(env: Mapping[str, str]) -> list[Path]:
 
 def user_file(env: Mapping[str, str]) -> Path:
     """Return the user's own configuration file: `$XDG_CONFIG_HOME/okx/okx.json`, which need not exist."""
-    base = env.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a relative path is invalid and to be ignored.
-    home = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / ".config"
-    return home / "okx" / "okx.json"
+    return user_folder("XDG_CONFIG_HOME", ".config", env) / "okx" / "okx.json"
 
 
 def find(path: Path | None, env: Mapping[str, str]) -> Path | None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from okxcli.runtime import config_values as values
 from okxcli.runtime.config import Config
+from okxcli.runtime.files import expanded
 
 Channel = Literal["trades-all", "trades", "books5", "bbo-tbt", "tickers"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -155,7 +156,7 @@ def to_config(document: Document, path: Path | None) -> Config:
         ws_url=document.exchange.ws_url,
         rest_url=document.exchange.rest_url,
         connect_timeout_s=values.milliseconds(document.exchange.connect_timeout) / 1000,
-        log_file=Path(file).expanduser() if file else None,
+        log_file=expanded(file) if file else None,
         log_level=document.log.level,
         path=path,
     )

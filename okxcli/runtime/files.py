@@ -11,6 +11,7 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -22,6 +23,31 @@ from okxcli.runtime.signals import OutputClosed
 STDOUT = "to standard output"
 #: The end of a file's name until it is whole.
 _PART = ".part"
+
+
+def user_folder(variable: str, below: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's folder that an XDG variable names, by default `below` in the home folder.
+
+    A relative path in the variable is invalid and to be ignored, as the XDG specification says.
+    """
+    named = env.get(variable, "")
+    return Path(named) if named.startswith("/") else home(env) / below
+
+
+def home(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's home folder; `/` for a user who has none, such as the nameless ones of containers."""
+    try:
+        return Path(env.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/")
+
+
+def expanded(text: str | Path) -> Path:
+    """Return a path with its `~` replaced, as far as that home is known."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def private_folder(path: Path, above: int = 0o700) -> None:

@@ -95,6 +95,10 @@ def find(made_by: int | None, base: Path) -> Binaries:
     )
 
 
+#: How Postgres' programs begin the reason; what they say after it is how they tidy up.
+_COMPLAINT = re.compile(r"\b(error|FATAL|PANIC): ")
+
+
 @dataclass(frozen=True)
 class Account:
     """Who the server runs as: a command put before its programs, or another user's ids; neither when not root."""
@@ -107,7 +111,7 @@ class Account:
         """Run one of Postgres' programs to its end and return what it said.
 
         Raises:
-            DatabaseUnavailable: it failed; the text has its last word.
+            DatabaseUnavailable: it failed; the text has its first complaint, else its last word.
         """
         whole = [*self.prefix, *map(str, command)]
         with tempfile.TemporaryFile("w+") as said:  # not a pipe: the server would keep it open and we would wait for it
@@ -127,9 +131,9 @@ class Account:
             said.seek(0)
             text = said.read().strip()
         if done.returncode:
-            raise DatabaseUnavailable(
-                f"{Path(command[0]).name} failed: {text.splitlines()[-1] if text else 'silently'}"
-            )
+            lines = text.splitlines() or ["silently"]
+            why = next((line for line in lines if _COMPLAINT.search(line)), lines[-1])
+            raise DatabaseUnavailable(f"{Path(command[0]).name} failed: {why}")
         return text
 
     def reaches(self, path: Path) -> bool:

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from okxcli.errors import ConfigError, DatabaseUnavailable, NoData, UsageError
+from okxcli.runtime.files import home
 from okxcli.storage import schema
 from okxcli.storage.binaries import OLDEST
 from okxcli.storage.connection import Connection, explain, settings_in
@@ -372,6 +373,5 @@ def _place(dsn: str) -> str:
 
 
 def _short(path: Path) -> str:
-    home = str(Path.home())
-    text = str(path)
-    return "~" + text[len(home) :] if text.startswith(home + "/") else text
+    here, text = str(home()), str(path)
+    return "~" + text[len(here) :] if text.startswith(here + "/") else text

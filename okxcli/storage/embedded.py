@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from okxcli.errors import DatabaseUnavailable
-from okxcli.runtime.files import private_folder
+from okxcli.runtime.files import private_folder, user_folder
 from okxcli.storage import postmaster
 from okxcli.storage.binaries import Account, Binaries, account, find
 
@@ -61,9 +61,7 @@ _RECOVERY_S = 600.0
 
 def default_base(env: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the embedded database: `$XDG_DATA_HOME/okx`, by default `~/.local/share/okx`."""
-    home = env.get("XDG_DATA_HOME", "")
-    # The XDG specification: a relative path is invalid and to be ignored.
-    return (Path(home) if home.startswith("/") else Path.home() / ".local" / "share") / "okx"
+    return user_folder("XDG_DATA_HOME", ".local/share", env) / "okx"
 
 
 class EmbeddedServer:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from okxcli.runtime.files import private_folder
+from okxcli.runtime.files import private_folder, user_folder
 
 #: A file is closed, so that it can be drained and deleted, when it is this large.
 FILE_BYTES = 16 << 20
@@ -27,9 +27,7 @@ _SUFFIX = ".jsonl"
 
 def state_folder(env: Mapping[str, str] = os.environ) -> Path:
     """Return `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
-    base = env.get("XDG_STATE_HOME", "")
-    home = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / ".local" / "state"
-    return home / "okx"
+    return user_folder("XDG_STATE_HOME", ".local/state", env) / "okx"
 
 
 def name_of(where: str) -> str:

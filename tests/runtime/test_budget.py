@@ -163,3 +163,12 @@ def test_without_a_file_the_process_keeps_count():
     """No folder at all: the window holds within the process."""
     own = Budget(None, 3, 1.0, clock=Clock())
     assert crowded([own.turn() for _ in range(9)], 3, 1.0) == 3
+
+
+def test_a_full_disk_is_no_error():
+    """The process keeps its own account then, and nobody gets more turns than allowed."""
+    mine = Budget(Path("/dev/full"), 5, 2.0, clock=Clock())
+    assert [mine.turn() for _ in range(5)] == [0.0] * 5
+    assert mine.turn() > 1.9
+    mine.pause(5)
+    assert mine.turn() > 4.9
