@@ -191,6 +191,8 @@ class Collector:
         with self._session() as connection:
             resume = newest_ids(connection, EXCHANGE, taped) if TAPE in config.channels else {}
             self.take(self._feed.poll())
+            if config.proxy != before.proxy:
+                self._feed.go_through(config.proxy)
             self.take(self._feed.change(config.symbols, config.channels, resume))
             self._config = config
             self._removed = (self._removed | set(gone)) - set(config.symbols)

@@ -76,6 +76,15 @@ RestUrl = Annotated[
         help=f"REST base, without the path. Default: the configuration, else {DEFAULT_REST_URL}.",
     ),
 ]
+Proxy = Annotated[
+    str | None,
+    typer.Option(
+        "--proxy",
+        metavar="URL",
+        help="Reach OKX through this proxy, http://, socks5:// (names resolved here) or socks5h://; none: straight. "
+        "Default: the configuration, else HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY.",
+    ),
+]
 Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
 Duration = Annotated[
     str | None, typer.Option("--duration", metavar="TIME", help="End after this long: 30s, 10m, 2h, 1d.")

@@ -35,6 +35,14 @@ ENVIRONMENT = {
     "XDG_STATE_HOME": "Where lines wait, in okx/spool/, while Postgres is away; ~/.local/state when it is not set.",
     "XDG_CACHE_HOME": "Where bulk files are kept, in okx/files/; ~/.cache when it is not set.",
     "SSL_CERT_FILE": "A file of certificates to trust, instead of the system's. The check cannot be switched off.",
+    "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY": (
+        "The proxy for wss and https, for ws and http, and for both where they have none, where neither --proxy "
+        "nor the configuration names one. In lower case too, which comes first. Postgres is always reached straight."
+    ),
+    "NO_PROXY": (
+        "What is reached without a proxy, with commas between: okx.com (and all below it), host:port, 10.0.0.7, "
+        "10.0.0.0/8, or * for everything. Addresses of this machine always are."
+    ),
     "PGSERVICE, PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD, PGPASSFILE": (
         "As for every program that speaks to Postgres, where neither --dsn, OKX_DSN nor the configuration names one."
     ),

@@ -20,6 +20,7 @@ from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
 from okxcli.exchange.normalize import Normalizer
 from okxcli.exchange.rest import TRADES_PAGE
 from okxcli.runtime.clock import now_ms
+from okxcli.runtime.proxy import Proxies
 from okxcli.storage.database import Database
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class BulkFiles:
         stopped: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], int] = now_ms,
+        proxies: Proxies | None = None,
     ) -> None:
         self._database = database
         self._timeframes = list(timeframes)
@@ -59,7 +61,7 @@ class BulkFiles:
         self._stopped = stopped
         self._clock = clock
         self._base_url = base_url
-        self._loader = Downloader(base_url, folder, sleep=sleep, stop=stopped, attempts=3, quiet=True)
+        self._loader = Downloader(base_url, folder, sleep=sleep, stop=stopped, attempts=3, quiet=True, proxies=proxies)
         self._fetched: dict[Days, list[Path]] = {}
 
     def choose(self, spans: Iterable[tuple[int, int, int]]) -> list[Days]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from okxcli.backfill import Backfill
     from okxcli.runtime.config import Config
     from okxcli.runtime.progress import Progress
+    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import Database
 
@@ -80,6 +81,7 @@ def backfill(
     dsn: options.Dsn = None,
     ws_url: options.WsUrl = None,
     rest_url: options.RestUrl = None,
+    proxy: options.Proxy = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and only warnings on stderr.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -100,6 +102,7 @@ def backfill(
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.config import load
     from okxcli.runtime.progress import Progress
+    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.runtime.tables import write_rows
 
@@ -112,8 +115,8 @@ def backfill(
     if not symbols and not settings.symbols:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
     base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
-    clock = RestClient(base).clock()
-    now = clock()
+    proxies = Proxies(proxy, settings.proxy)
+    now = (clock := RestClient(base, proxies=proxies).clock())()
     begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
     if begin is not None and begin >= (end or now):
         raise UsageError("--since must be before --until (default: a minute ago)")
@@ -130,7 +133,7 @@ def backfill(
         Progress("okx backfill", not quiet) as progress,
     ):
         place = _files_place(site, files_url) if download else None
-        work, describe = _worker(database, base, settings, wait, life, progress, place, clock)
+        work, describe = _worker(database, base, settings, wait, life, progress, place, clock, proxies)
         with closing(work):
             if dry_run:
                 write_rows(_planned(work, names, begin, end, rebuild), table)
@@ -220,6 +223,7 @@ def _worker(
     progress: "Progress",
     files_url: str | None,
     clock: Callable[[], int],
+    proxies: "Proxies",
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
     from okxcli.backfill import Backfill, BulkFiles, Tools
@@ -233,7 +237,7 @@ def _worker(
         if not life.stop:
             life.wait(None, seconds)
 
-    rest = RestClient(rest_url, share=_SHARE, sleep=sleep)
+    rest = RestClient(rest_url, share=_SHARE, proxies=proxies, sleep=sleep)
 
     def describe(symbol: str) -> list[bytes]:
         return instruments(Catalogue(rest), [symbol])
@@ -250,6 +254,7 @@ def _worker(
             stopped=lambda: life.stop,
             sleep=sleep,
             clock=clock,
+            proxies=proxies,
         )
     tools = Tools(
         database.connect,

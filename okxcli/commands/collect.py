@@ -1,5 +1,6 @@
 """`okx collect`: stream, normalize, candles and store in one supervised process."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ def collect(
     dsn: options.Dsn = None,
     ws_url: options.WsUrl = None,
     rest_url: options.RestUrl = None,
+    proxy: options.Proxy = None,
     log_file: Annotated[
         Path | None,
         typer.Option("--log-file", metavar="FILE", help="Log everything here, with times; stderr stays brief."),
@@ -60,7 +62,8 @@ def collect(
     from okxcli.storage.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
-    settings = load(config, required=True)
+    configured = partial(load, config, required=True)
+    settings = configured()
     if log_file is None and settings.log_file is not None:
         log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file, file_level=settings.log_level)
     seconds = parse_duration(duration) if duration is not None else None
@@ -71,7 +74,7 @@ def collect(
             dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect", later=True
         ) as database,
     ):
-        feed = _feed(settings, ws_base, rest_url, database)
+        feed = _feed(settings, ws_base, rest_url, database, proxy)
         clock = feed.clock  # the exchange's as soon as it is known
         feed.measure()
         keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
@@ -85,15 +88,9 @@ def collect(
             frames = parse_list(now.timeframes) if now.timeframes else ()
             return Mender(lambda: session(database), frames, clock, now.fill)
 
+        connect = partial(session, database)
         collector = Collector(
-            settings,
-            feed,
-            keeper,
-            lambda: session(database),
-            clock,
-            housekeep=housekeep,
-            mender=mender,
-            load=lambda: load(config, required=True),
+            settings, feed, keeper, connect, clock, housekeep=housekeep, mender=mender, load=configured
         )
         try:
             if database.ready:
@@ -107,10 +104,11 @@ def collect(
     log.check()
 
 
-def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database") -> "Feed":
+def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database", proxy: str | None) -> "Feed":
     """Return the feed of a configuration; its tapes go on where those in the database end, if that is there."""
     from okxcli.exchange.feed import TAPE, Feed
     from okxcli.exchange.rows import EXCHANGE
+    from okxcli.runtime.proxy import Proxies
     from okxcli.storage.opening import newest_ids
 
     resume: dict[str, int] = {}
@@ -125,4 +123,5 @@ def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Dat
         connect_timeout_s=settings.connect_timeout_s,
         stamp=True,
         resume=resume,
+        proxies=Proxies(proxy, settings.proxy),
     )

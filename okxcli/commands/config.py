@@ -95,10 +95,10 @@ def show(path: options.Config = None) -> None:
     """Show every setting in effect and where it comes from.
 
     Writes one line for each key (a table on a terminal): its name, its value, and whether that is the default, from
-    the file, or from a variable of the environment. A password is masked.
+    the file, or from a variable of the environment. A password is masked, and what logs in at a proxy left out.
     """
     from okxcli.runtime import config as configuration
-    from okxcli.runtime import config_schema
+    from okxcli.runtime import config_schema, proxy
     from okxcli.runtime.config_values import masked
     from okxcli.runtime.tables import write_rows
 
@@ -113,6 +113,8 @@ def show(path: options.Config = None) -> None:
         effective = os.environ.get(variable) or value
         if key == "storage.dsn" and effective:
             effective = masked(effective)
+        if key == "exchange.proxy" and effective:
+            effective = str(proxy.parse(effective) or effective)
         rows.append({"key": key, "value": effective, "from": variable if os.environ.get(variable) else source})
     write_rows(rows)
 

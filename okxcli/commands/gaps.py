@@ -56,6 +56,7 @@ def gaps(
     config: options.Config = None,
     dsn: options.Dsn = None,
     rest_url: options.RestUrl = None,
+    proxy: options.Proxy = None,
 ) -> None:
     """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
 
@@ -83,7 +84,7 @@ def gaps(
     if since_ms is not None and since_ms >= until_ms:
         raise UsageError("--since must be before --until (default: a minute ago)")
     rows = _of_database(
-        symbols or [], since_ms, until_ms, until is None, online, recount, repair, config, dsn, rest_url
+        symbols or [], since_ms, until_ms, until is None, online, recount, repair, config, dsn, rest_url, proxy
     )
     write_rows(_readable(rows, table), table)
     raise typer.Exit(_verdict(rows, repair))
@@ -113,6 +114,7 @@ def _of_database(
     config: options.Config,
     dsn: str | None,
     rest_url: str | None,
+    proxy: str | None,
 ) -> list[Row]:
     from okxcli.errors import AnswerNo
     from okxcli.exchange.history import TradeHistory
@@ -120,6 +122,7 @@ def _of_database(
     from okxcli.exchange.rows import EXCHANGE
     from okxcli.runtime import log
     from okxcli.runtime.config import load
+    from okxcli.runtime.proxy import Proxies
     from okxcli.storage import recount as counting
     from okxcli.storage.database import open_database
     from okxcli.storage.gaps import differing_days, ranges, taped
@@ -128,7 +131,8 @@ def _of_database(
 
     log.setup("gaps", quiet=True)
     settings = load(config)
-    history = TradeHistory(RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL)) if online else None
+    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
+    history = TradeHistory(RestClient(base, proxies=Proxies(proxy, settings.proxy))) if online else None
     rows: list[Row] = []
     with (
         open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,

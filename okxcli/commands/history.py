@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from okxcli.commands.stream import urls
-from okxcli.options import FilesUrl, Output, RestUrl, RowsAs, Symbols, Verbose
+from okxcli.commands.stream import ways
+from okxcli.options import FilesUrl, Output, Proxy, RestUrl, RowsAs, Symbols, Verbose
 
 if TYPE_CHECKING:
     from okxcli.exchange.archive import Archive
     from okxcli.exchange.past import Past
     from okxcli.exchange.rest import RestClient
     from okxcli.runtime.progress import Progress
+    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def history(
     rows_as: RowsAs = None,
     output: Output = None,
     rest_url: RestUrl = None,
+    proxy: Proxy = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
     verbose: Verbose = False,
 ) -> int:
@@ -85,8 +87,8 @@ def history(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
-    base = urls("", rest_url)[1]
-    clock = SteadyClock() if files else RestClient(base).clock()
+    _, base, proxies = ways(None, rest_url, proxy)
+    clock = SteadyClock() if files else RestClient(base, proxies=proxies).clock()
     now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))
     with Lifecycle("source") as life, Progress("okx history", not quiet) as progress:
@@ -96,9 +98,10 @@ def history(
 
         # Files need REST for the instruments alone, and can do without.
         patience_s = 2.0 if files or download else 60.0
-        rest = RestClient(base, patience_s=patience_s, sleep=sleep)
+        rest = RestClient(base, patience_s=patience_s, proxies=proxies, sleep=sleep)
         if download:
-            files = _fetched(symbols, channel, begin, now if end is None else end, files, files_url, progress, life)
+            until_ms = now if end is None else end
+            files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, proxies)
         if files:
             archive = Archive(files, symbols, begin, end, channel, progress, rows_as)
             damaged = _from_files(archive, rest, output, life)
@@ -146,6 +149,7 @@ def _fetched(
     base_url: str | None,
     progress: "Progress",
     life: "Lifecycle",
+    proxies: "Proxies",
 ) -> list[str]:
     """Fetch the bulk files of a span into a folder and return them."""
     from okxcli.errors import ExchangeUnavailable, UsageError
@@ -159,7 +163,7 @@ def _fetched(
         raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
     base = base_url or DEFAULT_FILES_URL
     folder = expanded(places[0]) if places else default_folder(base)
-    loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop)
+    loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop, proxies=proxies)
     found = [path for symbol in symbols for path in loader.fetch(symbol, since, until, now_ms(), channel)]
     if not found:
         raise ExchangeUnavailable(

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.stream import urls
-from okxcli.options import Output, RestUrl
+from okxcli.commands.stream import ways
+from okxcli.options import Output, Proxy, RestUrl
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,7 @@ def instruments(
     symbols: Annotated[bool, typer.Option("--symbols/--no-symbols", help="Write the names alone, one a line.")] = False,
     output: Output = None,
     rest_url: RestUrl = None,
+    proxy: Proxy = None,
 ) -> int:
     """List the instruments of OKX that can be streamed.
 
@@ -54,7 +55,8 @@ def instruments(
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
     with Lifecycle("source"), Lines(output) as out:
-        client = RestClient(urls("", rest_url)[1])
+        _, base_url, proxies = ways(None, rest_url, proxy)
+        client = RestClient(base_url, proxies=proxies)
         for found in listed(client, kinds, family):
             if (
                 (every or (found.state == "live" and found.tick_size is not None))

@@ -14,6 +14,7 @@ from okxcli.options import (
     Dsn,
     Duration,
     Output,
+    Proxy,
     RestUrl,
     Symbols,
     Verbose,
@@ -23,6 +24,7 @@ from okxcli.options import (
 if TYPE_CHECKING:
     from okxcli.exchange.feed import Feed
     from okxcli.runtime.lines import Output as Lines
+    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
 
 #: How the lines begin that tell what the symbols are: they are not data, -n does not count them.
@@ -78,6 +80,7 @@ def stream(
     connect_timeout: ConnectTimeout = 30.0,
     ws_url: WsUrl = None,
     rest_url: RestUrl = None,
+    proxy: Proxy = None,
     dsn: Dsn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
     verbose: Verbose = False,
@@ -97,10 +100,10 @@ def stream(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
-    ws_base, rest_base = urls(ws_url, rest_url)
+    ws_base, rest_base, proxies = ways(ws_url, rest_url, proxy)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    since_ms = None if since is None else parse_time(since, RestClient(rest_base).clock()())
+    since_ms = None if since is None else parse_time(since, RestClient(rest_base, proxies=proxies).clock()())
     feed = Feed(
         symbols,
         wanted,
@@ -111,6 +114,7 @@ def stream(
         repair=repair,
         since_ms=since_ms,
         resume=_stored(symbols, ws_base, dsn) if resume else None,
+        proxies=proxies,
     )
     with Lifecycle("source") as life, Lines(output) as out, feed:
         _copy(feed, out, life, count, seconds)
@@ -184,11 +188,16 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
     return found
 
 
-def urls(ws_url: str | None, rest_url: str | None) -> tuple[str, str]:
-    """Return the WebSocket and the REST base: as given, else from the configuration, else OKX's own."""
-    if not ws_url or not rest_url:
-        from okxcli.runtime.config import load
+def ways(ws_url: str | None, rest_url: str | None, proxy: str | None) -> tuple[str, str, "Proxies"]:
+    """Return the WebSocket and the REST base, as given, else from the configuration, else OKX's own, and the way there.
 
-        config = load()
-        ws_url, rest_url = ws_url or config.ws_url, rest_url or config.rest_url
-    return ws_url or DEFAULT_WS_URL, rest_url or DEFAULT_REST_URL
+    The configuration is not read where nothing of it is asked for.
+    """
+    from okxcli.exchange.sites import origin_of
+    from okxcli.runtime.config import Config, load
+    from okxcli.runtime.proxy import Proxies
+
+    here = all(url and origin_of(url) == "local" for url in (ws_url, rest_url))
+    config = Config() if ws_url and rest_url and (here or proxy is not None) else load()
+    bases = (ws_url or config.ws_url or DEFAULT_WS_URL, rest_url or config.rest_url or DEFAULT_REST_URL)
+    return *bases, Proxies(proxy, config.proxy)

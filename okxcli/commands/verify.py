@@ -55,6 +55,7 @@ def verify(
     config: options.Config = None,
     dsn: options.Dsn = None,
     rest_url: options.RestUrl = None,
+    proxy: options.Proxy = None,
     quiet: options.Quiet = False,
 ) -> int:
     """Compare stored candles with OKX's own; exit 1 if one differs.
@@ -73,6 +74,7 @@ def verify(
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.config import load
     from okxcli.runtime.lines import Output
+    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage import reader
     from okxcli.storage.database import open_database
@@ -87,6 +89,7 @@ def verify(
     for frame in frames:
         bar_of(frame.name)
     settings = load(config)
+    rest_base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
     same = True
     with (
         Lifecycle("source") as life,
@@ -94,7 +97,7 @@ def verify(
         database.session() as connection,
         Output(output) as out,
     ):
-        bars = ExchangeBars(RestClient(rest_url or settings.rest_url or options.DEFAULT_REST_URL))
+        bars = ExchangeBars(RestClient(rest_base, proxies=Proxies(proxy, settings.proxy)))
         end = bars.now_ms - _SETTLED_MS if until is None else min(parse_time(until, bars.now_ms), bars.now_ms)
         begin = None if since is None else parse_time(since, bars.now_ms)
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):

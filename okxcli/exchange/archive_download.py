@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,7 @@ from okxcli.exchange import web
 from okxcli.exchange.archive_files import check_members
 from okxcli.exchange.archive_layout import DAY_MS, OFFSET_MS
 from okxcli.runtime.files import Sink, private, private_folder, user_folder
+from okxcli.runtime.proxy import Proxies
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ class Downloader:
         stop: Callable[[], bool] = lambda: False,
         attempts: int = _ATTEMPTS,
         quiet: bool = False,
+        proxies: Proxies | None = None,
     ) -> None:
         self.missing: list[str] = []
         self._base = web.base(base_url, ("http", "https"), "a base of files", DEFAULT_FILES_URL)
@@ -130,7 +133,9 @@ class Downloader:
         self._attempts = attempts
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
-        self._pool = web.pool(timeout_s)
+        self._way = partial((proxies or Proxies()).of, self._base)
+        self._way()  # what names it wrongly is told now
+        self._pool = web.pool(timeout_s, self._way)
 
     def fetch(
         self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
@@ -204,7 +209,7 @@ class Downloader:
             try:
                 state = self._transfer(url, stream, name)
             except (urllib3.exceptions.HTTPError, _Broken) as error:
-                reason = str(error).splitlines()[0][:200]
+                reason = str(error) if isinstance(error, _Broken) else web.in_words(error, self._way())
                 _log.debug("%s: %s", name, reason)
                 continue
             try:

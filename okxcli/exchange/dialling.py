@@ -9,6 +9,7 @@ from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from okxcli.exchange.wire import DialError, Wire
 from okxcli.runtime import budget
+from okxcli.runtime.proxy import Proxies
 
 #: OKX takes three connections a second from one address; one leaves room for the user's other programs.
 DIAL_INTERVAL_S = 1.0
@@ -87,15 +88,17 @@ class Backoff:
 class Dialler:
     """Dials `url` in a thread of its own, one attempt at a time, so that nobody waits for a name server or handshake.
 
-    Calls `wake` when an attempt has ended; `take` gives what came of it.
+    Calls `wake` when an attempt has ended; `take` gives what came of it. `proxies` is asked for the way each time.
     """
 
-    def __init__(self, url: str, limiter: DialLimiter, wake: Callable[[], None]) -> None:
+    def __init__(self, url: str, limiter: DialLimiter, wake: Callable[[], None], proxies: Proxies) -> None:
         self.busy = False
         self.due_ms = 0
         self._url = url
         self._limiter = limiter
         self._wake = wake
+        self._proxies = proxies
+        proxies.of(url)  # what names it wrongly is told now
         self._number = 0
         self._result: Wire | DialError | None = None
         self._lock = threading.Lock()
@@ -135,7 +138,7 @@ class Dialler:
             return
         found: Wire | DialError
         try:
-            found = Wire.dial(self._url, _DIAL_TIMEOUT_S)
+            found = Wire.dial(self._url, _DIAL_TIMEOUT_S, self._proxies.of(self._url))
         except DialError as error:
             found = error
         with self._lock:

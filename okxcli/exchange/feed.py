@@ -8,6 +8,7 @@ fetched from REST. A watch finds channels that are subscribed and bring nothing.
 import logging
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,7 @@ from okxcli.exchange.watch import Hands, Times, Watch
 from okxcli.exchange.watchdog import Watchdog
 from okxcli.exchange.websocket import OKXWebSocketClient
 from okxcli.runtime.clock import SteadyClock, passed_ms
+from okxcli.runtime.proxy import Proxies
 
 __all__ = ["TAPE", "Feed", "plan"]
 
@@ -54,7 +56,7 @@ class Feed:
     `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
     `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
     that it names; the live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how
-    patient the watch is.
+    patient the watch is; `proxies` knows the way to the exchange.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Feed:
         resume: Mapping[str, int] | None = None,
         dog: Watchdog | None = None,
         times: Times | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
@@ -81,10 +84,12 @@ class Feed:
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp
         self._dials = dials
+        self._proxies = proxies or Proxies()
         self._inbox = Inbox(self._wake_all)
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
-        self._rest = RestClient(rest_url, timeout_s=4.0, attempts=3, patience_s=6.0, sleep=self._sleep)
+        rest = partial(RestClient, rest_url, proxies=self._proxies, sleep=self._sleep)
+        self._rest = rest(timeout_s=4.0, attempts=3, patience_s=6.0)
         self._catalogue = Catalogue(self._rest)
         self._catalogue_done = threading.Event()
         self._refusals: list[Refuse] = []
@@ -92,7 +97,7 @@ class Feed:
         self._refused = 0
         self._changes = 0
         self._lock = threading.Lock()
-        self._history_rest = RestClient(rest_url, timeout_s=5.0, attempts=2, patience_s=8.0, sleep=self._sleep)
+        self._history_rest = rest(timeout_s=5.0, attempts=2, patience_s=8.0)
         self._repairs = repair
         self._repair = self._make_repair(since_ms, resume) if repair and TAPE in channels else None
         self._clients: list[OKXWebSocketClient] = []
@@ -100,7 +105,7 @@ class Feed:
         for path, connections in plan(self._symbols, channels).items():
             self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
         self._total = sum(len(client.wanted) for client in self._clients)
-        self._watch_rest = RestClient(rest_url, timeout_s=4.0, attempts=1, sleep=self._sleep)
+        self._watch_rest = rest(timeout_s=4.0, attempts=1)
         default = Times(clock_ms=_LOCAL_MS, local=True) if origin_of(rest_url) == "local" else Times()
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
@@ -116,13 +121,13 @@ class Feed:
             timeout_s,
             self._dials,
             self._on_retired,
+            self._proxies,
         )
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
         # `Holes` asks again, and knows for how long it is worth it.
         room = Room()
-        past = since_ms is not None
-        holes = Holes(self._symbols, overflow=lambda: DiskOverflow(room), since=past, resume=resume)
+        holes = Holes(self._symbols, overflow=lambda: DiskOverflow(room), since=since_ms is not None, resume=resume)
         history = TradeHistory(self._history_rest, sleep=self._sleep)
         return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 
@@ -203,6 +208,14 @@ class Feed:
         self._inbox.close()
 
     # Another wish, while it runs
+
+    def go_through(self, configured: str | None) -> None:
+        """Go on over new connections, through the proxy that the configuration names now."""
+        self._proxies.configured = configured
+        for client in self._clients:
+            client.replace("the configuration names another proxy.")
+        for rest in (self._rest, self._history_rest, self._watch_rest):
+            rest.close()
 
     def change(
         self, symbols: Iterable[str], channels: Iterable[str], resume: Mapping[str, int] | None = None

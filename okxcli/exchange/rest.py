@@ -4,10 +4,10 @@ Rows are returned as OKX sends them (strings). All answers are bounded in size, 
 """
 
 import logging
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -25,7 +25,9 @@ from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange import web
 from okxcli.exchange.limits import MachineBudget, Turns
 from okxcli.exchange.sites import origin_of
+from okxcli.exchange.tunnel import NoLogin
 from okxcli.runtime.clock import SteadyClock
+from okxcli.runtime.proxy import Proxies
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ class RestClient:
     """A client of the REST endpoints below `base_url` (scheme and host, no path).
 
     Each request is tried up to `attempts` times within `patience_s`. `share` is the part of OKX's limits that it may
-    take, all `okx` processes of this user together; `budget` replaces that account. Safe to use from several threads.
+    take, all `okx` processes of this user together; `budget` replaces that account. `proxies` knows the way there. Safe
+    to use from several threads.
     """
 
     def __init__(
@@ -76,13 +79,17 @@ class RestClient:
         patience_s: float = 60.0,
         share: float = 1.0,
         budget: Turns | None = None,
+        proxies: Proxies | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_url = web.base(base_url, ("http", "https"), "a REST base", "https://www.okx.com")
         self._budget = budget or MachineBudget(self.base_url, share)
         self._sleep = sleep
         # Retries are ours, since they must see OKX's codes in the body.
-        self._pool = web.pool(timeout_s, connections=4)
+        self._proxies = proxies or Proxies()
+        self._way = partial(self._proxies.of, self.base_url)
+        self._way()  # what names it wrongly is told now
+        self._pool = web.pool(timeout_s, self._way, connections=4)
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts) | stop_after_delay(patience_s),
             wait=wait_random_exponential(multiplier=0.25, max=8.0),
@@ -93,7 +100,7 @@ class RestClient:
         )
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections; another request makes a new one."""
         self._pool.clear()
 
     def get(
@@ -130,7 +137,8 @@ class RestClient:
         A market on this machine has a time of its own, which may stand still in the past: no clock is set back to it.
         """
         clock = SteadyClock()
-        with closing(RestClient(self.base_url, timeout_s=4.0, attempts=1)) as quick, suppress(ExchangeUnavailable):
+        quickly = RestClient(self.base_url, timeout_s=4.0, attempts=1, proxies=self._proxies)
+        with closing(quickly) as quick, suppress(ExchangeUnavailable):
             asked = clock()
             server = quick.time_ms()
             behind = server - (asked + clock()) // 2
@@ -207,8 +215,10 @@ class RestClient:
             status, body, asked_s = web.get(self._pool, self.base_url + path, _MAX_BODY, query)
         except web.TooLarge:
             raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB") from None
+        except NoLogin as error:
+            raise ExchangeUnavailable(f"no answer from OKX at {self.base_url}{path}: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Passing(_in_words(error)) from None
+            raise _Passing(web.in_words(error, self._way())) from None
         try:
             rows = _data(status, body, path, query)
         except _Passing as reason:
@@ -267,15 +277,3 @@ def _data(status: int, body: bytes, path: str, query: Mapping[str, str]) -> list
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     _log.debug("REST: %s; trying again in %.1f s", error, state.next_action.sleep if state.next_action else 0.0)
-
-
-def _in_words(error: urllib3.exceptions.HTTPError) -> str:
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return "no such host"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return str(error).rsplit("] ", 1)[-1].lower()
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "timed out"
-    if isinstance(error, urllib3.exceptions.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.args[0].verify_message}"
-    return str(error).splitlines()[0][:200]

@@ -20,8 +20,14 @@ _SITES = {
 
 
 def origin_of(url: str) -> str:
-    """Return where data of `url` comes from: a site such as `okx.com`, `local` for this machine, else the host."""
-    host = (urlsplit(url).hostname or "").lower().rstrip(".")
+    """Return where data of `url` comes from: a site such as `okx.com`, `local` for this machine, else the host.
+
+    What is no URL is its own: whoever connects to it tells what is wrong.
+    """
+    try:
+        host = (urlsplit(url).hostname or "").lower().rstrip(".")
+    except ValueError:
+        return url
     if host.endswith(".okx.com"):
         label = host.removesuffix(".okx.com")
         return _SITES.get(label, host)

@@ -6,9 +6,12 @@ Certificates are verified and nothing switches that off; redirects are not follo
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +20,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from okxcli.errors import UsageError
+from okxcli.exchange.tunnel import TunnelError, dial
+from okxcli.runtime.proxy import Proxy
 
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
 HEAD_S = 30.0
@@ -30,14 +35,30 @@ _READ = 1 << 16
 logging.getLogger("urllib3").addHandler(logging.NullHandler())
 
 
+Way = Callable[[], Proxy | None]
+
+
 class TooLarge(Exception):
     """An answer has more bytes than it may have, unpacked."""
 
 
 class _Impatient:
-    """Ends a connection whose head does not end: urllib3's own time-outs begin anew with each byte."""
+    """Goes through the proxy, if one leads there, and ends a connection whose head does not end.
+
+    urllib3's own time-outs begin anew with each byte.
+    """
 
     sock: socket.socket | None
+
+    def __init__(self, *arguments: Any, way: Way, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._way = way
+
+    def _new_conn(self) -> socket.socket:
+        proxy = self._way()
+        if proxy is None:
+            return super()._new_conn()  # type: ignore[misc,no-any-return]
+        return dial(self._dns_host, self.port, proxy, self.timeout)  # type: ignore[attr-defined]
 
     def getresponse(self) -> Any:
         """Return the answer, as soon as its head is there.
@@ -79,11 +100,15 @@ class _Secure(_Impatient, HTTPSConnection):
 
 
 class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+    def __init__(self, *arguments: Any, way: Way, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionCls = partial(_Plain, way=way)  # type: ignore[assignment]
 
 
 class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
+    def __init__(self, *arguments: Any, way: Way, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionCls = partial(_Secure, way=way)  # type: ignore[assignment]
 
 
 def base(url: str, schemes: tuple[str, str], what: str, example: str) -> str:
@@ -105,15 +130,19 @@ def base(url: str, schemes: tuple[str, str], what: str, example: str) -> str:
     return url.rstrip("/")
 
 
-def pool(timeout_s: float, connections: int = 1) -> urllib3.PoolManager:
-    """Return a pool whose connections wait `timeout_s` for a connection and for each piece of an answer."""
+def pool(timeout_s: float, way: Way, connections: int = 1) -> urllib3.PoolManager:
+    """Return a pool whose connections wait `timeout_s` for a connection and for each piece of an answer.
+
+    Each goes through the proxy that `way` tells when it is made; None: straight there.
+    """
     made = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
         retries=False,
         maxsize=connections,
         headers={"User-Agent": "okxcli"},
     )
-    made.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    kinds = {"http": partial(_PlainPool, way=way), "https": partial(_SecurePool, way=way)}
+    made.pool_classes_by_scheme = kinds  # type: ignore[assignment]
     return made
 
 
@@ -160,3 +189,21 @@ def _body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
             raise urllib3.exceptions.HTTPError(f"no end of the answer within {BODY_S:.0f} s")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def in_words(error: urllib3.exceptions.HTTPError, proxy: Proxy | None = None) -> str:
+    """Return what went wrong without the library's decoration, and through which proxy, unless it says so itself."""
+    text = _reason(error)
+    return text if proxy is None or isinstance(error, TunnelError) else f"{text}, through the proxy {proxy}"
+
+
+def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "no such host"
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return str(error).rsplit("] ", 1)[-1].lower()
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "timed out"
+    if isinstance(error, urllib3.exceptions.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.args[0].verify_message}"
+    return str(error).splitlines()[0][:200]

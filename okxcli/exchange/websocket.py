@@ -21,6 +21,7 @@ from okxcli.exchange.link import ConnectionState, Link, PutOff
 from okxcli.exchange.session import Seen, Session
 from okxcli.exchange.wire import DialError, WireError
 from okxcli.runtime.clock import passed_ms
+from okxcli.runtime.proxy import Proxies
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class OKXWebSocketClient:
         connect_timeout_s: float | None = 30.0,
         dials: DialLimiter = PROCESS_DIALS,
         retired: Callable[[Refuse], None] = lambda refusal: None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.url = url
         self.failure: OkxError | Exception | None = None
@@ -63,7 +65,7 @@ class OKXWebSocketClient:
         self._ended = ended
         self._full = full
         self._connect_timeout_s = connect_timeout_s
-        self._dialler = Dialler(url, dials, self.wake)
+        self._dialler = Dialler(url, dials, self.wake, proxies or Proxies())
         self._backoff = Backoff()
         self._links: list[Link] = []
         self._next_dial_ms = 0
@@ -218,10 +220,9 @@ class OKXWebSocketClient:
                         self._links.remove(link)
                         link.wire.close()
             if not self._ever_ready and self._wanted and give_up_ms is not None and now >= give_up_ms:
-                reason = self._trouble or "it answers no subscription"
                 raise ExchangeUnavailable(
-                    f"cannot stream from OKX at {self.url}: {reason}. "
-                    "Check the network and --ws-url, or raise --connect-timeout"
+                    f"cannot stream from OKX at {self.url}: {self._trouble or 'it answers no subscription'}. "
+                    "Check the network, --ws-url and --proxy, or raise --connect-timeout"
                 )
 
     def _wait(self, now: int, give_up_ms: int | None) -> None:

@@ -1,7 +1,8 @@
 """One WebSocket on the network: dial, read what is there, write, close. Never waits to read.
 
-websocket-client does the handshake and the framing. Added here: reads in large pieces (it makes two system calls a
-frame), a bound on the size of a message, TLS with verification and no way to switch it off, no redirects.
+websocket-client does the handshake and the framing. Added here: the way there (see tunnel), reads in large pieces (it
+makes two system calls a frame), a bound on the size of a message, TLS with verification and no way to switch it off,
+no redirects.
 """
 
 import contextlib
@@ -17,7 +18,10 @@ import websocket
 from websocket import ABNF, WebSocketException
 from websocket._abnf import continuous_frame, frame_buffer
 from websocket._handshake import handshake
-from websocket._http import connect, proxy_info
+from websocket._url import parse_url
+
+from okxcli.exchange.tunnel import TunnelError, dial
+from okxcli.runtime.proxy import Proxy
 
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.
 MAX_MESSAGE = 16 << 20
@@ -83,11 +87,15 @@ class _Socket(websocket.WebSocket):
         self._received = b""
         self._at = 0
 
-    def dial(self, url: str, timeout_s: float) -> None:
+    def dial(self, url: str, timeout_s: float, proxy: Proxy | None) -> None:
         """Connect, and stop blocking."""
+        host, port, resource, secure = parse_url(url)
+        place = (host, port, resource)
         self.sock_opt.timeout = timeout_s
-        self.raw, place = connect(url, self.sock_opt, proxy_info(), None)  # type: ignore[no-untyped-call]
+        self.raw = dial(host, port, proxy, timeout_s)
         try:
+            if secure:
+                self.raw = ssl.create_default_context().wrap_socket(self.raw, server_hostname=host)
             answer = handshake(_Head(self.raw, timeout_s), url, *place, suppress_origin=True)  # type: ignore[arg-type]
             if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
                 raise WebSocketException("Redirect")
@@ -127,18 +135,20 @@ class Wire:
         self._broken: str | None = None
 
     @classmethod
-    def dial(cls, url: str, timeout_s: float) -> "Wire":
-        """Connect to `url`; each step of it may take `timeout_s`.
+    def dial(cls, url: str, timeout_s: float, proxy: Proxy | None = None) -> "Wire":
+        """Connect to `url`, through a proxy if one is given; each step of it may take `timeout_s`.
 
         Raises:
             DialError: with the reason.
         """
         try:
-            options = {"context": ssl.create_default_context()} if url.startswith("wss:") else {}
-            connection = _Socket(sslopt=options, skip_utf8_validation=True, enable_multithread=False)
-            connection.dial(url, timeout_s)
+            connection = _Socket(skip_utf8_validation=True, enable_multithread=False)
+            connection.dial(url, timeout_s, proxy)
+        except TunnelError as error:
+            raise DialError(str(error)) from None
         except (WebSocketException, OSError, ValueError) as error:
-            raise DialError(_in_words(error)) from None
+            through = "" if proxy is None else f", through the proxy {proxy}"
+            raise DialError(f"{_in_words(error)}{through}") from None
         return cls(connection)
 
     def fileno(self) -> int:
@@ -205,8 +215,6 @@ def _in_words(error: Exception) -> str:
         return f"the handshake was refused with HTTP status {error.status_code}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
-    if isinstance(error, websocket.WebSocketAddressException):
-        return "no such host"
     if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
         return "timed out"
     if "Redirect" in str(error):

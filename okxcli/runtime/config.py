@@ -27,8 +27,8 @@ MAX_BYTES = 1_048_576
 class Config:
     """What a configuration says; without a file, the defaults.
 
-    Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url` and `log_file` are None
-    when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
+    Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
+    None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
     `tickers`, `trades` and `candles` are kept; None is for ever. `path` is the file it was read from.
     """
 
@@ -45,6 +45,7 @@ class Config:
     )
     ws_url: str | None = None
     rest_url: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     connect_timeout_s: float = 30.0
     log_file: Path | None = None
     log_level: str = "info"
@@ -119,12 +120,14 @@ def check(path: Path) -> list[str]:
 
 def warnings(path: Path, config: Config) -> list[str]:
     """Return what is not wrong but unwise: a password in a file that others can read."""
-    if config.dsn is None:
+    if config.dsn is None and config.proxy is None:
         return []
     from okxcli.runtime.config_values import holds_password
+    from okxcli.runtime.proxy import parse
 
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077 and holds_password(config.dsn):
+    proxy = parse(config.proxy or "")
+    if mode & 0o077 and (holds_password(config.dsn or "") or (proxy is not None and proxy.password is not None)):
         return [f"{path} holds a password and others can read it (mode {mode:04o}). Try: chmod 600 {path}"]
     return []
 

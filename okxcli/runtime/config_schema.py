@@ -75,6 +75,11 @@ class Exchange(_Section):
     rest_url: Annotated[str, values.base_url("http", "https")] | None = Field(
         default=None, description="REST base, without the path; null: the exchange's own."
     )
+    proxy: Annotated[str, AfterValidator(values.proxy)] | None = Field(
+        default=None,
+        description='Proxy on the way there, http://, socks5:// or socks5h://; "none": straight; null: HTTPS_PROXY and '
+        "its like.",
+    )
     connect_timeout: Annotated[str, values.duration(100, 3_600_000, "30s (100ms to 1h)")] = Field(
         default="30s", description="Give up when never connected for this long after the start."
     )
@@ -155,6 +160,7 @@ def to_config(document: Document, path: Path | None) -> Config:
         keep_days={kind: int(days[:-1]) if days else None for kind, days in keep.model_dump().items()},
         ws_url=document.exchange.ws_url,
         rest_url=document.exchange.rest_url,
+        proxy=document.exchange.proxy,
         connect_timeout_s=values.milliseconds(document.exchange.connect_timeout) / 1000,
         log_file=expanded(file) if file else None,
         log_level=document.log.level,
@@ -208,7 +214,9 @@ def _explained(error: Any) -> str:
         "bool_type": "true or false",
         "model_type": "an object, {...}",
     }.get(kind, error["msg"])
-    return f"{place}: {'a value' if place == 'storage.dsn' else values.shown(value)} is not {wanted}"
+    return (
+        f"{place}: {'a value' if place in ('storage.dsn', 'exchange.proxy') else values.shown(value)} is not {wanted}"
+    )
 
 
 def _place(where: tuple[Any, ...]) -> str:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine, UsageError
+from okxcli.runtime import proxy as proxies
 from okxcli.runtime.clock import parse_duration
 
 #: Parts of a connection string that nobody else may see.
@@ -102,6 +103,15 @@ def base_url(*schemes: str) -> AfterValidator:
         return text.rstrip("/")
 
     return AfterValidator(checked)
+
+
+def proxy(text: str) -> str:
+    """Check the address of a proxy; the value is not shown, it may hold a password."""
+    try:
+        proxies.parse(text)
+    except ValueError as reason:
+        raise _mistake(f"{reason}; write {proxies.EXAMPLE}, or none") from None
+    return text
 
 
 def once(names: list[str]) -> list[str]:
