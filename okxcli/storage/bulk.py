@@ -57,6 +57,7 @@ def _new_partition(connection: Connection, start: date, rows: Iterable[str]) -> 
     name = partitions.name_of(_TABLE, start)
     loading, key, new_key = f"loading_{name}", f"loading_{name}_pkey", f"{name}_pkey"
     parent, part, apart = sql.Identifier(_TABLE), sql.Identifier(name), sql.Identifier(loading)
+    partitions.as_owner(connection, _TABLE)
     connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES)").format(apart, parent))
     copy(connection, loading, _COLUMNS, rows)
     connection.execute(

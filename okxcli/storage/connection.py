@@ -37,8 +37,8 @@ _SETTINGS: Mapping[str, str | None] = {
     "search_path": None,
 }
 _SINCE_17 = {"transaction_timeout": "0"}
-# How times are read and written, whatever else is asked for.
-_SPELLING = {"timezone": "UTC", "datestyle": "ISO, YMD"}
+# How values are read and written, whatever else is asked for.
+_SPELLING = {"timezone": "UTC", "datestyle": "ISO, YMD", "array_nulls": "on"}
 # Commits may be more durable than "on" by the server's own choice, but never less.
 _DURABLE = sql.SQL(
     "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
@@ -178,6 +178,12 @@ def explain(error: psycopg.Error, where: str) -> OkxError:
         return DatabaseUnavailable(f"the pooler at {where} refuses: {reason}. {remedy[0].upper()}{remedy[1:]}")
     if re.search(r"database .* does not exist", reason):
         return DatabaseUnavailable(f"Postgres at {where}: {reason}. Make it first: createdb")
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        remedy = "GRANT SELECT on the tables is enough to read; who writes makes partitions, and must be a member of"
+        return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}. {remedy} the role that owns them")
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        remedy = "Name the primary, or ALTER ROLE ... SET default_transaction_read_only = off"
+        return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}. {remedy}")
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(f"cannot reach Postgres at {where}: {reason}")
     return DatabaseUnavailable(f"Postgres at {where} refuses: {reason}")

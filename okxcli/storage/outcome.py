@@ -1,5 +1,7 @@
 """What became of a batch: rows by table, duplicates, and the lines that went to quarantine."""
 
+import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,10 +63,10 @@ def _keep(connection: Connection, names: tuple[str, str, str], reason: str, line
         "INSERT INTO quarantine (type, exchange, symbol, reason, line, stored) VALUES (%s, %s, %s, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
         [
-            *(_text(name.encode(errors="replace")) for name in names),
-            _text(reason.encode(errors="replace")),
-            _text(line),
-            None if stored is None else _text(stored),
+            *(_text(connection, name.encode(errors="replace")) for name in names),
+            _text(connection, reason.encode(errors="replace")),
+            _text(connection, line),
+            None if stored is None else _text(connection, stored),
         ],
     )
 
@@ -91,6 +93,12 @@ def _names_in(raw: bytes) -> tuple[str, str, str]:
     return kind, exchange, symbol
 
 
-def _text(raw: bytes) -> str:
-    """Return bytes as text that Postgres takes: NUL is spelt out, what is not UTF-8 is replaced."""
-    return raw[:_LONGEST].decode(errors="replace").replace("\0", "\\u0000")
+def _text(connection: Connection, raw: bytes) -> str:
+    """Return bytes as text that Postgres takes: NUL is spelt out, what is not UTF-8 is replaced.
+
+    Where the database has another encoding, what is not ASCII is spelt as JSON does.
+    """
+    text = raw[:_LONGEST].decode(errors="replace").replace("\0", "\\u0000")
+    if connection.info.parameter_status("server_encoding") in ("UTF8", "SQL_ASCII"):
+        return text
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)

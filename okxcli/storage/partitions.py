@@ -91,10 +91,22 @@ def make(connection: Connection, table: str, start: date) -> bool:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [PARTITION_LOCK])
         if name in _attached(connection, table):
             return False
+        as_owner(connection, table)
         # It may stand there detached, if retention was cut short; its rows are then as good as they were.
         connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)").format(part, parent))
         attach(connection, table, start)
     return True
+
+
+def as_owner(connection: Connection, table: str) -> None:
+    """Be the owner of a table for the rest of the transaction: a partition is to be that role's too, whoever makes it.
+
+    Raises:
+        InsufficientPrivilege: we are no member of it.
+    """
+    connection.execute(
+        "SELECT set_config('role', pg_get_userbyid(relowner), true) FROM pg_class WHERE oid = to_regclass(%s)", [table]
+    )
 
 
 def attach(connection: Connection, table: str, start: date) -> None:
