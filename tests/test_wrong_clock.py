@@ -41,8 +41,8 @@ CLOCKS = {
     "400 days ahead": (400 * DAY_S, 99, 0),
     "an hour behind": (-3_600, 99, 0),
     "three days behind": (-3 * DAY_S, 99, 0),
-    "set ahead during the run": (0, 2, 400 * DAY_S),
-    "set back during the run": (400 * DAY_S, 2, -401 * DAY_S),
+    "set ahead during the run": (0, 4, 400 * DAY_S),
+    "set back during the run": (400 * DAY_S, 4, -401 * DAY_S),
 }
 
 

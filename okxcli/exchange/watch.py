@@ -297,8 +297,10 @@ class Watch:
         stepped = self.measured and abs(ahead - self._wall_ahead_ms) > WARN_MS
         if self._times.clock_ms is None or (now < self._clock_due_ms and not stepped):
             return
+        first = not self._clock_due_ms and self.measured  # by the feed, a moment ago
         self._clock_due_ms = now + self._times.clock_ms
-        self.measure()
+        if not first:
+            self.measure()
         if not self.measured:
             self._clock_due_ms = now + min(self._times.clock_ms, _UNMEASURED_MS)
 

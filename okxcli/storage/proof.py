@@ -7,7 +7,9 @@ ledger, and the chain of their first and last ids is the proof.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import LiteralString, Self
+from typing import Self
+
+from psycopg import sql
 
 from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
 from okxcli.storage import doubts, ledger
@@ -35,16 +37,22 @@ class Day:
     ahead: Ranges = field(default_factory=list)
 
 
-# The fills of a day that the clock has not reached, not even that of whoever received them; and the times of the rest.
-_AHEAD: LiteralString = """
-SELECT range_agg(ids) FILTER (WHERE ahead),
-    (extract(epoch FROM min(timestamp) FILTER (WHERE NOT ahead)) * 1000)::bigint,
-    (extract(epoch FROM max(timestamp) FILTER (WHERE NOT ahead)) * 1000)::bigint
-FROM (SELECT int8range(trade_id - count + 1, trade_id, '[]') AS ids, timestamp,
-        timestamp > coalesce(received + make_interval(secs => %s), now() + make_interval(secs => %s)) AS ahead
-    FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0
-        AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz) AS fills
-"""
+_OF_DAY = sql.SQL(
+    "FROM raw_trades WHERE exchange = %(exchange)s AND symbol = %(symbol)s AND epoch = 0"
+    " AND timestamp >= %(since)s::timestamptz AND timestamp < %(until)s::timestamptz"
+)
+#: What the clock has not reached, not even that of whoever received it.
+_LATEST = sql.SQL(
+    "coalesce(received + make_interval(secs => %(stamped)s), now() + make_interval(secs => %(unstamped)s))"
+)
+_AHEAD = sql.SQL(
+    "SELECT range_agg(int8range(trade_id - count + 1, trade_id, '[]')) {}"
+    " AND timestamp > now() + make_interval(secs => %(stamped)s) AND timestamp > {}"
+).format(_OF_DAY, _LATEST)
+_TIMES = sql.SQL(
+    "SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint, (extract(epoch FROM max(timestamp)) * 1000)::bigint {}"
+    " AND timestamp <= {}"
+).format(_OF_DAY, _LATEST)
 
 
 def count_within(ranges: Ranges, first: int, last: int) -> int:
@@ -194,9 +202,17 @@ class Proof:
 
 def _without_ahead(connection: Connection, exchange: str, symbol: str, day: Day) -> Day:
     """Return a day whose newest time has not come, as it is without the fills of which that is so."""
-    values = [AHEAD_MS / 1000, UNSTAMPED_AHEAD_MS / 1000, exchange, symbol, stamp(day.start), stamp(day.start + DAY_MS)]
-    row = connection.execute(_AHEAD, values).fetchone()
-    ahead = [] if row is None or row[0] is None else ledger.read(row[0])
-    if row is None or not ahead:
+    values = {
+        "exchange": exchange,
+        "symbol": symbol,
+        "since": stamp(day.start),
+        "until": stamp(day.start + DAY_MS),
+        "stamped": AHEAD_MS // 1000,
+        "unstamped": UNSTAMPED_AHEAD_MS // 1000,
+    }
+    (found,) = connection.execute(_AHEAD, values).fetchone() or (None,)
+    if found is None:
         return day
-    return replace(day, covered=ledger.subtract(day.covered, ahead), first_time=row[1], last_time=row[2], ahead=ahead)
+    ahead = ledger.read(found)
+    first, last = connection.execute(_TIMES, values).fetchone() or (None, None)
+    return replace(day, covered=ledger.subtract(day.covered, ahead), first_time=first, last_time=last, ahead=ahead)

@@ -15,6 +15,7 @@ from okxcli.storage.flats import store_flats
 from okxcli.storage.proof import Proof
 from okxcli.storage.reader import EVERYTHING, Series
 from okxcli.storage.rebuild import rebuild, starts_of_ids
+from okxcli.storage.recount import recount
 from okxcli.storage.stale import stale
 
 KEY = ("okx", "BTC-USDT")
@@ -212,6 +213,39 @@ def test_archived_days_are_left_alone(database, connection):
     after = bars(connection)
     assert {key: after[key] for key in before} == before
     assert len(after) > len(before)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bars_of_a_day_that_is_open_again(database, connection, seed):
+    """Its rows were dropped in the middle of it, by mistake: what came since makes bars, complete where that proves it,
+    and none that was whole before gets worse. What was dropped is neither missing nor lost.
+    """
+    fills = market(900, seed)
+    cut = Random(seed).randrange(100, 400)
+    whole = made(fills)
+    store(database, [*fills[:cut], *(c for c in made(fills[:cut]).values() if c.complete)])
+    before = bars(connection)
+    connection.execute("UPDATE trade_ledger SET archived = true")
+    connection.execute("DELETE FROM raw_trades")
+    lost = {fill.trade_id for fill in Random(seed).sample(fills[cut:], 40)}
+    store(database, [fill for fill in fills[cut:] if fill.trade_id not in lost])
+    mend(connection)
+    proof = Proof.load(connection, *KEY)
+    assert proof.retired == [(1, cut)] and recount(connection, *KEY) == []
+    assert {n for first, last in proof.holes() for n in range(first, last + 1)} == lost - {
+        900,
+        *range(proof.last_id, 900),
+    }
+    store(database, [fill for fill in fills if fill.trade_id in lost])
+    mend(connection)
+    after = bars(connection)
+    assert {key: after[key] for key in before} == before
+    for key, bar in after.items():
+        if bar.complete:
+            assert same({key: bar}, {key: whole[key]})
+        else:
+            assert bar.first_trade_id <= cut + 1 or bar.last_trade_id >= 899 or bar.start < fills[cut].timestamp + 1_000
+    assert sum(bar.complete for bar in after.values()) > len(before) + 20
 
 
 def test_starts_of_ids(database, connection):
