@@ -1,4 +1,4 @@
-"""Where the exchange may be: at an IPv6 address, behind a certificate of one's own authority; socket, REST and files."""
+"""Where the exchange may be: at an IPv6 address, behind an authority of one's own; for socket, REST and files."""
 
 import io
 import json
