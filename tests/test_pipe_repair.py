@@ -37,6 +37,8 @@ def final(output):
     bars = {}
     for line in output.splitlines():
         candle = json.loads(line)
+        if candle["type"] == "site":
+            continue
         candle.pop("revision")
         bars[candle["symbol"], candle["timeframe"], candle["timestamp"]] = candle
     return bars

@@ -62,6 +62,7 @@ def candles(
     from okxcli.core.model import OHLCVCandle
     from okxcli.core.rollup import CandleRollup
     from okxcli.errors import InvalidLine, UsageError
+    from okxcli.exchange.sites import site_told
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
     from okxcli.runtime.filters import LineFilter
@@ -88,8 +89,10 @@ def candles(
         try:
             feed(decode(line, now_ms()))
         except UnknownType:
-            if not pass_lines:
+            if not pass_lines and site_told(line) is None:  # bars of a simulation are none of the market either
                 return
+            write(line)
+            return
         if pass_lines:
             write(line)
 

@@ -120,9 +120,10 @@ def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lif
     """Write what REST has, after what the symbols are, and say what it does not show."""
     from okxcli.exchange.instruments import Catalogue
     from okxcli.exchange.past import instruments
+    from okxcli.exchange.sites import origin_of, site_event
     from okxcli.runtime.lines import Output as Lines
 
-    first = instruments(Catalogue(rest), past.symbols)
+    first = site_event(origin_of(rest.base_url)) + instruments(Catalogue(rest), past.symbols)
     with Lines(output) as out:
         for line in first:
             out.line(line)

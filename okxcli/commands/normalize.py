@@ -29,6 +29,7 @@ def normalize(
     """
     from okxcli.core.codec import encode
     from okxcli.exchange.normalize import Normalizer, PartlyInvalid
+    from okxcli.exchange.sites import site_line, site_told
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
 
@@ -46,6 +47,9 @@ def normalize(
             raise
         for item in found:
             write(encode(item))
+        if not found and (site := site_told(line)) is not None:
+            for told in site_line(site):
+                write(told)
 
     def finish() -> None:
         for note in normalizer.notes():

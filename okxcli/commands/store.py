@@ -8,7 +8,8 @@ import typer
 
 from okxcli import options
 from okxcli.core.codec import UnknownType, decode
-from okxcli.errors import BUGS, InvalidLine, TryLater
+from okxcli.errors import BUGS, ConfigError, InvalidLine, TryLater
+from okxcli.exchange.sites import site_told
 from okxcli.runtime.clock import now_ms
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def store(
     already is counted as a duplicate and changes nothing, so any input may be stored again. A fill whose id is known
     with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses; the
     others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
-    database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine. Lines that are
-    bad by themselves are told, and the first thousand of them kept in quarantine as well.
+    database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine; lines that say
+    that they are from elsewhere end the run (exit 78). Lines that are bad by themselves are told, and the first
+    thousand of them kept in quarantine as well.
 
     While Postgres is away lines go to a spool folder, as plain files, and from there into the database as soon as it
     is back. If it is still away at the end of input, exit 75 tells how many lines wait where. A database that was in
@@ -75,7 +77,7 @@ def store(
         database = open_database(
             dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store", later=not drain
         )
-    keeping = _Keeping(run, database, strict, tee)
+    keeping = _Keeping(run, database, origin, strict, tee)
     try:
         if drain:
             keeping.finish()
@@ -93,12 +95,14 @@ def store(
 class _Keeping:
     """What the filter calls: lines to the keeper, the keeper's time, the end."""
 
-    def __init__(self, run: "LineFilter", database: "Database", strict: bool, tee: bool) -> None:
+    def __init__(self, run: "LineFilter", database: "Database", origin: str, strict: bool, tee: bool) -> None:
         from okxcli.storage.keeper import Keeper
         from okxcli.storage.spool import Spool, default_folder
 
         self._run = run
         self._database = database
+        self._origin = origin
+        self._tee = tee
         self._strict = strict
         self._kept = 0
         self.deaf = False  # nobody is there to pass lines on to
@@ -115,6 +119,7 @@ class _Keeping:
         try:
             found = decode(line, now_ms())
         except UnknownType:
+            self._believe(line)
             return
         except InvalidLine as reason:
             self._quarantine(line, str(reason), bool(reason.early))
@@ -127,6 +132,24 @@ class _Keeping:
         while self.keeper.full and not self._run.stopping:  # no room anywhere: whoever writes to us has to wait
             time.sleep(0.2)
             self.keeper.tick()
+
+    def _believe(self, line: bytes) -> None:
+        """Take note of a line that says where those after it are from; what is from elsewhere is not stored.
+
+        Raises:
+            ConfigError: the database takes other data.
+        """
+        site = site_told(line)
+        if site is None:
+            return
+        if site != self._origin:
+            self.keeper.finish()
+            raise ConfigError(
+                f"these lines are from {site}, and {self._database.where} is to take those of {self._origin}: "
+                "the two must not mix. Name the exchange with --ws-url or OKX_WS_URL, and a database of its own"
+            )
+        if self._tee:
+            self._pass_on([line])
 
     def _quarantine(self, line: bytes, reason: str, whole: bool = False) -> None:
         """Keep a bad line, within a bound unless it is `whole`: a trade, which may be taken back."""

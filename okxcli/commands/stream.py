@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from okxcli.runtime.signals import Lifecycle
 
 #: How the lines begin that tell what the symbols are: they are not data, -n does not count them.
-_PREFACE = b'{"arg":{"channel":"instruments"'
+_PREFACE = (b'{"arg":{"channel":"instruments"', b'{"event":"site"')
 
 
 def register(app: typer.Typer) -> None:
@@ -94,6 +94,7 @@ def stream(
     """
     from okxcli.exchange.feed import Feed
     from okxcli.exchange.rest import RestClient
+    from okxcli.exchange.sites import origin_of, site_event
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
@@ -117,12 +118,14 @@ def stream(
         proxies=proxies,
     )
     with Lifecycle("source") as life, Lines(output) as out, feed:
-        _copy(feed, out, life, count, seconds)
+        _copy(feed, out, life, count, seconds, site_event(origin_of(ws_base)))
     return 0
 
 
-def _copy(feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seconds: float | None) -> None:
-    """Write what the feed has until a signal, `count` messages or `seconds` end it."""
+def _copy(
+    feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seconds: float | None, first: list[bytes]
+) -> None:
+    """Write what the feed has, after `first`, until a signal, `count` messages or `seconds` end it."""
     end_s = None if seconds is None else time.monotonic() + seconds
     left = count
     while not life.stop and left != 0:
@@ -130,10 +133,13 @@ def _copy(feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seco
         if wait_s is not None and wait_s <= 0:
             break
         if life.wait(feed.fileno(), wait_s):
-            left = _write(feed.poll(), out, left)
+            lines = feed.poll()
+            left = _write(first + lines if lines else [], out, left)
+            first = [] if lines else first
     feed.stop()
     while left != 0 and (lines := feed.poll()):
-        left = _write(lines, out, left)
+        left = _write(first + lines, out, left)
+        first = []
     logging.getLogger(__name__).debug("%d lines written", out.lines)
 
 

@@ -108,10 +108,16 @@ def origin(connection: "Connection") -> str | None:
 def guard_origin(connection: "Connection", wanted: str, where: str) -> None:
     """Remember where the data comes from (`okx.com`, `local`...), and refuse data from elsewhere.
 
+    Where nothing is stored yet the one who asked last is right.
+
     Raises:
         ConfigError: the database holds data from another exchange.
     """
-    connection.execute("INSERT INTO meta VALUES ('origin', %s) ON CONFLICT (key) DO NOTHING", [wanted])
+    connection.execute(
+        "INSERT INTO meta VALUES ('origin', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        " WHERE NOT EXISTS (SELECT FROM symbols)",
+        [wanted],
+    )
     found = origin(connection)
     if found != wanted:
         raise ConfigError(

@@ -50,7 +50,7 @@ def test_fills_of_a_span(exchange, env, tmp_path):
     done = run(env, "history", "BTC-USDT", "--since", since, "--until", until, "-o", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     lines = gzip.decompress(out.read_bytes()).splitlines()
-    assert json.loads(lines[0])["arg"] == {"channel": "instruments", "instType": "SPOT"}
+    assert [json.loads(line)["arg"]["channel"] for line in lines[:3]] == ["site", "instruments", "trades-all"]
     fills = exchange.fills("BTC-USDT")
     first = min(fill.trade_id for fill in fills if fill.ts >= since)
     last = max(fill.trade_id for fill in fills if fill.ts < until)
@@ -71,7 +71,7 @@ def test_several_symbols_through_the_pipe(exchange, env):
     )
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, check=False, timeout=60)
     assert done.stderr == b""
-    candles = [json.loads(line) for line in done.stdout.splitlines()]
+    candles = [json.loads(line) for line in done.stdout.splitlines()[1:]]
     for symbol in ("BTC-USDT", "ETH-USDT"):
         found = [c for c in candles if c["symbol"] == symbol and c["start"] >= until - 15_000]
         assert [c["start"] for c in found[:2]] == [until - 15_000, until - 10_000]
@@ -81,12 +81,12 @@ def test_several_symbols_through_the_pipe(exchange, env):
 def test_candles_of_the_exchange(exchange, env):
     """OKX's own bars, confirmed alone, that normalize takes for final ones."""
     done = run(env, "history", "ETH-USDT", "--channel", "candle1s", "--since", "30s")
-    lines = [json.loads(line) for line in done.stdout.splitlines()][1:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()][2:]
     assert 25 <= len(lines) <= 30
     starts = [int(line["data"][0][0]) for line in lines]
     assert all(b - a == 1000 for a, b in pairwise(starts))
     normalized = run(env, "normalize", input=done.stdout)
-    assert [json.loads(line)["complete"] for line in normalized.stdout.splitlines()[1:]] == [True] * len(lines)
+    assert [json.loads(line)["complete"] for line in normalized.stdout.splitlines()[2:]] == [True] * len(lines)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_resume_begins_where_postgres_ends(exchange, env, database):
         )
         assert done.returncode == 0, done.stderr
     read = run(env, "read", "trades", "BTC-USDT")
-    found = [json.loads(line)["trade_id"] for line in read.stdout.splitlines()]
+    found = [json.loads(line)["trade_id"] for line in read.stdout.splitlines()[1:]]
     assert found == list(range(found[0], found[0] + len(found)))
     assert len(found) == 120
     other = run(env, "stream", "ETH-USDT", "--resume", "-n", 2)

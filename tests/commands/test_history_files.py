@@ -64,7 +64,7 @@ def candles(env, lines, first, last):
     """Return the candle lines made of the trades between two ids."""
     chosen = [
         line for line in lines
-        if (found := json.loads(line))["type"] == "instrument" or first <= found["trade_id"] <= last
+        if first <= (found := json.loads(line)).get("trade_id", first if found["type"] == "instrument" else 0) <= last
     ]  # fmt: skip
     return run(env, "candles", "-q", "--tf", "1s,5s", "--no-live", data=b"\n".join(chosen)).stdout.splitlines()
 
