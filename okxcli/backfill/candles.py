@@ -24,7 +24,6 @@ from okxcli.storage.chain import (
     Chain,
     Link,
     completed,
-    doubtful,
     ids_between,
     is_candles_only,
     merge_larger,
@@ -73,10 +72,6 @@ class Candles:
         plan = Plan(symbol, stretches=[], ceiling=chain.known[-1][1])
         holes = [one for one in chain.broken(chain.base) if _touches(one, since_ms, until_ms)]
         spans = _broken(chain, since_ms, until_ms)
-        for bars in chain.roots:
-            lasting = doubtful(self._tools.connection, chain, bars.frame, since_ms or 0, until_ms or FOREVER_MS)
-            whole = {bar.start for bar in completed(chain, lasting)}
-            spans += [(bar.start, bar.timestamp) for bar in lasting if bar.start not in whole]
         wanted = [(one.first, one.last) for one in holes]
         stretches = [one for span in spans if (one := self._stretch(chain, *span)) is not None]
         stretches += self._tail(chain, plan, until_ms, wanted)
@@ -171,7 +166,7 @@ class Candles:
         found = 0
         for frame in chain.frames:
             if frame in [bars.frame for bars in chain.roots]:
-                found += len(completed(chain, doubtful(connection, chain, frame, since, until)))
+                found += len(completed(connection, chain, frame, since, until))
             else:
                 found += len(stale_larger(connection, chain, frame, since, until))
             if self._tools.fill:
@@ -349,7 +344,7 @@ class Candles:
         changed = 0
         for frame in chain.frames:
             if frame in [bars.frame for bars in chain.roots]:
-                changed += store_bars(connection, completed(chain, doubtful(connection, chain, frame, since, until)))
+                changed += store_bars(connection, completed(connection, chain, frame, since, until))
             else:
                 changed += merge_larger(connection, chain, frame, stale_larger(connection, chain, frame, since, until))
                 starts = [one for one in starts_in(frame, *anew) if frame.end_of(one) <= anew[1]] if anew else []

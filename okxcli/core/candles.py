@@ -12,7 +12,7 @@ from heapq import merge
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import FILE_MERGED, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.series import Series
-from okxcli.core.tape import MAX_RANGES, IdRanges
+from okxcli.core.tape import IdRanges, Run
 from okxcli.core.timeframes import Timeframe, common, parse_list
 
 LATENESS_MS = 10_000
@@ -36,6 +36,8 @@ class _Market:
         self.clock = 0  # the newest timestamp seen
         self.live = False
         self.ids = IdRanges()
+        self._absent = IdRanges()  # those of the known ids that are absent at the exchange
+        self._merged = IdRanges()  # ids of merged trades of which nobody knows how many fills they are
         self.instrument: Instrument | None = None
         self._owner = owner
         self._base = owner.base
@@ -43,18 +45,16 @@ class _Market:
         self._part: TimeframeBucket | None = None  # the one that holds the clock
         self._action = 0  # a trade of `_part` before this moment makes nothing due
         self._mended = False  # ids came out of order since the last step
-        self._begun: dict[int, int] = {}  # when the lowest fill of a range of known ids was, by its id
         self.series = [
-            Series(
-                exchange, symbol, tf, self.ids, self._begun, self._parts, owner.lateness_ms, owner.fill, owner.partial
-            )
+            Series(exchange, symbol, tf, self.ids, self._parts, owner.lateness_ms, owner.fill, owner.partial)
             for tf in owner.timeframes
         ]
 
-    def seed(self, known: Iterable[tuple[int, int]], parts: Iterable[TimeframeBucket], until: int) -> None:
+    def seed(self, known: Iterable[Run], step: int, parts: Iterable[TimeframeBucket], until: int) -> None:
         """Take in ids, and what traded before `until` in bars that end after it."""
-        for first, last in known:
-            self.ids.add(first, last)
+        for run in known:
+            self.ids.add(run.first, run.last, run.low if run.high >= 0 else None, run.high)
+        self.ids.step = max(self.ids.step, step)
         for part in parts:
             for series in self.series:
                 if series.timeframe.end_of(series.timeframe.start_of(part.start)) > until:
@@ -66,25 +66,18 @@ class _Market:
         ids = self.ids
         last = trade.trade_id
         first = last - trade.count + 1
-        if first <= ids.floor:
-            owner.late += 1
-            return
-        new = ids.add(first, last)
-        if new != trade.count:
-            self._known(first, last, new)
+        timestamp = trade.timestamp
+        if trade.origin == FILE_MERGED or trade.count > 1 or len(self._merged):
+            if not self._take_merged(trade, first, last):
+                return
+        elif not ids.add(first, last, timestamp) and not self._take_again(trade, first, last):
             return
         owner.trades += 1
-        if first == ids.begun:
-            self._begin(first, trade.timestamp)
-        if trade.origin == FILE_MERGED:
-            for series in self.series:
-                series.dropped.add(first, last)  # how many fills it is of is not known: it proves no bar
         for hook in owner.trade_hooks:
             hook(trade)
         if last != ids.top:
             self._mended = True
         base, quote = amounts(self.instrument, self.symbol, trade.price, trade.size)
-        timestamp = trade.timestamp
         part = self._part
         if part is not None and part.start <= timestamp < self._action:
             part.add(trade, base, quote)
@@ -100,23 +93,45 @@ class _Market:
             self.clock, self._part = timestamp, bucket
         self.step()
 
-    def _begin(self, first: int, timestamp: int) -> None:
-        """Note when a range of known ids begins; forget those that begin elsewhere by now."""
-        if len(self._begun) >= 2 * MAX_RANGES:
-            begins = {first for first, _ in self.ids}
-            for number in self._begun.keys() - begins:
-                del self._begun[number]
-        self._begun[first] = timestamp
-
-    def _known(self, first: int, last: int, new: int) -> None:
-        """Count a trade of known ids, all of them or (`new` are not) some: it cannot be cut into its fills."""
+    def _take_again(self, trade: StandardizedTrade, first: int, last: int) -> bool:
+        """Return whether a trade of known ids is to be taken all the same: they were called absent, and are not."""
         owner = self._owner
-        if not new:
-            owner.duplicates += 1
-            return
-        owner.overlapping += 1
+        if first <= self.ids.floor:  # what is known that far down was forgotten
+            owner.late += 1
+            for series in self.series:
+                series.lack(trade.timestamp, trade.trade_id)
+            return False
+        known = self.ids.overlap(first, last)
+        if known != self._absent.overlap(first, last):
+            if known == trade.count and not self._absent.touches(first, last):
+                owner.duplicates += 1
+                return False
+            # Ids known in part: it cannot be cut into its fills, of which some are in no bar.
+            owner.overlapping += 1
+            for series in self.series:
+                series.lack(trade.timestamp, trade.trade_id)
+            return False
+        self._absent.discard(first, last)
+        self.ids.add(first, last, sure=False)
+        return True
+
+    def _take_merged(self, trade: StandardizedTrade, first: int, last: int) -> bool:
+        """Return whether a merged trade, or any beside merged ones, is new, and take its ids.
+
+        Of one from a file nobody knows how many fills it is of: its id proves nothing, and no bar with it is whole.
+        """
+        if self._merged.touches(first, last):
+            self._owner.duplicates += 1
+            return False
+        if self.ids.touches(first, last) or first <= self.ids.floor:
+            return self._take_again(trade, first, last)
+        if trade.origin != FILE_MERGED:
+            self.ids.add(first, last, trade.timestamp, sure=trade.count == 1)
+            return True
+        self._merged.add(first, last)
         for series in self.series:
-            series.dropped.add(first, last)
+            series.lack(trade.timestamp, trade.trade_id)
+        return True
 
     def _find(self, timestamp: int) -> TimeframeBucket | None:
         """Return the base bar for a trade at `timestamp`; None when that is over and the window for late trades too."""
@@ -136,7 +151,7 @@ class _Market:
         lost = False
         for series in self.series:
             if series.timeframe.end_of(series.timeframe.start_of(trade.timestamp)) <= self.clock:
-                series.dropped.add(trade.first_id, trade.trade_id)
+                series.lack(trade.timestamp, trade.trade_id)
                 lost = True
             else:
                 series.open_bar(trade.timestamp, self.clock).add(trade, base, quote)
@@ -144,9 +159,11 @@ class _Market:
 
     def absent(self, first: int, last: int) -> None:
         """Count ids that the exchange does not have as known; bars that waited for them are written again."""
-        if self.ids.add(first, last):
-            if first == self.ids.begun and last + 1 in self._begun:
-                self._begin(first, self._begun[last + 1])
+        new = list(self.ids.unknown(first, last))
+        for low, high in new:
+            self._absent.add(low, high)
+            self.ids.add(low, high)
+        if new:
             self._mended = True
             self.step()
 
@@ -227,15 +244,22 @@ class RealTimeCandleProcessor:
         market.trade(trade)
 
     def seed(
-        self, exchange: str, symbol: str, known: Iterable[tuple[int, int]], parts: Iterable[TimeframeBucket], until: int
+        self,
+        exchange: str,
+        symbol: str,
+        known: Iterable[Run],
+        step: int,
+        parts: Iterable[TimeframeBucket],
+        until: int,
     ) -> None:
         """Take in what is known of a symbol from before its first trade, so that its open bars come out whole.
 
-        `known` are ids that are stored or absent; `parts` what traded before `until` (ms, an edge of `base`), each
-        within one bar of `base`. Of bars that were over by then nothing is made. The trades from `until` on are to be
-        fed next, the newest of them at least `lateness_ms` after it: what is older is too late for `parts` to change.
+        `known` are ids that are stored or absent, `step` is how far time was seen to step back (ms), `parts` are what
+        traded before `until` (ms, an edge of `base`), each within one bar of `base`. Of bars that were over by then
+        nothing is made. The trades from `until` on are to be fed next, the newest of them at least `lateness_ms` after
+        it: what is older is too late for `parts` to change.
         """
-        self._market(exchange, symbol).seed(known, parts, until)
+        self._market(exchange, symbol).seed(known, step, parts, until)
 
     def instrument(self, instrument: Instrument) -> None:
         """Learn what a size of this symbol means, from here on."""
@@ -305,6 +329,7 @@ class RealTimeCandleProcessor:
             "missing_fills": sum(market.ids.missing() for market in self._markets.values()),
             "late": self.late,
             "revised": sum(s.revised for s in series),
+            "long_quiets": sum(s.long_quiets for s in series),
             "open_bars": sum(s.running() for s in series),
             "symbols": sum(market.clock > 0 for market in self._markets.values()),
         }

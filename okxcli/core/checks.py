@@ -115,6 +115,8 @@ def check_candle(candle: OHLCVCandle) -> None:
             raise InvalidLine("trade ids out of range")
         if candle.trade_count is None or candle.trade_count < 1:
             raise InvalidLine("trade ids, but no trade_count")
+        if candle.trade_count > candle.last_trade_id - candle.first_trade_id + 1:
+            raise InvalidLine("more trades than ids")
     if candle.trade_count is not None and not 0 <= candle.trade_count <= MAX_ID:
         raise InvalidLine("trade_count out of range")
     if not 0 <= candle.revision < 2**31:

@@ -1,29 +1,54 @@
 """Larger candles from smaller ones: the same bars that the trades would have made.
 
-A candle of the source timeframe is a part; a part that comes again with no lower revision replaces the first. A larger
+A candle of the source timeframe is a part; of two versions of a part the better one counts, as in the store. A larger
 bar is final when a part at or past its end arrives, or when its last part makes it complete; it is written again
 whenever a part of it changes. Ours and the exchange's candles of one symbol are never mixed.
+
+Parts prove their own edges, not those of the whole: it is complete when every piece of its time has a complete part, or
+when the ids prove it, as they do for bars made of trades. A part that lacks none of the ids from its first to its last
+is as good as its fills, held within its time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
 
 from okxcli.core.bucket import flat_candle
 from okxcli.core.candles import GRACE_MS, LATENESS_MS, LIVE_MS, Emit
+from okxcli.core.compare import beats
 from okxcli.core.decimals import EXACT
-from okxcli.core.model import Line, OHLCVCandle
-from okxcli.core.series import WATCH_MS
-from okxcli.core.tape import IdRanges
+from okxcli.core.model import Absent, Line, OHLCVCandle
+from okxcli.core.series import WATCH_MS, longest_quiet
+from okxcli.core.tape import IdRanges, is_complete
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import InvalidLine
 
 
-class _Whole:
-    """A larger bar: recent parts by their start, older ones folded into `folded`."""
+class _Hull(NamedTuple):
+    """The lowest and the highest id of any version of a part; `mixed`: of several that do not hold the same ids."""
 
-    __slots__ = ("count", "end", "final", "folded", "folded_until", "parts", "revision", "start", "written")
+    first: int
+    last: int
+    fills: int
+    mixed: bool = False
+
+
+def _lacks_ids(part: OHLCVCandle, hull: _Hull) -> bool:
+    if (part.first_trade_id, part.last_trade_id) != (hull.first, hull.last):
+        return True
+    return hull.mixed and part.trade_count != hull.last - hull.first + 1
+
+
+class _Whole:
+    """A larger bar: recent parts by their start, older ones folded into `folded`.
+
+    `short`: a version of a part came that has ids which are not in the bar.
+    """
+
+    __slots__ = ("count", "end", "final", "folded", "folded_until", "hulls", "parts", "revision", "short", "start",
+                 "written")  # fmt: skip
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
@@ -32,27 +57,43 @@ class _Whole:
         self.folded: OHLCVCandle | None = None
         self.folded_until = start
         self.count = 0  # parts in `folded`
+        self.hulls: dict[int, _Hull] = {}  # of any version of a part
+        self.short = False
         self.final = False
         self.written: OHLCVCandle | None = None
         self.revision = 0
 
-    def fold(self, before: int, seen: IdRanges) -> None:
+    def note(self, part: OHLCVCandle) -> None:
+        """Remember which ids a part has, whether or not it is taken."""
+        if part.first_trade_id is not None and part.last_trade_id is not None:
+            new = _Hull(part.first_trade_id, part.last_trade_id, part.trade_count or 0)
+            old = self.hulls.get(part.start, new)
+            more = old.mixed or old[:3] != new[:3]
+            self.hulls[part.start] = _Hull(min(old.first, new.first), max(old.last, new.last), new.fills, more)
+
+    def lacks_ids(self) -> bool:
+        """Whether ids came, or may have come, for the time of this bar that are not in it."""
+        return self.short or any(
+            start not in self.parts or _lacks_ids(self.parts[start], hull) for start, hull in self.hulls.items()
+        )
+
+    def fold(self, before: int) -> None:
         """Merge the parts that start before `before`; they cannot be replaced any more."""
+        self.short = self.lacks_ids()
         old = sorted(start for start in self.parts if start < before)
         if old:
             pieces = [] if self.folded is None else [self.folded]
-            self.folded = combine([*pieces, *(self.parts.pop(start) for start in old)], seen)
+            self.folded = combine([*pieces, *(self.parts.pop(start) for start in old)])
             self.folded_until = before
+            self.hulls = {start: hull for start, hull in self.hulls.items() if start >= before}
             self.count += len(old)
 
 
-def combine(parts: list[OHLCVCandle], seen: IdRanges) -> OHLCVCandle:
-    """Merge candles, oldest first, into one that spans them; `complete` if all are and their ids follow on.
+def combine(parts: list[OHLCVCandle]) -> OHLCVCandle:
+    """Merge candles, oldest first, into one that spans them; `complete` if all of them are.
 
-    An id between two parts may lie in a bar beside this one, since time can step back: `seen` are the ids of all
-    parts that came in. Open comes from the part with the lowest first id, close from the one with the highest last
-    id; where there are no ids, from the first and the last part. Parts in which nothing traded have no say beside
-    others that have ids.
+    Open comes from the part with the lowest first id, close from the one with the highest last id; where there are no
+    ids, from the first and the last part. Parts in which nothing traded have no say beside others that have ids.
     """
     traded = [part for part in parts if part.first_trade_id is not None]
     if traded:
@@ -75,7 +116,7 @@ def combine(parts: list[OHLCVCandle], seen: IdRanges) -> OHLCVCandle:
         trade_count=_count(parts),
         first_trade_id=opener.first_trade_id,
         last_trade_id=closer.last_trade_id,
-        complete=all(part.complete for part in parts) and _follow_on(traded, seen),
+        complete=all(part.complete for part in parts),
         revision=0,
     )
 
@@ -86,21 +127,6 @@ def _first_id(part: OHLCVCandle) -> int:
 
 def _last_id(part: OHLCVCandle) -> int:
     return part.last_trade_id or 0
-
-
-def _follow_on(traded: list[OHLCVCandle], seen: IdRanges) -> bool:
-    """Whether every id between one part and the next is in some part that came in.
-
-    Errs on the safe side: of a part whose ids lie interleaved with another's, only the outer two are known here.
-    """
-    if _count(traded) == max(map(_last_id, traded)) - min(map(_first_id, traded)) + 1:
-        return True
-    top = _last_id(traded[0])
-    for part in traded[1:]:
-        if not seen.covers(top + 1, _first_id(part) - 1):
-            return False
-        top = max(top, _last_id(part))
-    return True
 
 
 def _sum(values: Iterable[Decimal | None]) -> Decimal | None:
@@ -126,6 +152,7 @@ class _Rollup:
         self._owner = owner
         self._wholes: dict[int, _Whole] = {}
         self._newest: _Whole | None = None
+        self._flats: dict[int, OHLCVCandle] = {}  # flat bars that were written, as long as others are remembered
         self._hold = max(WATCH_MS, 3 * owner.lateness_ms) + 2 * owner.source.length
         self._next_fold = 0
 
@@ -139,19 +166,24 @@ class _Rollup:
                 self._owner.late += 1
                 return
             self._wholes[start] = whole
+            whole.written = self._flats.pop(start, None)
+            whole.revision = int(whole.written is not None)
             yield from self._quiet(whole, part)
         known = whole.parts.get(part.start)
         if part.start < whole.folded_until:
+            whole.short = True
             self._owner.late += 1
             return
-        if known is not None and (part.revision < known.revision or part == known):
+        whole.note(part)
+        if known is not None and not beats(part, known):
             self._owner.duplicates += 1
             return
         whole.parts[part.start] = part
         for other in sorted(self._wholes.values(), key=lambda w: w.start):
             if other is whole and not other.final:
                 other.final = self._proves_itself(whole, part)
-            if (other.final and (other is whole or mended)) or (not other.final and other.end <= clock):
+            waits = other.written is None or not other.written.complete  # for ids that come only now
+            if (other.final and (other is whole or mended or waits)) or (not other.final and other.end <= clock):
                 other.final = True
                 yield from self._write(other, closed=True)
             elif other is whole and self._owner.partial:
@@ -166,7 +198,14 @@ class _Rollup:
             if whole.end < before:
                 del self._wholes[whole.start]
             else:
-                whole.fold(before, self._seen)
+                whole.fold(before)
+        self._flats = {start: flat for start, flat in self._flats.items() if flat.timestamp >= before}
+
+    def look_again(self) -> Iterator[OHLCVCandle]:
+        """Yield the final bars that ids which came prove by now."""
+        for whole in sorted(self._wholes.values(), key=lambda w: w.start):
+            if whole.final:
+                yield from self._write(whole, closed=True)
 
     def _proves_itself(self, whole: _Whole, part: OHLCVCandle) -> bool:
         """Whether the last part makes a bar final: complete bars are final, and so is what is made of nothing else."""
@@ -183,16 +222,27 @@ class _Rollup:
             return
         if not self._owner.fill or before.end >= whole.start:
             return
-        last = self._value(before, closed=True)
-        if last is None or not last.complete or not part.complete or part.first_trade_id != _last_id(last) + 1:
-            return
         values = [self._value(other, closed=True) for other in self._wholes.values() if other is not whole]
-        price = max((value for value in values if value is not None), key=_last_id).close
+        last = max((value for value in values if value is not None), key=_last_id, default=None)
+        if last is None or not self._quiet_between(last, before.end, part):
+            return
+        if whole.start - before.end > longest_quiet(self._timeframe):
+            self._owner.long_quiets += 1
+            return
         start = before.end
         while start < whole.start:
             end = self._timeframe.end_of(start)
-            yield flat_candle(last.exchange, last.symbol, self._timeframe.name, start, end, price)
+            flat = flat_candle(last.exchange, last.symbol, self._timeframe.name, start, end, last.close)
+            self._flats[start] = flat
+            yield flat
             start = end
+
+    def _quiet_between(self, last: OHLCVCandle, since: int, part: OHLCVCandle) -> bool:
+        """Whether nothing traded from `since` until a part; `last` has the highest id before that."""
+        number = last.last_trade_id
+        if number is None:  # candles of the exchange, which has flat ones of its own
+            return False
+        return is_complete(self._seen.run_of(number), number, number, since, part.start, self._seen.step)
 
     def provisional(self, now_ms: int, grace_ms: int) -> Iterator[OHLCVCandle]:
         """Yield, as not complete, each bar not written yet that the wall clock passed by `grace_ms`."""
@@ -214,9 +264,10 @@ class _Rollup:
         pieces += [whole.parts[start] for start in sorted(whole.parts)]
         if not pieces:
             return None
-        merged = combine(pieces, self._seen)
+        merged = combine(pieces)
         all_there = (whole.count + len(whole.parts)) * self._owner.source.length == whole.end - whole.start
-        if merged.first_trade_id is None and merged.origin == "trades" and not all_there:
+        first, last = merged.first_trade_id, merged.last_trade_id
+        if first is None and merged.origin == "trades" and not all_there:
             return None
         return msgspec.structs.replace(
             merged,
@@ -224,8 +275,17 @@ class _Rollup:
             start=whole.start,
             timestamp=whole.end,
             closed=closed,
-            complete=closed and merged.complete and (merged.first_trade_id is not None or all_there),
+            complete=closed
+            and ((all_there and merged.complete) or self._proven(whole, first, last, merged.trade_count)),
         )
+
+    def _proven(self, whole: _Whole, first: int | None, last: int | None, count: int | None) -> bool:
+        """Whether the ids prove that no fill of a bar is missing."""
+        if first is None or last is None or whole.lacks_ids():
+            return False
+        if count == last - first + 1:  # parts whose ids lie between those of others are whole together
+            self._seen.add(first, last, sure=False)
+        return is_complete(self._seen.run_of(first), first, last, whole.start, whole.end, self._seen.step)
 
     def _write(self, whole: _Whole, closed: bool, proven: bool = True) -> Iterator[OHLCVCandle]:
         candle = self._value(whole, closed)
@@ -247,22 +307,36 @@ class _Market:
     def __init__(self, owner: "CandleRollup") -> None:
         self.clock = 0
         self.mended = False  # the last part brought ids below others: they may be what an older bar lacks
-        self._seen = IdRanges()
+        self._seen = IdRanges(length=owner.source.length)
+        self._sure_until = self._sure_id = 0  # up to where complete parts follow on each other, and their last id
         self.rollups = [_Rollup(timeframe, owner, self._seen) for timeframe in owner.timeframes]
 
     def note(self, part: OHLCVCandle) -> None:
-        """Advance the clock and remember the ids of a part; of a provisional one only the start is certain."""
+        """Advance the clock and remember the ids of a part: all of them, or the ends where some between are not in it.
+
+        Some ids between lie in other bars then, or are absent. That its first id is the first of all is the word of who
+        proved it complete, and of nobody else.
+        """
         self.clock = max(self.clock, part.start)
         self.mended = False
         first, last = part.first_trade_id, part.last_trade_id
+        if part.complete and (last is not None or part.start == self._sure_until):
+            self._sure_until, self._sure_id = part.timestamp, last or self._sure_id
         if first is None or last is None:
+            # Proved flat, after bars that are proved as well: who did that knows of a fill at its end or after it.
+            if part.timestamp == self._sure_until:
+                self._seen.reach(self._sure_id, part.timestamp)
             return
         self.mended = first < self._seen.top
-        if part.trade_count == last - first + 1:
-            self._seen.add(first, last)
-        else:  # some ids between lie in other bars
-            self._seen.add(first, first)
-            self._seen.add(last, last)
+        whole = part.trade_count == last - first + 1
+        for low, high in ((first, last),) if whole else ((first, first), (last, last)):
+            self._seen.add(low, high, part.timestamp - 1, part.start, sure=part.complete)
+
+    def absent(self, first: int, last: int) -> Iterator[OHLCVCandle]:
+        """Count ids that the exchange does not have as known; bars that waited for them are written again."""
+        if self._seen.add(first, last):
+            for rollup in self.rollups:
+                yield from rollup.look_again()
 
 
 class CandleRollup:
@@ -291,33 +365,38 @@ class CandleRollup:
         self.lateness_ms = lateness_ms
         self.fill = fill
         self.partial = partial
-        self.late = self.duplicates = self.revised = self.candles = 0
+        self.late = self.duplicates = self.revised = self.candles = self.long_quiets = 0
         self._grace_ms = 2 * grace_ms  # the part that ends with the bar comes one grace after it
         self._live = live
         self._emit = emit
         self._hooks: list[Callable[[OHLCVCandle], None]] = []
-        self._markets: dict[tuple[str, str, str], _Market] = {}
+        self._markets: dict[tuple[str, ...], _Market] = {}
 
     def on_candle(self, hook: Emit) -> None:
         """Have `hook` called with every closed candle, provisional and revised ones too."""
         self._hooks.append(hook)
 
     def feed(self, line: Line) -> None:
-        """Take one line: candles; others are ignored."""
+        """Take one line: candles and absent ids; others are ignored."""
         if type(line) is OHLCVCandle:
             self.candle(line)
+        elif type(line) is Absent:
+            market = self._market(line.exchange, line.symbol, "trades")
+            self._write(market.absent(line.first, line.last))
 
     def candle(self, part: OHLCVCandle) -> None:
         """Fold one candle in; running ones and those of another timeframe are ignored."""
         if not part.closed or part.timeframe != self.source.name:
             return
-        key = (part.exchange, part.symbol, part.origin)
-        market = self._markets.get(key)
-        if market is None:
-            market = self._markets[key] = _Market(self)
+        market = self._market(part.exchange, part.symbol, part.origin)
         market.note(part)
         for rollup in market.rollups:
             self._write(rollup.take(part, market.clock, market.mended))
+
+    def _market(self, *key: str) -> _Market:
+        if key not in self._markets:
+            self._markets[key] = _Market(self)
+        return self._markets[key]
 
     def advance(self, now_ms: int) -> int | None:
         """Write the bars of live symbols that the wall clock says are over; return when to call again, or None."""
@@ -350,6 +429,7 @@ class CandleRollup:
             "duplicates": self.duplicates,
             "late": self.late,
             "revised": self.revised,
+            "long_quiets": self.long_quiets,
             "open_bars": sum(rollup.running() for market in self._markets.values() for rollup in market.rollups),
-            "symbols": len(self._markets),
+            "symbols": sum(market.clock > 0 for market in self._markets.values()),
         }

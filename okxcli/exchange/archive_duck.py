@@ -140,6 +140,15 @@ class DuckFile:
             return None
         return Fills(symbol, first, last, first_ms, last_ms)
 
+    def step(self, symbol: str) -> int:
+        """Return how far time steps back at most from one fill of a symbol to one with a higher id (ms)."""
+        rows = self._connection.execute(
+            "SELECT coalesce(max(before - ts), 0) FROM (SELECT ts, max(ts) OVER (ORDER BY id"
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM fills WHERE symbol = ?)",
+            [symbol],
+        ).fetchall()
+        return max(int(rows[0][0]), 0)
+
     def slice(self, symbol: str, since_ms: int, until_ms: int) -> Slice | None:
         """Return what there is of a symbol in a span of time; None if there is nothing."""
         values = [symbol, since_ms, until_ms]

@@ -1,10 +1,11 @@
 """The proof where only candles are stored: the ids of neighbouring bars follow on each other.
 
-There are no rows and no ledger then. A whole bar proves its ids, the last id of one and the first of the next prove
-that nothing lies between. Larger bars are made of smaller ones, which must be stored.
+There are no rows and no ledger then. A bar that holds as many fills as there are ids from its first to its last holds
+them all, and so do neighbours together whose ids lie between each other's; of any other only the ends are known. What a
+bar says of the ids beside it proves nothing: they are held where they are stored. Larger bars are made of smaller ones,
+which must be stored.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +16,12 @@ from psycopg import sql
 
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, OHLCVCandle
+from okxcli.core.tape import IdRanges, is_complete
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.storage import doubts, ledger, reader
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
+from okxcli.storage.proof import count_within
 from okxcli.storage.rangebook import IdRange, RangeBook
 from okxcli.storage.reader import Series, Span
 from okxcli.storage.rebuild import Starts, bucket_of, joined, store_bars
@@ -30,31 +33,31 @@ _EARLY = 100
 
 @dataclass(frozen=True)
 class Link:
-    """Ids that follow on each other, and the start of the first and the end of the last bar with them (ms).
-
-    `low` and `high` are the ids beside them, where a complete bar says that those are known, else the first and last.
-    """
+    """Ids that follow on each other, and the start of the first and the end of the last bar with them (ms)."""
 
     first: int
     last: int
     start: int
     end: int
-    low: int = 0
-    high: int = 0
 
 
 @dataclass(frozen=True)
 class Bars:
-    """What is stored of one timeframe: its links by rising id, and the newest bar with a fill in it."""
+    """What is stored of one timeframe: its links by rising id, the same ids, and the newest bar with a fill in it."""
 
     frame: Timeframe
     links: list[Link]
+    ids: IdRanges
     newest: OHLCVCandle
 
     @property
     def sure_ms(self) -> int:
         """The moment up to which bars are over for certain: the symbol has traded at or after it."""
         return self.newest.timestamp if self.newest.complete else self.newest.start
+
+    def whole(self, start: int, end: int, first: int, last: int) -> bool:
+        """Whether a bar over `[start, end)` (ms), made of all stored bars of its time, is proved complete."""
+        return is_complete(self.ids.run_of(first), first, last, start, end, self.ids.step)
 
 
 class Chain:
@@ -74,7 +77,6 @@ class Chain:
         self.absent = absent
         self.covered: Ranges = [(link.first, link.last) for link in roots[0].links]
         self.known = ledger.union([*self.covered, *absent])
-        self._beside = ledger.union([*self.known, *((link.low, link.high) for link in roots[0].links)])
 
     @classmethod
     def load(cls, connection: Connection, exchange: str, symbol: str) -> Self | None:
@@ -88,8 +90,9 @@ class Chain:
             return None
         frames = parse_list([row[0] for row in names])
         roots = [frame for at, frame in enumerate(frames) if not any(frame.holds(small) for small in frames[:at])]
-        found = [_bars(connection, exchange, symbol, frame) for frame in roots]
-        return cls(exchange, symbol, frames, found, absent_ids(connection, exchange, symbol))
+        absent = absent_ids(connection, exchange, symbol)
+        found = [_bars(connection, exchange, symbol, frame, absent) for frame in roots]
+        return cls(exchange, symbol, frames, found, absent)
 
     @property
     def base(self) -> Bars:
@@ -111,15 +114,9 @@ class Chain:
         """Return the ids between the first and the last bar that no bar holds and that are not absent."""
         return [(one.first, one.last) for one in self.broken(self.base)]
 
-    def proves(self, first: int, last: int) -> bool:
-        """Whether every id of `first .. last` is known; ids below 1 do not exist."""
-        at = bisect_right(self.known, (max(first, 1), 1 << 63)) - 1
-        return at >= 0 and last <= self.known[at][1]
-
-    def makes_whole(self, first: int, last: int) -> bool:
-        """Whether a bar made of smaller ones with the ids `first .. last` is complete: those beside them are known."""
-        beside = (first - 1 < 1 or ledger.holds(self._beside, first - 1)) and ledger.holds(self._beside, last + 1)
-        return beside and self.proves(first, last)
+    def whole(self, connection: Connection, start: int, end: int, first: int, last: int) -> bool:
+        """Whether a bar over `[start, end)` (ms) with the ids `first .. last` is proved complete, as by `Proof`."""
+        return self.base.whole(start, end, first, last)
 
     def ranges(self) -> list[IdRange]:
         """Return what is covered, absent and missing, by rising id."""
@@ -176,29 +173,40 @@ _OURS = sql.SQL(
     " AND first_trade_id IS NOT NULL AND start >= %s::timestamptz AND timestamp <= %s::timestamptz"
 )
 
-# Of a bar that is not whole only the ends are proven. Islands of ids that overlap or touch are one link each.
+# Bars cut into segments whose ids do not reach into another (the ids of neighbouring bars may interleave), and those
+# that hold all of their ids and follow on each other as one. Of each: first and last id, first start and last end,
+# first end and last start, the fills in it, how long it is if several bars interleave, whether id 1 is proved to be the
+# first.
+# (`later` runs backwards: a frame whose start moves would be counted anew for every row.)
 _LINKS = sql.SQL("""
 WITH bars AS (
     SELECT first_trade_id AS first, last_trade_id AS last, (extract(epoch FROM start) * 1000)::bigint AS low,
-        (extract(epoch FROM timestamp) * 1000)::bigint AS high,
-        complete OR trade_count = last_trade_id - first_trade_id + 1 AS whole, complete::int AS more {}
-), parts AS (
-    SELECT first, CASE WHEN whole THEN last ELSE first END AS last, low, high, more FROM bars
-    UNION ALL SELECT last, last, low, high, more FROM bars WHERE NOT whole
+        (extract(epoch FROM timestamp) * 1000)::bigint AS high, trade_count, complete,
+        max(last_trade_id) OVER earlier AS before, min(first_trade_id) OVER later AS lowest {}
+    WINDOW earlier AS (ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        later AS (ORDER BY timestamp DESC ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ), cut AS (
-    SELECT *, first > 1 + max(last) OVER (ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-        AS opens FROM parts
+    SELECT *, sum((lowest = first AND coalesce(before < first, true))::int) OVER (ORDER BY low) AS segment FROM bars
+), segments AS (
+    SELECT min(first) AS first, max(last) AS last, min(low) AS low, max(high) AS high, min(high) AS early,
+        max(low) AS late, sum(trade_count)::bigint AS held, count(*) > 1 AS several,
+        bool_or(first = 1 AND complete) AS begins, sum(trade_count) = max(last) - min(first) + 1 AS whole
+    FROM cut GROUP BY segment
+), told AS (
+    SELECT *, lag(whole) OVER w AND whole AND first = 1 + lag(last) OVER w AS goes_on
+    FROM segments WINDOW w AS (ORDER BY first)
 ), islands AS (
-    SELECT *, count(*) FILTER (WHERE opens) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS island FROM cut
+    SELECT *, count(*) FILTER (WHERE goes_on IS NOT TRUE) OVER (ORDER BY first) AS island FROM told
 )
-SELECT min(first), max(last), min(low), max(high), min(first - more), max(last + more) FROM islands GROUP BY island
-ORDER BY 1
+SELECT min(first), max(last), min(low), max(high), min(early), max(late), sum(held)::bigint,
+    coalesce(max(high - low) FILTER (WHERE several), 0), bool_or(begins)
+FROM islands GROUP BY island ORDER BY 1
 """).format(_OURS)
 _NEWEST = sql.SQL("SELECT (extract(epoch FROM max(start)) * 1000)::bigint {}").format(_OURS)
 _ENDS = sql.SQL("SELECT min(first_trade_id), max(last_trade_id) {}").format(_OURS)
 _INCOMPLETE = sql.SQL(
-    "SELECT first_trade_id, last_trade_id, (extract(epoch FROM start) * 1000)::bigint {}"
-    " AND NOT complete ORDER BY start"
+    "SELECT (extract(epoch FROM start) * 1000)::bigint, (extract(epoch FROM timestamp) * 1000)::bigint,"
+    " first_trade_id, last_trade_id {} AND NOT complete ORDER BY start"
 ).format(_OURS)
 
 # What the smaller bars inside of each larger one come to, where that is not what is stored of it. Grouped and not
@@ -226,14 +234,23 @@ _START = sql.SQL(
 _MONTH = sql.SQL("(extract(epoch FROM date_trunc('month', start, {})) * 1000)::bigint")
 
 
-def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe) -> Bars:
+def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, absent: Ranges) -> Bars:
     values = [exchange, symbol, frame.name, stamp(MIN_TIMESTAMP), stamp(MAX_TIMESTAMP)]
-    links = [Link(*row) for row in connection.execute(_LINKS, values)]
+    links: list[Link] = []
+    ids = IdRanges(length=frame.length)
+    for first, last, start, end, early, late, held, mixed, begins in connection.execute(_LINKS, values):
+        whole = held + count_within(absent, first, last) == last - first + 1
+        for a, b in [(first, last)] if whole or first == last else [(first, first), (last, last)]:
+            links.append(Link(a, b, start, end))
+            ids.add(a, b, early - 1, late, sure=begins)
+        ids.step = max(ids.step, mixed)
+    for first, last in absent:
+        ids.add(first, last)
     with reader.snapshot(connection):
         row = connection.execute(_NEWEST, values).fetchone()
         newest = MIN_TIMESTAMP if row is None else int(row[0])
         span = Span(newest, frame.end_of(newest))
-        return Bars(frame, links, next(reader.candles(connection, Series(exchange, symbol, frame.name), span)))
+        return Bars(frame, links, ids, next(reader.candles(connection, Series(exchange, symbol, frame.name), span)))
 
 
 def ids_between(connection: Connection, chain: Chain, since: int, until: int) -> tuple[int, int] | None:
@@ -248,30 +265,19 @@ def ids_between(connection: Connection, chain: Chain, since: int, until: int) ->
 # ---- bars that the chain knows better
 
 
-def doubtful(connection: Connection, chain: Chain, frame: Timeframe, since: int, until: int) -> list[OHLCVCandle]:
-    """Return the bars that are stored incomplete although all ids in and beside them are known, oldest first."""
+def completed(connection: Connection, chain: Chain, frame: Timeframe, since: int, until: int) -> list[OHLCVCandle]:
+    """Return, as complete, the bars of one of the roots that are stored incomplete and proved by now, oldest first."""
     rows = connection.execute(
         _INCOMPLETE,
         [chain.exchange, chain.symbol, frame.name, stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))],
     ).fetchall()
-    starts = [start for first, last, start in rows if chain.makes_whole(first, last)]
+    root = next(bars for bars in chain.roots if bars.frame == frame)
+    wanted = {row[0] for row in rows if root.whole(*row)}
     found: list[OHLCVCandle] = []
-    wanted = set(starts)
     with reader.snapshot(connection):
-        for span in joined(frame, starts):
+        for span in joined(frame, sorted(wanted)):
             bars = reader.candles(connection, Series(chain.exchange, chain.symbol, frame.name), span)
-            found += [bar for bar in bars if bar.start in wanted]
-    return found
-
-
-def completed(chain: Chain, bars: list[OHLCVCandle]) -> list[OHLCVCandle]:
-    """Return those `doubtful` bars that hold all their ids, as complete; the others may lack a fill."""
-    found: list[OHLCVCandle] = []
-    for bar in bars:
-        first, last = bar.first_trade_id or 0, bar.last_trade_id or 0
-        gone = sum(min(b, last) - max(a, first) + 1 for a, b in chain.absent if a <= last and b >= first)
-        if (bar.trade_count or 0) + gone == last - first + 1:
-            found.append(msgspec.structs.replace(bar, complete=True))
+            found += [msgspec.structs.replace(bar, complete=True) for bar in bars if bar.start in wanted]
     return found
 
 
@@ -291,7 +297,7 @@ def stale_larger(connection: Connection, chain: Chain, frame: Timeframe, since: 
     for at, held, first, last, stored, complete in connection.execute(
         sql.SQL(_LARGER).format(start=start, ours=_OURS), [*key, source.frame.name, *span, *key, frame.name, *span]
     ):
-        proven = chain.makes_whole(first, last)
+        proven = source.whole(at, frame.end_of(at), first, last)
         better = stored is None or (proven and not complete) or (held > stored and (proven or not complete))
         if better and frame.end_of(at) <= high:
             found.append(at)
@@ -303,7 +309,7 @@ def merge_larger(connection: Connection, chain: Chain, frame: Timeframe, starts:
 
     `force` as by `rebuild`.
     """
-    source = _source(chain, frame).frame
+    source = _source(chain, frame)
     wanted = set(starts)
     stored = 0
     for span in joined(frame, starts):
@@ -312,19 +318,17 @@ def merge_larger(connection: Connection, chain: Chain, frame: Timeframe, starts:
     return stored
 
 
-def _merged(
-    connection: Connection, chain: Chain, frame: Timeframe, source: Timeframe, span: Span
-) -> Iterator[OHLCVCandle]:
+def _merged(connection: Connection, chain: Chain, frame: Timeframe, source: Bars, span: Span) -> Iterator[OHLCVCandle]:
     """Yield the bars of a span, made of all the smaller bars in each."""
     wholes: dict[int, TimeframeBucket] = {}
     with reader.snapshot(connection):
-        for part in reader.candles(connection, Series(chain.exchange, chain.symbol, source.name), span):
+        for part in reader.candles(connection, Series(chain.exchange, chain.symbol, source.frame.name), span):
             if part.first_trade_id is not None:
                 start = frame.start_of(part.start)
                 whole = wholes.setdefault(start, TimeframeBucket(start, frame.end_of(start)))
                 whole.merge(bucket_of(part))
     for whole in wholes.values():
-        complete = chain.makes_whole(whole.first_id, whole.last_id)
+        complete = source.whole(whole.start, whole.end, whole.first_id, whole.last_id)
         yield whole.candle(chain.exchange, chain.symbol, frame.name, closed=True, complete=complete)
 
 

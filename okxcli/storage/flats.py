@@ -4,17 +4,21 @@ A candle maker writes them itself while it runs. Those of a quiet over which it 
 mended, are found here, in what is stored.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import LiteralString, Protocol
 
 from okxcli.core.bucket import flat_candle
 from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, OHLCVCandle
+from okxcli.core.series import longest_quiet
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.proof import count_within
 from okxcli.storage.rebuild import starts_in, store_bars
 from okxcli.storage.rows import stamp
+
+_log = logging.getLogger(__name__)
 
 #: Bars stored at a time: a quiet of a night is tens of thousands of one second.
 _CHUNK = 1_000
@@ -47,8 +51,8 @@ class Ids(Protocol):
     symbol: str
     covered: Ranges
 
-    def proves(self, first: int, last: int) -> bool:
-        """Whether every id of `first .. last` is known."""
+    def whole(self, connection: Connection, start: int, end: int, first: int, last: int) -> bool:
+        """Whether nothing is missing in `[start, end)` (ms), by the ids `first .. last` in it or beside it."""
 
 
 def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until: int) -> Iterator[OHLCVCandle]:
@@ -59,9 +63,12 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
     span = [stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))]
     key = [ids.exchange, ids.symbol, frame.name]
     for start, end, before, after in connection.execute(_QUIET, [*key, *span]).fetchall():
-        # Times can step back, so that the ids beside a quiet may be the other way round; between them is nothing.
-        low, high = sorted((before, after))
-        if not ids.proves(low, high) or (before < after and count_within(ids.covered, low + 1, high - 1)):
+        if not ids.whole(connection, start, end, before, before) or (
+            before < after and count_within(ids.covered, before + 1, after - 1)
+        ):
+            continue
+        if end - start > longest_quiet(frame):
+            _log.warning("%s: no %s bars for a quiet of more than a week", ids.symbol, frame.name)
             continue
         row = connection.execute(_CLOSE, [*key, before, stamp(start)]).fetchone()
         if row is None:  # its bar lies outside of what is looked at, and in it a fill that came late

@@ -287,6 +287,23 @@ def note_absent(connection: Connection, absent: Absent, now_ms: int) -> int:
     return sum(last - first + 1 for first, last in new)
 
 
+def step_of(connection: Connection, exchange: str, symbol: str) -> int:
+    """Return how far time was seen to step back from one fill of a symbol to one with a higher id (ms)."""
+    row = connection.execute(
+        "SELECT step FROM symbols WHERE exchange = %s AND symbol = %s AND epoch = 0", [exchange, symbol]
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def note_step(connection: Connection, key: Key, step: int) -> None:
+    """Keep the largest step back of a symbol (ms). It must be locked."""
+    if step > 0:
+        connection.execute(
+            "UPDATE symbols SET step = %s WHERE exchange = %s AND symbol = %s AND epoch = 0 AND step < %s",
+            [step, *key, step],
+        )
+
+
 def newest(connection: Connection, exchange: str, symbol: str) -> tuple[int, int] | None:
     """Return the highest covered id of a symbol and the newest time (ms) of its day; None without any fill."""
     row = connection.execute(

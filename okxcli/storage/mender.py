@@ -97,7 +97,8 @@ class Mender:
         for key, (bar, _) in list(self._watched.items()):
             if key[:2] != (exchange, symbol) or bar.timestamp > clock:
                 continue
-            if proof.whole(connection, bar.start, bar.first_trade_id or 0, bar.last_trade_id or 0):
+            first, last = bar.first_trade_id or 0, bar.last_trade_id or 0
+            if proof.whole(connection, bar.start, bar.timestamp, first, last):
                 proven.setdefault(bar.timeframe, []).append(bar.start)
                 del self._watched[key]
         for at, (name, frame) in enumerate(self._frames.items()):
@@ -123,8 +124,8 @@ class Mender:
             return False
         if len(rows) == 1 or rows[1][1] == bar.start:
             return True
-        (_, _, first, _), (since, _, _, last) = rows
-        if not proof.proves(*sorted((last, first))):
+        since, quiet, _, last = rows[1]
+        if not proof.whole(connection, quiet, bar.start, last, last):
             return False
         changed = store_flats(connection, proof, self._frames[bar.timeframe], since, bar.timestamp)
         self.mended += changed

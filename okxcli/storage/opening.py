@@ -9,6 +9,7 @@ from typing import Protocol
 
 from okxcli.core.bucket import TimeframeBucket
 from okxcli.core.model import Line
+from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import ledger, reader
 from okxcli.storage.database import Connection
@@ -16,7 +17,7 @@ from okxcli.storage.ledger import Ranges
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof
 from okxcli.storage.reader import Series, Span
-from okxcli.storage.rebuild import buckets, joined, proven_parts, starts_in
+from okxcli.storage.rebuild import buckets, count_rows, joined, proven_parts, starts_in
 from okxcli.storage.rows import stamp
 
 
@@ -28,7 +29,13 @@ class Maker(Protocol):
     lateness_ms: int
 
     def seed(
-        self, exchange: str, symbol: str, known: Iterable[tuple[int, int]], parts: Iterable[TimeframeBucket], until: int
+        self,
+        exchange: str,
+        symbol: str,
+        known: Iterable[Run],
+        step: int,
+        parts: Iterable[TimeframeBucket],
+        until: int,
     ) -> None:
         """Take in what is known of a symbol from before its first trade."""
 
@@ -52,8 +59,11 @@ def reopen(
         source = next((frame for frame in maker.timeframes if _alike(frame, maker.base)), None)
         larger = [frame for frame in maker.timeframes if frame is not source]
         parts = list(_folded(_parts(connection, proof, maker.base, source, since, until, lacking), larger))
-        known = ledger.subtract(proof.known, [*_ids_from(connection, proof, until), *lacking])
-        maker.seed(exchange, symbol, known, parts, until)
+        given = _ids_from(connection, proof, until)
+        count_rows(connection, proof, parts)
+        proof.lose(ledger.union([*lacking, *_lost_from(connection, proof, given)]))
+        known = _runs(connection, proof, given, since)
+        maker.seed(exchange, symbol, known, proof.step, parts, until)
         for line in reader.with_context(connection, series, reader.trades(connection, series, span)):
             feed(line)
     return proof.last_id
@@ -111,6 +121,24 @@ def _parts(
                 if day.archived and day.start < end and since < day.start + DAY_MS:
                     lacking += day.covered
         since = end
+
+
+def _lost_from(connection: Connection, proof: Proof, given: Ranges) -> Ranges:
+    """Return the ids at the end of the tape, among those that are `given` or above, that have no row."""
+    others = [part for part in ledger.subtract(proof.covered, given) if given and part[1] > given[0][0]]
+    return proof.lost(connection, max(others[0][0], given[0][0]), others[-1][1]) if others else []
+
+
+def _runs(connection: Connection, proof: Proof, given: Ranges, since: int) -> list[Run]:
+    """Return what is known but for the ids that are `given`, with the times that matter for bars from `since` on."""
+    recent = [day.covered[0][0] for day in proof.days if day.covered and (day.last_time or 0) >= since - proof.step]
+    found = []
+    for first, last in ledger.subtract(proof.known, given):
+        run = proof.run_of(connection, first) if recent and last >= min(recent) else None
+        # The rest of a run is joined to its begin again by the fills that are given.
+        timed = run is not None and run.first == first and run.high >= 0 and run.low <= run.high
+        found.append(Run(first, last, run.low, run.low) if run is not None and timed else Run(first, last))
+    return found
 
 
 def _ids_from(connection: Connection, proof: Proof, moment: int) -> Ranges:

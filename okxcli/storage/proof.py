@@ -12,11 +12,27 @@ from typing import Self
 from psycopg import sql
 
 from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
+from okxcli.core.tape import Run, is_complete
 from okxcli.storage import doubts, ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.rows import stamp
+
+#: Fills at an end of a run among which the earliest or latest is looked for, where time steps back.
+_AT_THE_END = 1_000
+
+_TIMES: LiteralString = (
+    "SELECT timestamp FROM raw_trades WHERE exchange = %s AND symbol = %s"
+    " AND epoch = 0 AND trade_id BETWEEN %s AND %s AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz"
+    " ORDER BY trade_id"
+)
+_EARLIEST: LiteralString = (
+    "SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint FROM (" + _TIMES + " LIMIT %s) AS t"  # noqa: S608 -- constants
+)
+_LATEST: LiteralString = (
+    "SELECT (extract(epoch FROM max(timestamp)) * 1000)::bigint FROM (" + _TIMES + " DESC LIMIT %s) AS t"  # noqa: S608
+)
 
 
 @dataclass(frozen=True)
@@ -68,21 +84,25 @@ def count_within(ranges: Ranges, first: int, last: int) -> int:
 class Proof:
     """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange.
 
-    `wanted` are ids that exist and may lie outside of what is known, when rows were lost.
+    `wanted` are ids that exist and may lie outside of what is known, when rows were lost. `step` is how far time was
+    seen to step back over ids (ms).
     """
 
-    def __init__(self, exchange: str, symbol: str, days: Sequence[Day], wanted: Ranges | None = None) -> None:
+    def __init__(
+        self, exchange: str, symbol: str, days: Sequence[Day], wanted: Ranges | None = None, step: int = 0
+    ) -> None:
         self.exchange = exchange
         self.symbol = symbol
         self.days = days
         self.wanted = wanted or []
+        self.step = step
         self.covered = ledger.union(part for day in days for part in day.covered)
         self.absent = ledger.union(part for day in days for part in day.absent)
         self.retired = ledger.union(part for day in days for part in day.retired)
         self.ahead = ledger.union(part for day in days for part in day.ahead)
         self.known = ledger.union([*self.covered, *self.absent])
         self._archived = [day.start for day in days if day.archived]
-        self._times: dict[int, int] = {}  # of the lowest fills of what is known
+        self._runs: dict[int, Run] = {}  # by their first ids
         self._pieces = sorted(
             (first, last, at) for at, day in enumerate(days) for first, last in (*day.covered, *day.retired)
         )
@@ -103,7 +123,7 @@ class Proof:
             one = Day(day * DAY_MS, next(parts), next(parts), first, last, archived, next(parts))
             days.append(_without_ahead(connection, exchange, symbol, one) if early else one)
         wanted = [(one.first, one.last) for one in doubts.load(connection, exchange, symbol) if not one.noted]
-        return cls(exchange, symbol, days, wanted)
+        return cls(exchange, symbol, days, wanted, ledger.step_of(connection, exchange, symbol))
 
     @property
     def first_time(self) -> int | None:
@@ -127,26 +147,70 @@ class Proof:
         between = [(last + 1, first - 1) for last, (first, _) in zip(ends, had[1:], strict=False)]
         return ledger.union([*between, *ledger.subtract(self.wanted, had)])
 
-    def proves(self, first: int, last: int) -> bool:
-        """Whether every id of `first .. last` is known; ids below 1 do not exist."""
-        at = bisect_right(self.known, (max(first, 1), 1 << 63)) - 1
-        return at >= 0 and last <= self.known[at][1]
+    def run_of(self, connection: Connection, number: int) -> Run | None:
+        """Return the known ids around one, with the times that its stored fills reach to; None if it is not known."""
+        at = bisect_right(self.known, (number, 1 << 63)) - 1
+        if at < 0 or number > self.known[at][1]:
+            return None
+        first, last = self.known[at]
+        if first not in self._runs:
+            found = Run(first, last, begins=first == 1)
+            low, high = self._reached(connection, first, last, True), self._reached(connection, first, last, False)
+            self._runs[first] = found if low is None or high is None else found._replace(low=low, high=high)
+        return self._runs[first]
 
-    def whole(self, connection: Connection, start: int, first: int, last: int) -> bool:
-        """Whether a bar that starts at `start` (ms) and holds the ids `first .. last` is proved complete.
+    def _reached(self, connection: Connection, first: int, last: int, lowest: bool) -> int | None:
+        """Return when the lowest (or highest) stored fills of `first .. last` were; None without any.
 
-        The fill before, all between and the fill after are known, and what is known below reaches back to before the
-        bar: else, where time steps back over its start, fills below may belong to it that nobody knows.
+        Of a day whose rows retention dropped it is the latest (or earliest) that it can have been.
         """
-        if not self.proves(first - 1, last + 1):
-            return False
-        begin = self.known[bisect_right(self.known, (max(first - 1, 1), 1 << 63)) - 1][0]
-        lowest = self.above(begin - 1)
-        if begin == 1 or lowest is None:
-            return True
-        if lowest not in self._times:
-            self._times |= self.times(connection, [lowest])
-        return self._times[lowest] < start
+        days = [day for day in self.days if count_within(day.covered, first, last)]
+        for day in sorted(days, key=lambda day: day.covered[0 if lowest else -1], reverse=not lowest):
+            if day.archived:
+                return day.last_time if lowest else day.first_time
+            row = connection.execute(
+                _EARLIEST if lowest else _LATEST,
+                [
+                    *(self.exchange, self.symbol, first, last, stamp(day.start), stamp(day.start + DAY_MS)),
+                    _AT_THE_END if self.step else 1,
+                ],
+            ).fetchone()
+            if row is not None and row[0] is not None:
+                return int(row[0])
+        return None
+
+    def whole(self, connection: Connection, start: int, end: int, first: int, last: int) -> bool:
+        """Whether a bar over `[start, end)` (ms) that holds the ids `first .. last` is proved complete.
+
+        It must hold all stored fills of its time. For a quiet, `first` and `last` are any id beside it.
+        """
+        return is_complete(self.run_of(connection, first), first, last, start, end, self.step)
+
+    def lose(self, ids: Ranges) -> None:
+        """Take ids for unknown from here on: they are covered, and their rows are not there."""
+        if ids:
+            self.covered = ledger.subtract(self.covered, ids)
+            self.known = ledger.union([*self.covered, *self.absent])
+            self._runs.clear()
+
+    def lost(self, connection: Connection, first: int, last: int) -> Ranges:
+        """Return the covered ids of `first .. last` that have no row, on days whose rows retention did not drop."""
+        found: Ranges = []
+        for day in self.days:
+            if day.archived or not count_within(day.covered, first, last):
+                continue
+            row = connection.execute(
+                "SELECT int8multirange(int8range(%s, %s, '[]')) * %s::int8multirange"
+                " - coalesce(range_agg(int8range(trade_id, trade_id, '[]')), '{}') FROM raw_trades"
+                " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id BETWEEN %s AND %s"
+                " AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz",
+                [
+                    *(first, last, ledger.written(day.covered), self.exchange, self.symbol, first, last),
+                    *(stamp(day.start), stamp(day.start + DAY_MS)),
+                ],
+            ).fetchone()
+            found += ledger.read(row[0]) if row is not None else []
+        return ledger.union(found)
 
     def below(self, number: int) -> int | None:
         """Return the highest covered id below `number`."""
@@ -175,19 +239,23 @@ class Proof:
         for at, wanted in by_day.items():
             day = self.days[at]
             if not day.archived:
-                rows = connection.execute(
-                    "SELECT trade_id, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
-                    " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
-                    " AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz",
-                    [self.exchange, self.symbol, wanted, stamp(day.start), stamp(day.start + DAY_MS)],
-                )
-                found.update(rows.fetchall())
+                found |= self._rows(connection, day, wanted)
             every = ledger.union([*day.covered, *day.retired])
             middle = (every[0][0] + every[-1][1]) // 2
             for number in wanted:
                 nearest = day.first_time if number <= middle else day.last_time
                 found.setdefault(number, day.start if nearest is None else nearest)
         return found
+
+    def _rows(self, connection: Connection, day: Day, numbers: list[int]) -> dict[int, int]:
+        """Return the times (ms) of those ids of a day that have a row."""
+        rows = connection.execute(
+            "SELECT trade_id, (extract(epoch FROM timestamp) * 1000)::bigint FROM raw_trades"
+            " WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = ANY(%s)"
+            " AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz",
+            [self.exchange, self.symbol, numbers, stamp(day.start), stamp(day.start + DAY_MS)],
+        )
+        return dict(rows.fetchall())
 
     def _day_of(self, number: int) -> int | None:
         at = bisect_right(self._pieces, (number, 1 << 63, 0)) - 1

@@ -16,7 +16,6 @@ from okxcli.storage.outcome import Outcome
 from okxcli.storage.partitions import DAY_MS, Partitions
 from okxcli.storage.proof import Proof, count_within
 from okxcli.storage.reader import Series, Span
-from okxcli.storage.rows import stamp
 
 #: Bars made and stored at a time.
 _CHUNK = 1_000
@@ -24,6 +23,8 @@ _CHUNK = 1_000
 _FEW = 2_000
 #: A span of rows is read in one go as long as the quiet between two wanted bars is no longer than this.
 _JOIN_MS = 3_600_000
+#: So many ids beside rows that were read are looked at as well, where some were found to be lost.
+_BESIDE = 100_000
 
 #: Starts of bars of one timeframe, rising.
 Starts = list[int]
@@ -104,8 +105,8 @@ def rebuild(
 def store_bars(connection: Connection, bars: list[OHLCVCandle], force: bool = False) -> int:
     """Store bars of one symbol that are better than what is stored; return how many were.
 
-    The complete ones beat any other, for their ids are all known, and so does one that holds more fills than what is
-    stored (with `force` as many), whatever that was taken for. The rest follows the common rule.
+    The complete ones beat any other, for their ids are all known; with `force` those too that hold as many fills as
+    what is stored. The rest follows the common rule.
     """
     if not bars:
         return 0
@@ -115,29 +116,11 @@ def store_bars(connection: Connection, bars: list[OHLCVCandle], force: bool = Fa
     with connection.transaction():
         ledger.introduce(connection, [key])
         ledger.lock(connection, [key])
-        # What the ledger does not prove may be less than somebody else has: it follows the common rule.
-        held = _held(connection, [bar for bar in bars if not bar.complete])
-        more = {bar.start for bar in bars if (bar.trade_count or 0) + force > held.get(bar.start, 0)}
         for proven in (False, True):
-            some = [bar for bar in bars if (bar.complete or bar.start in more) == proven]
+            some = [bar for bar in bars if bar.complete == proven]
             if some:
-                candles.store_candles(connection, some, outcome, proven)
+                candles.store_candles(connection, some, outcome, proven, force)
     return outcome.counts["market_data"]
-
-
-def _held(connection: Connection, bars: list[OHLCVCandle]) -> dict[int, int]:
-    """Return how many fills the bars stored in the place of these hold, by start; no end where there is none."""
-    found = dict.fromkeys((bar.start for bar in bars), 1 << 62)
-    for bar in bars:
-        rows = connection.execute(
-            "SELECT least(trade_count, last_trade_id - first_trade_id + 1) FROM market_data"
-            " WHERE exchange = %s AND symbol = %s AND origin = 'trades'"
-            " AND timeframe = %s AND timestamp = %s::timestamptz AND trade_count IS NOT NULL AND closed",
-            [bar.exchange, bar.symbol, bar.timeframe, stamp(bar.timestamp)],
-        )
-        for (count,) in rows:
-            found[bar.start] = count
-    return found
 
 
 class _Maker:
@@ -159,7 +142,9 @@ class _Maker:
         if self._source is not None:
             made = dict(self._merged(ended, self._source))
         for span in joined(self._frame, [start for start in ended if start not in made]):
-            made |= buckets(self._connection, self._series, self._frame, span)
+            found = buckets(self._connection, self._series, self._frame, span)
+            count_rows(self._connection, proof, found.values())
+            made |= found
         name = self._frame.name
         return [
             made[start].candle(proof.exchange, proof.symbol, name, True, self._complete(made[start]))
@@ -168,11 +153,11 @@ class _Maker:
         ]
 
     def _complete(self, bar: TimeframeBucket) -> bool:
-        return self._proof.whole(self._connection, bar.start, bar.first_id, bar.last_id)
+        return self._proof.whole(self._connection, bar.start, bar.end, bar.first_id, bar.last_id)
 
     def _merged(self, starts: Starts, source: Timeframe) -> Iterator[tuple[int, TimeframeBucket]]:
-        """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and the
-        fills before and after lie outside.
+        """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and those
+        beside them are known.
         """
         proof = self._proof
         wholes = {start: TimeframeBucket(start, self._frame.end_of(start)) for start in starts}
@@ -181,19 +166,27 @@ class _Maker:
                 whole = wholes.get(self._frame.start_of(part.start))
                 if whole is not None:
                     whole.merge(part)
-        found = [
-            whole
-            for whole in wholes.values()
-            if whole.count
-            and whole.count + count_within(proof.absent, whole.first_id, whole.last_id)
-            == whole.last_id - whole.first_id + 1
-        ]
-        beside = {bar.start: (proof.below(bar.first_id), proof.above(bar.last_id)) for bar in found}
-        times = proof.times(self._connection, {n for pair in beside.values() for n in pair if n is not None})
-        for bar in found:
-            low, high = beside[bar.start]
-            if low is not None and high is not None and times[low] < bar.start and times[high] >= bar.end:
-                yield bar.start, bar
+        for whole in wholes.values():
+            held = whole.count + count_within(proof.absent, whole.first_id, whole.last_id)
+            if whole.count and held == whole.last_id - whole.first_id + 1 and self._complete(whole):
+                yield whole.start, whole
+
+
+def count_rows(connection: Connection, proof: Proof, read: Iterable[TimeframeBucket]) -> None:
+    """Compare the rows of a span that were read with the ids that the ledger has there; ids without a row are lost.
+
+    What lost ids prove is no proof: `proof` does not know them from here on. Within a snapshot.
+    """
+    held = [bucket for bucket in read if bucket.count]
+    if not held:
+        return
+    first, last = min(bucket.first_id for bucket in held), max(bucket.last_id for bucket in held)
+    low, high = proof.below(first) or first, proof.above(last) or last
+    beside = {low, high} - {first, last}
+    if sum(bucket.count for bucket in held) != count_within(proof.covered, first, last) or any(
+        proof.lost(connection, number, number) for number in beside
+    ):
+        proof.lose(proof.lost(connection, low - _BESIDE, high + _BESIDE))
 
 
 def joined(frame: Timeframe, starts: Starts) -> Iterator[Span]:

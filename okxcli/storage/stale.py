@@ -23,7 +23,7 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
     def check(low: int, high: int, first: int, last: int, held: int) -> None:
         """Want the bars from `low` to `high` if they hold fewer of the ids `first .. last` than the ledger."""
         if low < end and high > begin and held < count_within(proof.covered, first, last):
-            if held:  # a fill that came late belongs to a bar before those that its id lies among
+            if held or proof.step:  # a fill that came late belongs to a bar before those that its id lies among
                 early, late = _times(connection, proof, first, last)
                 low, high = min(low, early or low), max(high, late or high)
             found.update(starts_with_rows(connection, proof, frame, max(low, begin), min(high, end)))
@@ -39,7 +39,7 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
         edge, edge_start, held, whole = first, start, count, holds_all
         for one_first, one_last, one_start, one_end in lasting or ():
             inside = one_start < end and one_end > begin
-            if inside and proof.whole(connection, one_start, one_first, one_last):
+            if inside and proof.whole(connection, one_start, one_end, one_first, one_last):
                 found.add(one_start)
     check(edge_start, end, edge, proof.last_id, held)
     return sorted(found)

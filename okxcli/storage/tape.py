@@ -14,7 +14,7 @@ from psycopg import sql
 from okxcli.core.codec import encode
 from okxcli.core.decimals import EXACT
 from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
-from okxcli.storage import doubts, ledger
+from okxcli.storage import doubts, ledger, steps
 from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key, Known, Sums
@@ -58,13 +58,13 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
         if lost:
             _log.warning("%s: %d fills are stored again whose rows were lost", key[1], len(lost))
             new[key] = [*new.get(key, ()), *lost]
+    sums: Sums = {}
     if any(new.values()):
-        sums: Sums = {}
         copy(connection, "raw_trades", _COLUMNS, _rows(new, sums))
         outcome.counts["raw_trades"] += sum(map(len, new.values()))
+    if uncovered:
+        steps.note_fills(connection, uncovered)
         ledger.cover(connection, uncovered, {k: v for k, v in sums.items() if new[k[0]] is uncovered.get(k[0])})
-    elif uncovered:
-        ledger.cover(connection, uncovered, {})
 
 
 def _rows(groups: Groups, sums: Sums) -> Iterator[str]:

@@ -51,13 +51,14 @@ absents = st.builds(lambda s, a, n: Absent("okx", s, a, a + n), symbols, st.inte
 def candles(draw):
     four = sorted(draw(st.lists(prices, min_size=4, max_size=4)))
     ids = draw(st.none() | st.integers(1, 2**60))
-    count = draw(st.integers(1, 10**6)) if ids is not None else draw(st.sampled_from([None, 0]))
+    more = draw(st.integers(0, 10**6))
+    count = draw(st.integers(1, more + 1)) if ids is not None else draw(st.sampled_from([None, 0]))
     frame = Timeframe.parse(draw(st.sampled_from(["1s", "15m", "1d+8", "1M"])))
     start = frame.start_of(draw(times))
     return OHLCVCandle(
         "okx", draw(symbols), frame.name, start, frame.end_of(start),
         four[1], four[3], four[0], four[2], draw(sizes), draw(some), draw(some), draw(some), count, ids,
-        None if ids is None else ids + draw(st.integers(0, 10**6)), draw(st.booleans()), draw(st.booleans()),
+        None if ids is None else ids + more, draw(st.booleans()), draw(st.booleans()),
         draw(st.integers(0, 100)), draw(st.sampled_from(["trades", "exchange"])),
     )  # fmt: skip
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storage_samples import candle, rows, store
 
+from okxcli.core.compare import beats
 from okxcli.core.model import OHLCVCandle
-from okxcli.storage.candles import beats
 
 PARTIAL = {"closed": False, "complete": False}
 UNPROVEN = {"complete": False}
@@ -26,12 +26,15 @@ def bars(dsn):
         (candle(), candle(revision=3), False),  # says the same
         (candle(), candle(close="10.0"), False),  # the same number
         (candle(**UNPROVEN), candle(), True),  # complete beats incomplete
-        (candle(), candle(close="11", count=9, **UNPROVEN), False),
+        (candle(), candle(close="11", last_trade_id=9, **UNPROVEN), False),
+        (candle(), candle(close="11", count=6, last_trade_id=6, **UNPROVEN), True),  # holds one more, whatever it was
+        (candle(count=6, last_trade_id=6, **UNPROVEN), candle(), False),
+        (candle(count=6, last_trade_id=6, **UNPROVEN), candle(count=2, first_trade_id=6, last_trade_id=7), True),
         (candle(count=3, **UNPROVEN), candle(count=4, **UNPROVEN), True),  # more fills
         (candle(count=4, **UNPROVEN), candle(count=3, close="11", **UNPROVEN), False),
         (candle(**UNPROVEN), candle(close="11", **UNPROVEN), False),  # as many fills: the first stays
-        (candle(count=9, **PARTIAL), candle(count=2, **UNPROVEN), True),  # over beats running
-        (candle(count=2, **UNPROVEN), candle(count=9, **PARTIAL), False),
+        (candle(count=5, **PARTIAL), candle(count=2, **UNPROVEN), True),  # over beats running
+        (candle(count=2, **UNPROVEN), candle(count=5, **PARTIAL), False),
         (candle(count=2, **PARTIAL), candle(count=3, **PARTIAL), True),
         (candle(count=2, **PARTIAL), candle(count=2, close="11", **PARTIAL), True),
         (candle(base_volume=None, quote_volume=None), candle(), True),  # the instrument is known now
@@ -49,6 +52,13 @@ def test_exchange_may_revise_its_own_bars():
     bare = {"origin": "exchange", "first_trade_id": None, "last_trade_id": None, "buy_volume": None}
     assert beats(candle(close="11", count=None, **bare), candle(count=None, **bare))
     assert not beats(candle(close="11", count=None, **(bare | UNPROVEN)), candle(count=None, **bare))
+
+
+def test_an_older_version_of_an_exchange_bar_does_not_come_back():
+    """The volume of one bar only grows: of two versions the one with more is the newer, whichever comes first."""
+    bare = {"origin": "exchange", "first_trade_id": None, "last_trade_id": None, "buy_volume": None, "count": None}
+    old, new = candle(volume=Decimal(10), **bare), candle(volume=Decimal(20), **bare)
+    assert beats(new, old) and not beats(old, new)
 
 
 def test_rebuild_from_proven_rows_beats_anything_else_that_is_over():
@@ -79,7 +89,7 @@ def test_what_stays_is_as_good_as_the_best(versions):
     """Folding versions in any order ends with one that no other is better than in rank."""
 
     def rank(c: OHLCVCandle):
-        return c.closed, c.complete, c.trade_count
+        return c.closed, c.trade_count, c.complete  # of bars with the same first and last id
 
     kept = versions[0]
     for version in versions[1:]:
@@ -97,7 +107,7 @@ def test_database_numbers_the_revisions(database):
         candle(count=3, **UNPROVEN, revision=7),
         candle(count=4, **UNPROVEN, revision=9),
         candle(),
-        candle(count=9, **UNPROVEN),
+        candle(count=4, **UNPROVEN),
         candle(revision=12),
     ]
     expected = [("10", 5, True, True, 2)]

@@ -11,7 +11,6 @@ from okxcli.storage import doubts, gaps
 from okxcli.storage.chain import (
     Chain,
     completed,
-    doubtful,
     ids_between,
     is_candles_only,
     merge_larger,
@@ -38,7 +37,7 @@ def mend(connection, since=FOREVER[0], until=FOREVER[1]):
     chain = Chain.load(connection, *KEY)
     changed = 0
     for bars in chain.roots:
-        changed += store_bars(connection, completed(chain, doubtful(connection, chain, bars.frame, since, until)))
+        changed += store_bars(connection, completed(connection, chain, bars.frame, since, until))
     for frame in chain.frames:
         if frame not in [bars.frame for bars in chain.roots]:
             starts = stale_larger(connection, chain, frame, since, until)
@@ -64,7 +63,9 @@ def test_a_whole_chain(database, connection):
     assert [frame.name for frame in chain.frames] == ["1s", "5s", "1m"]
     assert [bars.frame.name for bars in chain.roots] == ["1s"]
     assert chain.holes() == []
-    assert chain.proves(0, last) and not chain.proves(1, last + 1)
+    run = chain.base.ids.run_of(1)
+    assert (run.first, run.last, run.begins) == (1, last, True)
+    assert chain.base.whole(seconds[5].start, seconds[5].timestamp, seconds[5].first_trade_id, seconds[5].last_trade_id)
     assert is_candles_only(connection, *KEY)
     assert [one.kind for one in gaps.ranges(connection, *KEY)] == ["covered"]
 
@@ -121,8 +122,8 @@ def test_larger_bars_are_made_of_smaller_ones(database, connection, frames):
 
 
 def test_a_bar_that_was_not_proven_when_it_came(database, connection):
-    """Incomplete, all its fills there, its neighbours by now as well: it is complete. Not the ends of the chain, nor a
-    bar with ids of its neighbour among its own, which may lack a fill."""
+    """Incomplete, all its fills there, its neighbours by now as well: it is complete. Not those at the end of the
+    chain, beside which a fill may be missing that stepped back in time as far as others did."""
     bars = made(market(900), "1s")
     store(database, bars.values())
     connection.execute("UPDATE market_data SET complete = false WHERE mod(trade_count, 4) = 0")
@@ -130,9 +131,51 @@ def test_a_bar_that_was_not_proven_when_it_came(database, connection):
     mend(connection)
     found = bars_of(database)
     left = [bar for key, bar in bars.items() if found[key] != bar]
-    ends = bars[min(bars)], bars[max(bars)]
+    chain = Chain.load(connection, *KEY)
+    edge = max(bar.start for bar in bars.values()) - chain.base.ids.step
     assert len(left) < len(bars) // 10
-    assert all(bar in ends or bar.trade_count <= bar.last_trade_id - bar.first_trade_id for bar in left)
+    assert all(bar.timestamp > edge for bar in left)
+
+
+def test_half_a_bar_is_not_made_whole_by_its_neighbour(database, connection):
+    """A pipe that was started anew inside of a minute: its first fill is in no bar, whatever a complete one knows."""
+    frame = {"timeframe": "1m"}
+    bars = [
+        candle(0, first_trade_id=1, last_trade_id=10, count=10, **frame),
+        candle(1, first_trade_id=12, last_trade_id=20, count=9, complete=False, **frame),
+        candle(2, first_trade_id=21, last_trade_id=30, count=10, **frame),
+        candle(3, first_trade_id=31, last_trade_id=40, count=10, **frame),
+    ]
+    store(database, bars)
+    mend(connection)
+    assert [bar.complete for bar in bars_of(database).values()] == [True, False, True, True]
+    assert Chain.load(connection, *KEY).holes() == [(11, 11)]
+
+
+def test_a_larger_bar_in_which_the_chain_begins(database, connection):
+    """Parts that begin inside of it do not make it whole."""
+    frame = {"timeframe": "1m"}
+    small = [candle(n, first_trade_id=10 * n + 1, last_trade_id=10 * n + 10, count=10, **frame) for n in range(3, 12)]
+    store(database, small)
+    big = candle(1, timeframe="5m", first_trade_id=41, last_trade_id=50, count=10, complete=False)
+    store(database, [msgspec.structs.replace(big, timestamp=big.start + 300_000)])
+    mend(connection)
+    found = {bar.start: bar.complete for (name, _), bar in bars_of(database).items() if name == "5m"}
+    assert list(found.values()) == [False, True]
+
+
+def test_a_bar_that_is_missing_inside_the_ids_of_its_neighbour(database, connection):
+    """Times step back, so that its ids lie between those of another: what that lacks is missing."""
+    frame = {"timeframe": "1m"}
+    bars = [
+        candle(0, first_trade_id=1, last_trade_id=10, count=10, **frame),
+        candle(1, first_trade_id=11, last_trade_id=20, count=8, **frame),  # two of them are of the next minute
+        candle(3, first_trade_id=21, last_trade_id=30, count=10, **frame),
+    ]
+    store(database, bars)
+    assert Chain.load(connection, *KEY).holes() == [(12, 19)]
+    store(database, [candle(2, first_trade_id=15, last_trade_id=16, count=2, **frame)])
+    assert Chain.load(connection, *KEY).holes() == []
 
 
 def test_what_lies_in_a_span(database, connection):

@@ -41,6 +41,9 @@ def test_a_quiet_that_nobody_filled(database, connection, by):
     assert len(wanted) - len(traded) > 50
     store(database, [*(fills if by == "ledger" else ()), *traded.values()])
     ids = Proof.load(connection, *KEY) if by == "ledger" else Chain.load(connection, *KEY)
+    if by == "chain":  # which knows no times but those of bars, and so must know more after a quiet
+        end = ids.base.newest.start - ids.base.ids.step
+        wanted = {key: bar for key, bar in wanted.items() if key in traded or key[1] <= end}
     assert sum(1 for frame in FRAMES for _ in flats(connection, ids, frame, *FOREVER)) == len(wanted) - len(traded)
     assert filled(connection, ids) == len(wanted) - len(traded)
     assert bars_of(database) == wanted

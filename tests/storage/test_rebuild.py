@@ -149,7 +149,7 @@ def test_a_step_back_where_the_tape_begins(database, connection):
     """A fill from before the first known one proves no bar, though the ids beside it are known."""
     fills = [
         trade(number, "100", "1", "buy", MIDNIGHT + at)
-        for number, at in ((5, 2000), (6, 1990), (7, 2010), (8, 3000), (9, 2990), (10, 4000), (11, 5000))
+        for number, at in ((5, 2000), (6, 1990), (7, 2010), (8, 3000), (9, 2990), (10, 4010), (11, 5010))
     ]
     store(database, fills)
     assert mend(connection, FRAMES[:1]) == 4

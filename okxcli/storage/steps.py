@@ -1,0 +1,162 @@
+"""What fills that come out of order say of what is stored: how far time steps back over ids, and which bars lack them.
+
+Fills that are newer than all others, by id and by time, cost one look at the ledger's newest days.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from okxcli.core.model import OHLCVCandle, StandardizedTrade
+from okxcli.core.tape import Run
+from okxcli.core.timeframes import Timeframe
+from okxcli.storage import ledger
+from okxcli.storage.database import Connection
+from okxcli.storage.ledger import Key
+from okxcli.storage.rows import fields_of, stamp
+
+#: Ids on both sides of a fill among which a step back is looked for.
+_NEAR = 10_000
+#: Fills further apart than this are looked at as several spans of time.
+_APART_MS = 60_000
+
+_NEWEST = (
+    "SELECT max(last_id), (extract(epoch FROM max(last_time)) * 1000)::bigint FROM"
+    " (SELECT last_id, last_time FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0"
+    " AND last_id IS NOT NULL ORDER BY day DESC LIMIT 2) AS days"
+)
+# Of each run of ids: the latest of the fills stored below it, and the earliest of those above it.
+_BESIDE = """
+SELECT greatest(max(below.ms - r.low), max(r.high - above.ms), 0) FROM
+    unnest(%s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::timestamptz[], %s::timestamptz[])
+        AS r (first, last, low, high, since, until),
+    LATERAL (SELECT (extract(epoch FROM max(timestamp)) * 1000)::bigint AS ms FROM raw_trades WHERE exchange = %s
+        AND symbol = %s AND epoch = 0 AND trade_id < r.first AND trade_id >= r.first - %s AND timestamp > r.since
+        AND timestamp < r.since + interval '1 day') AS below,
+    LATERAL (SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint AS ms FROM raw_trades WHERE exchange = %s
+        AND symbol = %s AND epoch = 0 AND trade_id > r.last AND trade_id <= r.last + %s AND timestamp < r.until
+        AND timestamp > r.until - interval '1 day') AS above
+"""
+_FRAMES = """
+WITH RECURSIVE f (name) AS (
+    SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s AND origin = 'trades'
+    UNION ALL SELECT (SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s
+        AND origin = 'trades' AND timeframe > f.name) FROM f WHERE f.name IS NOT NULL
+) SELECT name FROM f WHERE name IS NOT NULL
+"""
+_COMPLETE = sql.SQL(
+    "SELECT {} FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) AS w (name, since, until)"
+    " JOIN market_data m ON m.timeframe = w.name AND m.timestamp > w.since AND m.timestamp <= w.until"
+    " WHERE m.exchange = %s AND m.symbol = %s AND m.origin = 'trades' AND m.complete"
+).format(fields_of(OHLCVCandle, "m"))
+
+
+def newest(connection: Connection, key: Key) -> tuple[int, int] | None:
+    """Return the highest covered id of the newest days of a symbol, and their newest time (ms); None without any."""
+    row = connection.execute(_NEWEST, key).fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
+
+
+def note_fills(connection: Connection, key: Key, fills: Sequence[StandardizedTrade]) -> None:
+    """Take notice of new fills, by rising id, before the ledger covers them; their rows are there. It must be locked.
+
+    The largest step back of the symbol is kept, and bars that are stored as complete without such a fill are not
+    complete any more.
+    """
+    before = newest(connection, key)
+    top = 0 if before is None else before[1]
+    new = before is None or fills[0].trade_id > before[0]
+    high, step = top if new else 0, 0
+    for fill in fills:
+        if fill.timestamp >= high:
+            high = fill.timestamp
+        elif high - fill.timestamp > step:
+            step = high - fill.timestamp
+    if not new:
+        step = max(step, _step_beside(connection, key, _runs(fills)))
+    ledger.note_step(connection, key, step)
+    late = [fill for fill in fills if fill.timestamp < top or before is None]
+    if late:
+        _doubt(connection, key, late)
+
+
+def note_run(connection: Connection, key: Key, run: Run, step: int) -> None:
+    """Take notice of stored fills that follow on each other, between whose times there are steps back of `step` (ms).
+
+    `run` has their first and last time. Bars that do not hold them are not looked at. The symbol must be locked.
+    """
+    ledger.note_step(connection, key, max(step, _step_beside(connection, key, [run])))
+
+
+def _runs(fills: Sequence[StandardizedTrade]) -> list[Run]:
+    """Return fills by rising id as runs of ids, each with the first and the last time."""
+    found: list[Run] = []
+    for fill in fills:
+        at = fill.timestamp
+        if found and fill.trade_id == found[-1].last + 1:
+            run = found[-1]
+            found[-1] = Run(run.first, fill.trade_id, min(run.low, at), max(run.high, at))
+        else:
+            found.append(Run(fill.trade_id, fill.trade_id, at, at))
+    return found
+
+
+def _step_beside(connection: Connection, key: Key, runs: Sequence[Run]) -> int:
+    """Return how far time steps back between runs of fills and those stored below and above them."""
+    firsts, lasts, lows, highs, _ = (list(column) for column in zip(*runs, strict=True))
+    values = [firsts, lasts, lows, highs, list(map(stamp, lows)), list(map(stamp, highs))]
+    row = connection.execute(_BESIDE, [*values, *key, _NEAR, *key, _NEAR]).fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def stored_frames(connection: Connection, key: Key) -> list[Timeframe]:
+    """Return the timeframes of our bars of a symbol."""
+    rows = connection.execute(_FRAMES, {"e": key[0], "s": key[1]})
+    return [Timeframe.parse(name) for (name,) in rows]
+
+
+def _doubt(connection: Connection, key: Key, fills: Sequence[StandardizedTrade]) -> None:
+    """Make those complete bars incomplete that do not hold these fills of theirs."""
+    times = sorted(fill.timestamp for fill in fills)
+    spans = [[times[0], times[0]]]
+    for at in times:
+        if at - spans[-1][1] > _APART_MS:
+            spans.append([at, at])
+        spans[-1][1] = at
+    wanted = [
+        (frame.name, stamp(low), stamp(frame.end_of(frame.start_of(high))))
+        for frame in stored_frames(connection, key)
+        for low, high in spans
+    ]
+    if not wanted:
+        return
+    rows = connection.execute(_COMPLETE, [*map(list, zip(*wanted, strict=True)), *key], binary=True)
+    by_time = sorted(fills, key=lambda fill: fill.timestamp)
+    false = []
+    for bar in (OHLCVCandle(*row) for row in rows):
+        inside = by_time[bisect_left(times, bar.start) : bisect_left(times, bar.timestamp)]
+        if not all(_holds(bar, fill) for fill in inside):
+            false.append(bar)
+    if false:
+        connection.execute(
+            "UPDATE market_data m SET complete = false, revision = m.revision + 1, written = now()"
+            " FROM unnest(%s::text[], %s::timestamptz[]) AS w (name, stop) WHERE m.exchange = %s AND m.symbol = %s"
+            " AND m.origin = 'trades' AND m.timeframe = w.name AND m.timestamp = w.stop"
+            " AND m.timestamp BETWEEN %s::timestamptz AND %s::timestamptz",
+            [
+                [bar.timeframe for bar in false],
+                [stamp(bar.timestamp) for bar in false],
+                *key,
+                stamp(min(bar.timestamp for bar in false)),
+                stamp(max(bar.timestamp for bar in false)),
+            ],
+        )
+
+
+def _holds(bar: OHLCVCandle, fill: StandardizedTrade) -> bool:
+    """Whether a bar holds a fill for certain: it has all ids from its first to its last, and that is one of them."""
+    first, last = bar.first_trade_id, bar.last_trade_id
+    if first is None or last is None or bar.trade_count != last - first + 1:
+        return False
+    return first <= fill.trade_id <= last
