@@ -16,6 +16,7 @@ from okxcli.storage.outcome import Outcome
 from okxcli.storage.partitions import DAY_MS, Partitions
 from okxcli.storage.proof import Proof, count_within
 from okxcli.storage.reader import Series, Span
+from okxcli.storage.rows import stamp
 
 #: Bars made and stored at a time.
 _CHUNK = 1_000
