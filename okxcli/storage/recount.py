@@ -12,7 +12,7 @@ from psycopg import sql
 
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
-from okxcli.storage import doubts, ledger, partitions, reader
+from okxcli.storage import doubts, ledger, partitions, reader, steps
 from okxcli.storage.checksum import SUM
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
@@ -83,6 +83,8 @@ def repair(connection: Connection, exchange: str, symbol: str, days: Days = None
             _keep_first(connection, exchange, symbol, twice)
         counted = list(_counted(connection, exchange, symbol, days))
         _rewrite(connection, proof, counted, days)
+        if days is None:
+            steps.measure(connection, (exchange, symbol))
         doubts.want(connection, exchange, symbol, [(one.first, one.last) for one in found if one.kind == "lost"])
     return found
 

@@ -4,7 +4,7 @@ Fills that are newer than all others, by id and by time, cost one look at the le
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
@@ -21,11 +21,13 @@ _NEAR = 10_000
 #: Fills further apart than this are looked at as several spans of time.
 _APART_MS = 60_000
 
-_NEWEST = (
-    "SELECT max(last_id), (extract(epoch FROM max(last_time)) * 1000)::bigint FROM"
-    " (SELECT last_id, last_time FROM trade_ledger WHERE exchange = %s AND symbol = %s AND epoch = 0"
-    " AND last_id IS NOT NULL ORDER BY day DESC LIMIT 2) AS days"
-)
+_NEWEST = """
+SELECT k.exchange, k.symbol, max(days.last_id), (extract(epoch FROM max(days.last_time)) * 1000)::bigint
+FROM unnest(%s::text[], %s::text[]) AS k (exchange, symbol),
+    LATERAL (SELECT last_id, last_time FROM trade_ledger l WHERE l.exchange = k.exchange AND l.symbol = k.symbol
+        AND epoch = 0 AND last_id IS NOT NULL ORDER BY day DESC LIMIT 2) AS days
+GROUP BY 1, 2
+"""
 # Of each run of ids: the latest of the fills stored below it, and the earliest of those above it.
 _BESIDE = """
 SELECT greatest(max(below.ms - r.low), max(r.high - above.ms), 0) FROM
@@ -52,19 +54,21 @@ _COMPLETE = sql.SQL(
 ).format(fields_of(OHLCVCandle, "m"))
 
 
-def newest(connection: Connection, key: Key) -> tuple[int, int] | None:
-    """Return the highest covered id of the newest days of a symbol, and their newest time (ms); None without any."""
-    row = connection.execute(_NEWEST, key).fetchone()
-    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
+def note_fills(connection: Connection, groups: Mapping[Key, Sequence[StandardizedTrade]]) -> None:
+    """Take notice of new fills of symbols, by rising id, before the ledger covers them; their rows are there.
 
-
-def note_fills(connection: Connection, key: Key, fills: Sequence[StandardizedTrade]) -> None:
-    """Take notice of new fills, by rising id, before the ledger covers them; their rows are there. It must be locked.
-
-    The largest step back of the symbol is kept, and bars that are stored as complete without such a fill are not
-    complete any more.
+    The largest step back of a symbol is kept, and bars that are stored as complete without such a fill are not
+    complete any more. The symbols must be locked.
     """
-    before = newest(connection, key)
+    if groups:
+        rows = connection.execute(_NEWEST, [list(names) for names in zip(*groups, strict=True)])
+        newest = {(exchange, symbol): (int(last), int(ms)) for exchange, symbol, last, ms in rows}
+        for key, fills in groups.items():
+            _note(connection, key, fills, newest.get(key))
+
+
+def _note(connection: Connection, key: Key, fills: Sequence[StandardizedTrade], before: tuple[int, int] | None) -> None:
+    """Take notice of the fills of a symbol; `before` has the highest id and the newest time (ms) of its newest days."""
     top = 0 if before is None else before[1]
     new = before is None or fills[0].trade_id > before[0]
     high, step = top if new else 0, 0
@@ -108,6 +112,18 @@ def _step_beside(connection: Connection, key: Key, runs: Sequence[Run]) -> int:
     values = [firsts, lasts, lows, highs, list(map(stamp, lows)), list(map(stamp, highs))]
     row = connection.execute(_BESIDE, [*values, *key, _NEAR, *key, _NEAR]).fetchone()
     return int(row[0]) if row is not None else 0
+
+
+def measure(connection: Connection, key: Key) -> None:
+    """Keep the step back that the stored fills show, and no larger one. The symbol must be locked. Reads every row."""
+    connection.execute(
+        "UPDATE symbols SET step = (SELECT coalesce(max(before - ms), 0) FROM ("
+        " SELECT (extract(epoch FROM timestamp) * 1000)::bigint AS ms, (extract(epoch FROM max(timestamp)"
+        " OVER (ORDER BY trade_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) * 1000)::bigint AS before"
+        " FROM raw_trades WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0) AS t WHERE before > ms)"
+        " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0",
+        {"e": key[0], "s": key[1]},
+    )
 
 
 def stored_frames(connection: Connection, key: Key) -> list[Timeframe]:

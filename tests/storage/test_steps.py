@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from storage_samples import MIDNIGHT, absent, bars_of, candle, made, market, rows, store, trade
 
 from okxcli.core.timeframes import Timeframe
+from okxcli.storage import recount
 from okxcli.storage.database import open_database
 from okxcli.storage.proof import Proof
 from okxcli.storage.rebuild import rebuild
@@ -55,6 +56,17 @@ def test_the_largest_step_is_kept_however_fills_come(database, moments, shuffled
     for number in range(batches):
         store(database, order[number::batches])
     assert stored_step(database) == max(step_of(fills), 0)
+
+
+def test_a_repair_of_the_ledger_measures_again(database, connection):
+    """A step that only lost rows had shown is forgotten with them."""
+    store(database, fills_at(0, 100, 60_000, 200, 300, 61_000))
+    assert stored_step(database) == 59_800
+    connection.execute("DELETE FROM raw_trades WHERE trade_id = 3")
+    recount.repair(connection, *KEY)
+    assert stored_step(database) == 0
+    store(database, [trade(7, timestamp=MIDNIGHT + 60_900)])
+    assert stored_step(database) == 100
 
 
 def test_a_bar_is_looked_at_again_when_a_fill_lands_in_it(database, connection):
