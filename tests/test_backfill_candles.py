@@ -28,6 +28,7 @@ from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import gaps, reader
+from okxcli.storage.chain import Chain
 from okxcli.storage.database import open_database
 from okxcli.storage.reader import EVERYTHING, Series
 
@@ -197,7 +198,17 @@ def test_times_that_step_back_into_the_bar_before(place):
     place.store(made(kept, "1s,1m").values())
     (row,) = place.run()
     assert row["left"] == 0
-    assert place.candles() == wanted
+    assert settled(place.connection, place.candles()) == settled(place.connection, wanted)
+
+
+def settled(connection, bars):
+    """Return the bars by timeframe and end that are far enough from the end of the chain for its word to be final.
+
+    It knows no times but those of bars, and so takes a step back for longer than it was.
+    """
+    chain = Chain.load(connection, *KEY)
+    until = min(bars.newest.start - bars.ids.step for bars in chain.roots)
+    return {key: bar for key, bar in bars.items() if key[1] <= until}
 
 
 def test_ids_that_okx_has_not(place):
@@ -289,10 +300,10 @@ def test_whatever_a_bad_stream_left_behind(database, seed):
             (row,) = work.run([SYMBOL], fills[0].timestamp)
             assert row["left"] == 0 and row["candles"] > 0
             assert list(work.run([SYMBOL], fills[0].timestamp)) == []
-    found = storage_samples.bars_of(database)
-    newest = {frame: max(end for f, end in found if f == frame and found[f, end].first_trade_id) for frame, _ in found}
-    # Whether it is quiet after the newest bar nothing can prove.
-    assert found == {key: bar for key, bar in wanted.items() if key[1] <= newest.get(key[0], 0)}
+        found = storage_samples.bars_of(database)
+        with closing(opened.connect()) as connection:
+            assert settled(connection, found) == settled(connection, wanted)
+            assert len(settled(connection, found)) > 0.8 * len(found)
 
 
 @pytest.fixture

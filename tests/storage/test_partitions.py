@@ -156,7 +156,8 @@ def test_a_fill_opens_an_archived_day_again(database):
     with open_database(database, create=True) as opened, opened.connect() as connection:
         proof = Proof.load(connection, "okx", "BTC-USDT")
         assert proof.holes() == [(13, 13), (15, 19)]
-        assert not proof.proves(10, 11) and proof.proves(11, 12)
+        assert proof.run_of(connection, 10) is None
+        assert proof.run_of(connection, 11)[:2] == (11, 12)
         found = [(one.kind, one.first, one.last) for one in ranges(connection, "okx", "BTC-USDT")]
         assert found[:3] == [("covered", 1, 10), ("covered", 11, 12), ("missing", 13, 13)]
         assert recount(connection, "okx", "BTC-USDT") == []
