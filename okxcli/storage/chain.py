@@ -21,7 +21,6 @@ from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.storage import doubts, ledger, reader
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
-from okxcli.storage.proof import count_within
 from okxcli.storage.rangebook import IdRange, RangeBook
 from okxcli.storage.reader import Series, Span
 from okxcli.storage.rebuild import Starts, bucket_of, joined, store_bars
@@ -173,34 +172,45 @@ _OURS = sql.SQL(
     " AND first_trade_id IS NOT NULL AND start >= %s::timestamptz AND timestamp <= %s::timestamptz"
 )
 
-# Bars cut into segments whose ids do not reach into another (the ids of neighbouring bars may interleave), and those
-# that hold all of their ids and follow on each other as one. Of each: first and last id, first start and last end,
-# first end and last start, the fills in it, how long it is if several bars interleave, whether id 1 is proved to be the
-# first.
-# (`later` runs backwards: a frame whose start moves would be counted anew for every row.)
+# Bars as islands whose ids do not reach into another: those of neighbours may lie between each other's. An island holds
+# all of its ids if there are as many fills in it, absent ones counted; if not, each of its bars stands for itself.
+# Islands that hold all and follow on each other are one. Of each: first and last id, first start and last end, first
+# end and last start, whether it holds all, the time over which bars overlap, whether id 1 is proved to be the first.
 _LINKS = sql.SQL("""
 WITH bars AS (
     SELECT first_trade_id AS first, last_trade_id AS last, (extract(epoch FROM start) * 1000)::bigint AS low,
-        (extract(epoch FROM timestamp) * 1000)::bigint AS high, trade_count, complete,
-        max(last_trade_id) OVER earlier AS before, min(first_trade_id) OVER later AS lowest {}
-    WINDOW earlier AS (ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        later AS (ORDER BY timestamp DESC ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+        (extract(epoch FROM timestamp) * 1000)::bigint AS high, trade_count AS held,
+        first_trade_id = 1 AND complete AS begins {}
 ), cut AS (
-    SELECT *, sum((lowest = first AND coalesce(before < first, true))::int) OVER (ORDER BY low) AS segment FROM bars
-), segments AS (
-    SELECT min(first) AS first, max(last) AS last, min(low) AS low, max(high) AS high, min(high) AS early,
-        max(low) AS late, sum(trade_count)::bigint AS held, count(*) > 1 AS several,
-        bool_or(first = 1 AND complete) AS begins, sum(trade_count) = max(last) - min(first) + 1 AS whole
-    FROM cut GROUP BY segment
+    SELECT *, (first <= max(last) OVER (ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
+        IS NOT TRUE AS opens FROM bars
+), numbered AS (
+    SELECT *, count(*) FILTER (WHERE opens) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS island FROM cut
+), islands AS (
+    SELECT *, min(first) OVER i AS i_first, max(last) OVER i AS i_last, min(low) OVER i AS i_low,
+        max(high) OVER i AS i_high, min(high) OVER i AS i_early, max(low) OVER i AS i_late, bool_or(begins) OVER i AS
+        i_begins, sum(held) OVER i AS i_held, count(*) OVER i AS several, row_number() OVER i AS number
+    FROM numbered WINDOW i AS (PARTITION BY island)
+), counted AS (
+    SELECT *, CASE WHEN i_held = i_last - i_first + 1 THEN true ELSE i_held + coalesce((
+        SELECT sum(upper(r) - lower(r)) FROM
+        unnest(int8multirange(int8range(i_first, i_last, '[]')) * %s::int8multirange) AS r
+    ), 0) = i_last - i_first + 1 END AS i_whole, CASE WHEN several > 1 THEN i_high - i_low ELSE 0 END AS mixed
+    FROM islands
+), parts AS (
+    SELECT i_first AS first, i_last AS last, i_low AS low, i_high AS high, i_early AS early, i_late AS late,
+        true AS whole, mixed, i_begins AS begins FROM counted WHERE i_whole AND number = 1
+    UNION ALL SELECT first, last, low, high, high, low, held = last - first + 1, mixed, begins
+    FROM counted WHERE NOT i_whole
 ), told AS (
     SELECT *, lag(whole) OVER w AND whole AND first = 1 + lag(last) OVER w AS goes_on
-    FROM segments WINDOW w AS (ORDER BY first)
-), islands AS (
-    SELECT *, count(*) FILTER (WHERE goes_on IS NOT TRUE) OVER (ORDER BY first) AS island FROM told
+    FROM parts WINDOW w AS (ORDER BY first, last)
+), joined AS (
+    SELECT *, count(*) FILTER (WHERE goes_on IS NOT TRUE) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS link
+    FROM told
 )
-SELECT min(first), max(last), min(low), max(high), min(early), max(late), sum(held)::bigint,
-    coalesce(max(high - low) FILTER (WHERE several), 0), bool_or(begins)
-FROM islands GROUP BY island ORDER BY 1
+SELECT min(first), max(last), min(low), max(high), min(early), max(late), bool_and(whole), max(mixed), bool_or(begins)
+FROM joined GROUP BY link ORDER BY 1, 2
 """).format(_OURS)
 _NEWEST = sql.SQL("SELECT (extract(epoch FROM max(start)) * 1000)::bigint {}").format(_OURS)
 _ENDS = sql.SQL("SELECT min(first_trade_id), max(last_trade_id) {}").format(_OURS)
@@ -238,8 +248,8 @@ def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, 
     values = [exchange, symbol, frame.name, stamp(MIN_TIMESTAMP), stamp(MAX_TIMESTAMP)]
     links: list[Link] = []
     ids = IdRanges(length=frame.length)
-    for first, last, start, end, early, late, held, mixed, begins in connection.execute(_LINKS, values):
-        whole = held + count_within(absent, first, last) == last - first + 1
+    rows = connection.execute(_LINKS, [*values, ledger.written(absent)])
+    for first, last, start, end, early, late, whole, mixed, begins in rows:
         for a, b in [(first, last)] if whole or first == last else [(first, first), (last, last)]:
             links.append(Link(a, b, start, end))
             ids.add(a, b, early - 1, late, sure=begins)
