@@ -7,7 +7,7 @@ ledger, and the chain of their first and last ids is the proof.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import LiteralString, Self
 
 from psycopg import sql
 
