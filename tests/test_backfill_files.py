@@ -372,6 +372,16 @@ def test_of_a_simulated_exchange_only_where_it_is_said(run, recent, server, data
     assert ids == [fill.trade_id for fill in recent.fills(SYMBOL)]
 
 
+def test_a_cache_that_cannot_be_written(run, recent, server, database, tmp_path):
+    """REST is asked for all of it then, and a warning says why."""
+    (tmp_path / "cache").write_text("no folder")
+    since = ("--since", iso(recent.fills(SYMBOL)[0].ts))
+    status, (done,), err = run("backfill", *since, "--files-url", server.base)
+    assert (status, done["left"], done["files"], server.asked) == (0, 0, 0, [])
+    assert f"asking REST instead of bulk files: cannot make the folder {tmp_path}/cache/okx/files" in err
+    assert "Not a directory" in err
+
+
 def test_damaged_rows_of_files(run, recent, tmp_path):
     """Told by file and row, counted in the line of the symbol, and the exit status is 65; REST has what they lack."""
     fills = recent.fills(SYMBOL)

@@ -8,8 +8,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
+
+from okxcli.runtime.files import private_folder, user_folder
 
 #: What may wait, of all symbols of a feed together: a day of the busiest market.
 MAX_BYTES = 256 << 20
@@ -90,9 +91,8 @@ def _unnamed(env: Mapping[str, str] = os.environ) -> BinaryIO:
     Raises:
         OSError: neither can be written.
     """
-    cache = env.get("XDG_CACHE_HOME", "")
-    with suppress(OSError, RuntimeError):
-        folder = (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "okx"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):
+        folder = user_folder("XDG_CACHE_HOME", ".cache", env) / "okx"
+        private_folder(folder)
         return tempfile.TemporaryFile(dir=folder)
     return tempfile.TemporaryFile()

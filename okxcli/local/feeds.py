@@ -3,7 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from okxcli.errors import OutputError
 from okxcli.local.channels import Channels
@@ -33,8 +33,9 @@ class FillsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: list[str] = []
+        self._whole = 0
         try:
-            self._file: IO[str] = path.open("w", encoding="utf-8")
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
@@ -51,23 +52,28 @@ class FillsFile:
             "history": history,
         }
         self._lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+        if len(self._lines) >= 500:
+            self.flush()
 
     def flush(self) -> None:
         """Make what was written visible to others."""
-        lines, self._lines = self._lines, []
+        data, self._lines = "".join(self._lines).encode(), []
+        whole = self._whole + len(data)
         try:
-            self._file.write("".join(lines))
-            self._file.flush()
+            while data:
+                data = data[self._file.write(data) :]
         except OSError as error:
+            with contextlib.suppress(OSError):  # half a line must not stay
+                self._file.truncate(self._whole)
             raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
+        self._whole = whole
 
     def close(self) -> None:
         """End the file."""
         try:
             self.flush()
         finally:
-            with contextlib.suppress(OSError):  # `flush` has told it
-                self._file.close()
+            self._file.close()
 
 
 class MarketFeed:

@@ -96,7 +96,7 @@ def find(made_by: int | None, base: Path) -> Binaries:
 
 
 #: How Postgres' programs begin the reason; what they say after it is how they tidy up.
-_COMPLAINT = re.compile(r"\b(error|FATAL|PANIC): ")
+_COMPLAINT = re.compile(r"\b(error|FATAL|PANIC): .*")
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Account:
             said.seek(0)
             text = said.read().strip()
         if done.returncode:
-            lines = text.splitlines() or ["silently"]
-            why = next((line for line in lines if _COMPLAINT.search(line)), lines[-1])
+            found = _COMPLAINT.search(text)
+            why = found[0] if found is not None else text.splitlines()[-1] if text else "silently"
             raise DatabaseUnavailable(f"{Path(command[0]).name} failed: {why}")
         return text
 

@@ -311,10 +311,14 @@ def test_the_log_cannot_be_written(env, exchange, database, tmp_path):
 
 
 def test_the_fills_of_a_simulation(env, tmp_path):
-    """A file of fills that cannot be written ends it, with one line."""
+    """A file of fills that cannot be written ends it, with one line; what is there are whole lines."""
     arguments = ["simulate", "BTC-USDT", "--rate", "500", "--history", "1s", "--no-database", "--fills"]
     fails(shell(env, '"$@"', *arguments, "/nowhere/x"), "cannot write /nowhere/x: No such file or directory")
     fails(shell(env, '"$@"', *arguments, "/dev/full"), f"cannot write /dev/full: {FULL}")
+    path, command = tmp_path / "fills", okx(*arguments, tmp_path / "fills")
+    done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=90, preexec_fn=limited)
+    fails(done, f"cannot write {path}: File too large")
+    assert 0 < path.stat().st_size < LIMIT and path.read_bytes().endswith(b"}\n")
 
 
 def test_a_configuration_is_written_whole_or_not_at_all(env, tmp_path):
