@@ -439,7 +439,7 @@ def test_the_cure_that_is_named_cures(exchange, day, database, tape, piped, alon
     assert verify(exchange, database, *SPAN)[::2] == ([], 0)
     assert bars_of(day) == before
     reasons = day.execute("SELECT DISTINCT reason FROM quarantine").fetchall()
-    assert reasons == [("no fill of it is stored",)]
+    assert reasons == [("taken out: no fill of it is stored",)]
 
 
 def test_what_rebuild_is_not_told(exchange, day, database):

@@ -10,13 +10,15 @@ from okxcli.backfill.tape import Tape
 from okxcli.backfill.tools import TAIL_MS, Tools
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
+from okxcli.core.tape import FAR
 from okxcli.exchange.history import Page
 from okxcli.exchange.rows import EXCHANGE
 from okxcli.storage import audit, doubts, ledger, recount
 from okxcli.storage.anew import make_anew
 from okxcli.storage.ledger import Ranges, holds
-from okxcli.storage.outcome import Refused, quarantine
+from okxcli.storage.outcome import TAKEN_OUT, Refused, quarantine
 from okxcli.storage.partitions import DAY_MS, Partitions, start_of
+from okxcli.storage.proof import Proof
 from okxcli.storage.recount import Difference
 from okxcli.storage.rows import columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.staging import copy
@@ -55,10 +57,13 @@ class Healer:
         if not days:
             return True
         newest = max(self._tools.history.newest(symbol)[0] for _ in range(_ASKED))
+        proof = Proof.load(connection, EXCHANGE, symbol)
+        absent = [part for day in proof.days if day.start in days for part in day.absent if part[1] - part[0] < FAR]
         lost = _ids(recount.recount(connection, EXCHANGE, symbol, days), "lost")
         there, beyond = ledger.subtract(lost, [(newest + 1, 1 << 63)]), ledger.subtract(lost, [(0, newest)])
-        if there:
-            self._tape.fetch_runs(Plan(symbol, there, newest), pages(there), counts)
+        again = ledger.union([*there, *absent])
+        if again:
+            self._tape.fetch_runs(Plan(symbol, again, newest), pages(again), counts)
         doubtful = _ids(recount.recount(connection, EXCHANGE, symbol, days), "lost", others=True)
         if doubtful and not self._checked(symbol, doubtful, days, newest, counts):
             _log.warning(
@@ -131,7 +136,7 @@ class Healer:
             ledger.lock(connection, [(EXCHANGE, symbol)])
             for row, own in wrong:
                 seen = None if own is None else encode(own)
-                quarantine(connection, [Refused(row, "not what the exchange says", seen)], {})
+                quarantine(connection, [Refused(row, TAKEN_OUT + "not what the exchange says", seen)], {})
                 connection.execute(
                     "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
                     " AND timestamp = %s::timestamptz",

@@ -14,9 +14,10 @@ from okxcli.backfill.heal import Healer
 from okxcli.backfill.plan import Plan
 from okxcli.backfill.tape import Tape
 from okxcli.backfill.tools import FOREVER_MS, Tools
+from okxcli.core.tape import FAR
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import ExchangeUnavailable
-from okxcli.storage import audit, doubts
+from okxcli.storage import audit, doubts, ledger
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +76,26 @@ class Backfill:
         """
         worker = self._of(symbol)
         plan = worker.plan(symbol, since_ms, until_ms, rebuild)
+        if plan.count > FAR:
+            self._bound(plan)
         if self._files is not None and (plan.count or plan.begin_ms is not None):
             plan.days = self._files.choose(worker.spans(plan))
         return plan
+
+    def _bound(self, plan: Plan) -> None:
+        """Leave out the ids above OKX's newest fill: a wild one is stored, and nobody has what would lie below it."""
+        newest = max(self._tools.history.newest(plan.symbol)[0] for _ in range(2))
+        if plan.wanted[-1][1] <= newest:
+            return
+        _log.warning(
+            "%s: ids are missing up to %d, and OKX's newest is %d: see okx gaps %s, and take the wild one out with"
+            " okx db forget", plan.symbol, plan.wanted[-1][1], newest, plan.symbol
+        )  # fmt: skip
+        self.lacking = True
+        plan.wanted = ledger.subtract(plan.wanted, [(newest + 1, 1 << 63)])
+        plan.ceiling = newest
+        if plan.stretches is not None:
+            plan.stretches = [one._replace(last=min(one.last, newest)) for one in plan.stretches if one.first <= newest]
 
     def stale_bars(self, symbol: str, since_ms: int | None = None, until_ms: int | None = None) -> int:
         """Return how many bars could be made better of what is stored already."""

@@ -31,7 +31,7 @@ _Table = Annotated[
 def register(app: typer.Typer) -> None:
     """Add `okx db` and its subcommands."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    for command in (start, stop, url, path, shell, run, migrate, status, quarantine):
+    for command in (start, stop, url, path, shell, run, migrate, status, quarantine, forget):
         group.command(command.__name__)(command)
     app.add_typer(group, name="db")
 
@@ -216,6 +216,51 @@ def quarantine(
             batches = kept.lines(connection, choice)
             for rows in [[row for some in batches for row in some]] if as_table else batches:
                 write_rows(rows, as_table)
+
+
+def forget(
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Of this symbol.")],
+    ids: Annotated[str, typer.Option("--ids", metavar="FIRST[-LAST]", help="These ids, both ends included.")],
+    absent: Annotated[
+        bool, typer.Option("--absent/--no-absent", help="Only that the exchange has them not, not the fills.")
+    ] = False,
+    for_good: Annotated[
+        bool,
+        typer.Option("--for-good/--no-for-good", help="Do not miss them either: okx gaps and okx backfill pass by."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes/--no-yes", help="Do it; else only tell what would be forgotten.")] = False,
+    exchange: Annotated[str, typer.Option("--exchange", metavar="NAME", help="Of this exchange.")] = "okx",
+    table: _Table = None,
+    dsn: options.Dsn = None,
+    config: options.Config = None,
+) -> None:
+    """Take fills and absent ids out of the tape that should not be in it: a wild id, a time that has not come.
+
+    In: ids, as okx gaps tells them. Out: one row with what there was: fills, ids whose rows were lost, absent ids, ids
+    given up, and the candles that are made again or are not complete any more. The fills go to the quarantine; okx db
+    quarantine --retry --reason forgotten stores them again. Ids between others are missing afterwards, and okx backfill
+    fetches them, unless --for-good gives them up; the same without it takes that back.
+    """
+    import re
+    from dataclasses import asdict
+
+    from okxcli.runtime.tables import write_rows
+    from okxcli.storage.forget import forget as take_out
+
+    found = re.fullmatch(r"([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?", ids, re.ASCII)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not first <= last < 1 << 63:
+        raise UsageError(f"not ids: {ids!r}. Write --ids 105 or --ids 105-110")
+    with _open(dsn, config) as database, database.session() as connection:
+        if (
+            connection.execute("SELECT FROM symbols WHERE exchange = %s AND symbol = %s", [exchange, symbol]).fetchone()
+            is None
+        ):
+            raise AnswerNo(f"nothing of {symbol} is stored")
+        row = take_out(connection, exchange, symbol, first, last, absent_only=absent, for_good=for_good, done=yes)
+        write_rows([{"symbol": symbol, "first": str(first), "last": str(last), **asdict(row), "done": yes}], table)
+    if not yes:
+        print("okx db: nothing was changed: give --yes as well to forget them", file=sys.stderr)
 
 
 def _taker() -> "Callable[[bytes], list[Line]]":

@@ -61,12 +61,12 @@ def gaps(
     """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
 
     In: the database and the configuration, or with - trade lines on standard input. Out: the ranges of ids of each
-    symbol in order: covered, missing, absent (the exchange itself has no such id), unknown (before the first and
-    after the newest stored fill) or ahead (stored with a time that has not come yet, which proves nothing), with the
-    times of the fills at their edges. The ids of candles prove those of a symbol of which neither fills are stored nor
-    the configuration wants any stored. Exit 1 when anything is missing, unknown or ahead between --since and --until,
-    when --recount finds rows and ledger in disagreement (lost, uncounted, misplaced, twice, altered), or when okx
-    collect or okx backfill has found a day of which that is so (differing).
+    symbol in order: covered, missing, absent (the exchange itself has no such id), forgotten (given up by okx db
+    forget), unknown (before the first and after the newest stored fill) or ahead (stored with a time that has not come
+    yet, which proves nothing), with the times of the fills at their edges. The ids of candles prove those of a symbol
+    of which neither fills are stored nor the configuration wants any stored. Exit 1 when anything is missing, unknown
+    or ahead between --since and --until, when --recount finds rows and ledger in disagreement (lost, uncounted,
+    misplaced, twice, altered), or when okx collect or okx backfill has found a day of which that is so (differing).
     """
     from okxcli.errors import UsageError
     from okxcli.runtime.clock import now_ms, parse_time
@@ -92,7 +92,7 @@ def gaps(
 
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
-    good: tuple[str, ...] = ("covered", "absent")
+    good: tuple[str, ...] = ("covered", "absent", "forgotten")
     if mended:
         good += ("lost", "uncounted", "misplaced", "twice", "altered")
     for row in rows:

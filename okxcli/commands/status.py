@@ -111,7 +111,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     with database.session() as connection:
         found = freshness(connection, now, wanted.configured, wanted.timeframes)
         size, bad = database_size(connection), quarantined(connection)
-        told = list(_findings(connection, wanted))
+        told = list(_findings(connection, wanted, found))
         audited, days = audit.audited(connection)
     rows = [_row(one, now, limit_ms) for one in wanted.completed(found)]
     if clear:
@@ -137,12 +137,19 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     return bool(rows) and not told and all(row["state"] == "fresh" for row in rows)
 
 
-def _findings(connection: "Connection", wanted: Wanted) -> "Iterator[str]":
+def _findings(connection: "Connection", wanted: Wanted, rows: "list[Freshness]") -> "Iterator[str]":
     """Yield in a line each what is wrong with what is stored, and its cure."""
     from itertools import groupby
 
+    from okxcli.core.tape import FAR
     from okxcli.storage import audit
 
+    for row in rows:
+        if (row.missing or 0) > FAR and (not wanted.named or row.symbol in wanted.named):
+            yield (
+                f"{row.exchange} {row.symbol}: {row.missing:,} missing ids are more than could be: okx gaps"
+                f" {row.symbol} tells of the wild one, okx db forget {row.symbol} --ids takes it out"
+            )
     found = [one for one in audit.findings(connection) if not wanted.named or one.symbol in wanted.named]
     for (exchange, symbol), group in groupby(found, key=lambda one: (one.exchange, one.symbol)):
         days = list(group)

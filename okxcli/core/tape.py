@@ -7,6 +7,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
+#: An id further off than this (a week of the busiest market) is one damaged message, or, if another one follows on it,
+#: the ids have begun anew: no hole to be filled.
+FAR = 10_000_000
 #: Ranges kept before the oldest are forgotten: 16,384 holes in one symbol's ids, about 1 MiB.
 MAX_RANGES = 16_384
 #: Later and earlier than any time: what a range without a present fill reaches from and to.

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
+from okxcli.core.tape import FAR
 from okxcli.exchange.doubts import SPREAD_MS, Doubts, Page
 from okxcli.exchange.taped import HEAD, absent_line, ids_of
 from okxcli.exchange.waiting import Fetch, Held, Overflow, Tape
@@ -26,9 +27,6 @@ MAX_LINES = 20_000
 MAX_BYTES = 8 << 20
 #: With two sockets up, the other one may bring what is missing.
 OVERLAP_MS = 500
-#: An id further off than this (a week of the busiest market) is one damaged message, or, if the next one follows on
-#: it, the ids have begun anew: no hole to be filled.
-FAR = 10_000_000
 #: Between two questions that brought nothing.
 _AGAIN_MS = 1_000
 #: Bytes of the overflow that are taken up at once.

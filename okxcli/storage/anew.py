@@ -14,7 +14,7 @@ from okxcli.storage import ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.evidence import Evidence
 from okxcli.storage.flats import Ids, store_flats
-from okxcli.storage.outcome import Refused, quarantine
+from okxcli.storage.outcome import TAKEN_OUT, Refused, quarantine
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Day, Proof
 from okxcli.storage.rebuild import rebuild, starts_in
@@ -100,7 +100,7 @@ def remove_false(
         ledger.lock(connection, [(proof.exchange, proof.symbol)])
         rows = connection.execute(_REMOVE, [*key, min(false), max(false), false], binary=True).fetchall()
         bars = [OHLCVCandle(*row) for row in rows]
-        dated = [Refused(bar, "no fill of it is stored") for bar in bars if bar.first_trade_id is not None]
+        dated = [Refused(bar, TAKEN_OUT + "no fill of it is stored") for bar in bars if bar.first_trade_id is not None]
         quarantine(connection, dated, {})
     if len(dated) == len(bars):
         return len(bars)

@@ -24,7 +24,8 @@ AGAIN_MS = 86_400_000
 class Doubt:
     """The ids `first .. last`: so many answers lacked them, the first and the last of these at two moments (ms).
 
-    `noted`: the ledger has them as absent. Without any answer the moments are None.
+    `noted`: the ledger has them as absent. `forgotten`: somebody has given them up, and nobody is to ask for them.
+    Without any answer the moments are None.
     """
 
     first: int
@@ -33,13 +34,14 @@ class Doubt:
     first_asked: int | None = None
     last_asked: int | None = None
     noted: bool = False
+    forgotten: bool = False
 
 
 def load(connection: Connection, exchange: str, symbol: str) -> list[Doubt]:
     """Return the doubts about a symbol's ids, lowest first."""
     rows = connection.execute(
         "SELECT first_id, last_id, answers, (extract(epoch FROM first_asked) * 1000)::bigint,"
-        " (extract(epoch FROM last_asked) * 1000)::bigint, noted FROM doubts"
+        " (extract(epoch FROM last_asked) * 1000)::bigint, noted, forgotten FROM doubts"
         " WHERE exchange = %s AND symbol = %s AND epoch = 0 ORDER BY first_id",
         [exchange, symbol],
     )
@@ -50,14 +52,22 @@ def save(connection: Connection, exchange: str, symbol: str, found: Iterable[Dou
     """Put these doubts, apart from each other, in the place of all others about a symbol. It must be locked."""
     connection.execute("DELETE FROM doubts WHERE exchange = %s AND symbol = %s AND epoch = 0", [exchange, symbol])
     rows = [
-        (one.first, one.last, one.answers, _moment(one.first_asked), _moment(one.last_asked), one.noted)
+        (
+            one.first,
+            one.last,
+            one.answers,
+            _moment(one.first_asked),
+            _moment(one.last_asked),
+            one.noted,
+            one.forgotten,
+        )
         for one in found
     ]
     if rows:
         connection.execute(
-            "INSERT INTO doubts (exchange, symbol, first_id, last_id, answers, first_asked, last_asked, noted)"
-            " SELECT %s, %s, a, b, n, f::timestamptz, l::timestamptz, t FROM unnest(%s::int8[], %s::int8[], %s::int[],"
-            " %s::text[], %s::text[], %s::bool[]) AS g (a, b, n, f, l, t)",
+            "INSERT INTO doubts (exchange, symbol, first_id, last_id, answers, first_asked, last_asked, noted,"
+            " forgotten) SELECT %s, %s, a, b, n, f::timestamptz, l::timestamptz, t, g FROM unnest(%s::int8[],"
+            " %s::int8[], %s::int[], %s::text[], %s::text[], %s::bool[], %s::bool[]) AS r (a, b, n, f, l, t, g)",
             [exchange, symbol, *map(list, zip(*rows, strict=True))],
         )
 

@@ -78,6 +78,7 @@ def _segments(proof: Proof, times: dict[int, int]) -> Iterator[IdRange]:
     parts += [(first, last, "covered") for first, last in proof.retired]
     parts += [(first, last, "absent") for first, last in ledger.subtract(proof.absent, proof.covered)]
     parts += [(first, last, "missing") for first, last in ledger.subtract(proof.holes(), proof.ahead)]
+    parts += [(first, last, "forgotten") for first, last in ledger.subtract(proof.forgotten, proof.known)]
     for first, last, kind in sorted(parts):
         if kind == "covered":
             yield IdRange(kind, first, last, times[first], times[last])

@@ -12,6 +12,8 @@ from okxcli.core.codec import encode
 from okxcli.core.model import Line
 from okxcli.storage.database import Connection
 
+#: How the reason begins of what was stored and was taken out: it is stored again only if somebody asks for that.
+TAKEN_OUT = "taken out: "
 #: As long a line as a filter takes; anything longer is cut.
 _LONGEST = 1 << 20
 

@@ -12,7 +12,7 @@ from typing import LiteralString, Self
 from psycopg import sql
 
 from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
-from okxcli.core.tape import Run, is_complete
+from okxcli.core.tape import FAR, Run, is_complete
 from okxcli.storage import doubts, ledger
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Ranges
@@ -58,17 +58,17 @@ _OF_DAY = sql.SQL(
     " AND timestamp >= %(since)s::timestamptz AND timestamp < %(until)s::timestamptz"
 )
 #: What the clock has not reached, not even that of whoever received it.
-_LATEST = sql.SQL(
+_REACHED = sql.SQL(
     "coalesce(received + make_interval(secs => %(stamped)s), now() + make_interval(secs => %(unstamped)s))"
 )
 _AHEAD = sql.SQL(
     "SELECT range_agg(int8range(trade_id - count + 1, trade_id, '[]')) {}"
     " AND timestamp > now() + make_interval(secs => %(stamped)s) AND timestamp > {}"
-).format(_OF_DAY, _LATEST)
+).format(_OF_DAY, _REACHED)
 _TIMES = sql.SQL(
     "SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint, (extract(epoch FROM max(timestamp)) * 1000)::bigint {}"
     " AND timestamp <= {}"
-).format(_OF_DAY, _LATEST)
+).format(_OF_DAY, _REACHED)
 
 
 def count_within(ranges: Ranges, first: int, last: int) -> int:
@@ -84,8 +84,8 @@ def count_within(ranges: Ranges, first: int, last: int) -> int:
 class Proof:
     """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange.
 
-    `wanted` are ids that exist and may lie outside of what is known, when rows were lost. `step` is how far time was
-    seen to step back over ids (ms).
+    `wanted` are ids that exist and may lie outside of what is known, when rows were lost; `forgotten` are those that
+    nobody is to miss. `step` is how far time was seen to step back over ids (ms).
     """
 
     def __init__(
@@ -96,8 +96,11 @@ class Proof:
         self.days = days
         self.wanted = wanted or []
         self.step = step
+        self.forgotten: Ranges = []
         self.covered = ledger.union(part for day in days for part in day.covered)
-        self.absent = ledger.union(part for day in days for part in day.absent)
+        # More than a week of the busiest market cannot be absent: such a note is wrong, and proves nothing.
+        absent = ledger.union(part for day in days for part in day.absent)
+        self.absent = [part for part in absent if part[1] - part[0] < FAR]
         self.retired = ledger.union(part for day in days for part in day.retired)
         self.ahead = ledger.union(part for day in days for part in day.ahead)
         self.known = ledger.union([*self.covered, *self.absent])
@@ -122,8 +125,11 @@ class Proof:
             parts = map(ledger.read, (covered, absent, retired))
             one = Day(day * DAY_MS, next(parts), next(parts), first, last, archived, next(parts))
             days.append(_without_ahead(connection, exchange, symbol, one) if early else one)
-        wanted = [(one.first, one.last) for one in doubts.load(connection, exchange, symbol) if not one.noted]
-        return cls(exchange, symbol, days, wanted, ledger.step_of(connection, exchange, symbol))
+        held = doubts.load(connection, exchange, symbol)
+        wanted = [(one.first, one.last) for one in held if not one.noted and not one.forgotten]
+        found = cls(exchange, symbol, days, wanted, ledger.step_of(connection, exchange, symbol))
+        found.forgotten = [(one.first, one.last) for one in held if one.forgotten]
+        return found
 
     @property
     def first_time(self) -> int | None:
@@ -145,7 +151,7 @@ class Proof:
         had = ledger.union([*self.known, *self.retired])
         ends = [last for _, last in had]
         between = [(last + 1, first - 1) for last, (first, _) in zip(ends, had[1:], strict=False)]
-        return ledger.union([*between, *ledger.subtract(self.wanted, had)])
+        return ledger.subtract(ledger.union([*between, *ledger.subtract(self.wanted, had)]), self.forgotten)
 
     def run_of(self, connection: Connection, number: int) -> Run | None:
         """Return the known ids around one, with the times that its stored fills reach to; None if it is not known."""

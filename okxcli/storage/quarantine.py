@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 from okxcli.core.model import Line
 from okxcli.errors import BUGS
 from okxcli.storage.database import Connection
+from okxcli.storage.outcome import TAKEN_OUT
 from okxcli.storage.writer import Writer
 
 #: Lines that are read at a time.
@@ -24,7 +25,8 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which lines are meant: of one symbol, whose reason holds a text; empty: all.
+    """Which lines are meant: of one symbol, whose reason holds a text; empty: all, when it comes to storing them again
+    without those that were taken out on purpose.
 
     Of a raw line, as a collector refuses it, only the text is known: it must name the symbol.
     """
@@ -35,6 +37,7 @@ class Choice:
 
 _CHOSEN: LiteralString = (
     " FROM quarantine WHERE id > %(last)s AND id <= %(newest)s AND position(%(reason)s in reason) > 0 AND"
+    " (%(without)s::text IS NULL OR NOT starts_with(reason, %(without)s)) AND"
     " (symbol = %(symbol)s OR %(symbol)s = '' OR symbol = '' AND position('\"' || %(symbol)s || '\"' in line) > 0)"
     " ORDER BY id LIMIT %(count)s"
 )
@@ -61,8 +64,9 @@ def retry(connect: Callable[[], Connection], choice: Choice, read: Callable[[byt
     """
     counts = {"tried": 0, "kept": 0}
     durable: Counter[bytes] = Counter()
+    query: LiteralString = "SELECT id, line"
     with closing(Writer(connect, on_durable=durable.update)) as writer, closing(connect()) as connection:
-        for found in _batches(connection, "SELECT id, line", choice):
+        for found in _batches(connection, query, choice, None if choice.reason else TAKEN_OUT):
             said: Counter[bytes] = Counter()
             for raw in (text.encode() for _, text in found):
                 try:
@@ -80,11 +84,14 @@ def retry(connect: Callable[[], Connection], choice: Choice, read: Callable[[byt
         return counts | writer.counts()
 
 
-def _batches(connection: Connection, query: LiteralString, choice: Choice) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the chosen rows that are there now."""
+def _batches(
+    connection: Connection, query: LiteralString, choice: Choice, without: str | None = None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the chosen rows that are there now, `without` those whose reason begins so."""
     last, (newest,) = 0, connection.execute("SELECT coalesce(max(id), 0) FROM quarantine").fetchone() or (0,)
     while True:
         values = {"last": last, "newest": newest, "count": _BATCH, "symbol": choice.symbol, "reason": choice.reason}
+        values["without"] = without
         found = connection.execute(query + _CHOSEN, values).fetchall()
         if not found:
             return

@@ -17,6 +17,7 @@ from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
 from okxcli.storage import doubts, ledger, steps
 from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
+from okxcli.storage.far import Anchors, is_far, near_ones
 from okxcli.storage.ledger import Key, Known, Sums
 from okxcli.storage.outcome import Outcome, Refused
 from okxcli.storage.partitions import DAY_MS
@@ -38,13 +39,17 @@ def is_merged(trade: StandardizedTrade) -> bool:
     return trade.origin in _MERGED or trade.count > 1
 
 
-def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thorough: bool) -> None:
+def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thorough: bool, anchors: Anchors) -> None:
     """Store the fills that the ledger does not cover, and cover them. The symbols must be locked.
+
+    Those are refused whose ids are far from all others, as `anchors` knows them from before.
 
     A known id with another side, price, size or time is refused as reused. With `thorough` the table is asked as well
     as the ledger, for when the two may disagree: a fill that is there but not covered is then covered.
     """
-    groups = {key: _rising(group, outcome) for key, group in trades.items()}
+    rising = {key: _rising(group, outcome) for key, group in trades.items()}
+    near = {key: near_ones(connection, key, group, anchors, outcome) for key, group in rising.items()}
+    groups = {key: group for key, group in near.items() if group}
     found = ledger.known(
         connection, {key: ledger.ranges_of([t.trade_id for t in group]) for key, group in groups.items()}
     )
@@ -87,9 +92,12 @@ def store_merged(connection: Connection, trades: Groups, outcome: Outcome) -> No
     outcome.counts["duplicates"] += len(lines) - added
 
 
-def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome, now_ms: int) -> None:
+def store_absent(connection: Connection, ranges: list[Absent], outcome: Outcome, now_ms: int, anchors: Anchors) -> None:
     """Note ids that the exchange does not have. The symbols must be locked, the trades of the batch be stored."""
     for absent in ranges:
+        if is_far(connection, absent, anchors):
+            outcome.refused.append(Refused(absent, "ids far from all others, or too many"))
+            continue
         added = ledger.note_absent(connection, absent, now_ms)
         if added:
             doubts.noted(connection, absent, now_ms)

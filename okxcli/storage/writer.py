@@ -19,6 +19,7 @@ from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
 from okxcli.storage import candles, ledger, snapshots, tape
 from okxcli.storage.database import Connection, explain
+from okxcli.storage.far import Anchors
 from okxcli.storage.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 from okxcli.storage.partitions import DAY_MS, Partitions
 
@@ -89,6 +90,7 @@ class Writer:
         self._connection: Connection | None = None
         self._partitions = Partitions()
         self._introduced: set[ledger.Key] = set()
+        self._anchors: Anchors = {}
         self._counts: Counter[str] = Counter()
         self._told = 0
 
@@ -175,6 +177,7 @@ class Writer:
     def _forget(self) -> None:
         self._partitions.forget()
         self._introduced.clear()
+        self._anchors.clear()
 
     def _store(self, batch: _Batch, thorough: bool = False) -> list[Refused]:
         """Commit a batch and return what went to quarantine; halve it if Postgres, or a bug, refuses a row of it."""
@@ -266,7 +269,7 @@ class Writer:
             if keys and ledger.lock(connection, list(keys)) < len(keys):
                 ledger.introduce(connection, list(keys))
                 ledger.lock(connection, list(keys))
-            parts.store(connection, outcome, thorough, self._proven, now)
+            parts.store(connection, outcome, thorough, self._proven, now, self._anchors)
             quarantine(connection, outcome.refused, raw)
         return outcome
 
@@ -321,14 +324,16 @@ class _Parts:
             {(line.exchange, line.symbol) for part in parts for line in part} | self.trades.keys() | self.merged.keys()
         )
 
-    def store(self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int) -> None:
+    def store(
+        self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int, anchors: Anchors
+    ) -> None:
         """Store every type, within the transaction that holds the locks."""
         if self.trades:
-            tape.store_trades(connection, self.trades, outcome, thorough)
+            tape.store_trades(connection, self.trades, outcome, thorough, anchors)
         if self.merged:
             tape.store_merged(connection, self.merged, outcome)
         if self.absent:
-            tape.store_absent(connection, self.absent, outcome, now)
+            tape.store_absent(connection, self.absent, outcome, now, anchors)
         if self.candles:
             candles.store_candles(connection, self.candles, outcome, proven)
         if self.books:
