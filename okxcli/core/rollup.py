@@ -10,137 +10,18 @@ is as good as its fills, held within its time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
-from typing import NamedTuple
 
 import msgspec
 
 from okxcli.core.bucket import flat_candle
 from okxcli.core.candles import GRACE_MS, LATENESS_MS, LIVE_MS, Emit
 from okxcli.core.compare import beats
-from okxcli.core.decimals import EXACT
 from okxcli.core.model import Absent, Line, OHLCVCandle
 from okxcli.core.series import WATCH_MS, longest_quiet
 from okxcli.core.tape import IdRanges, is_complete
 from okxcli.core.timeframes import Timeframe, parse_list
+from okxcli.core.whole import Whole, combine, last_id
 from okxcli.errors import InvalidLine
-
-
-class _Hull(NamedTuple):
-    """The lowest and the highest id of any version of a part; `mixed`: of several that do not hold the same ids."""
-
-    first: int
-    last: int
-    fills: int
-    mixed: bool = False
-
-
-def _lacks_ids(part: OHLCVCandle, hull: _Hull) -> bool:
-    if (part.first_trade_id, part.last_trade_id) != (hull.first, hull.last):
-        return True
-    return hull.mixed and part.trade_count != hull.last - hull.first + 1
-
-
-class _Whole:
-    """A larger bar: recent parts by their start, older ones folded into `folded`.
-
-    `short`: a version of a part came that has ids which are not in the bar.
-    """
-
-    __slots__ = ("count", "end", "final", "folded", "folded_until", "hulls", "parts", "revision", "short", "start",
-                 "written")  # fmt: skip
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start = start
-        self.end = end
-        self.parts: dict[int, OHLCVCandle] = {}
-        self.folded: OHLCVCandle | None = None
-        self.folded_until = start
-        self.count = 0  # parts in `folded`
-        self.hulls: dict[int, _Hull] = {}  # of any version of a part
-        self.short = False
-        self.final = False
-        self.written: OHLCVCandle | None = None
-        self.revision = 0
-
-    def note(self, part: OHLCVCandle) -> None:
-        """Remember which ids a part has, whether or not it is taken."""
-        if part.first_trade_id is not None and part.last_trade_id is not None:
-            new = _Hull(part.first_trade_id, part.last_trade_id, part.trade_count or 0)
-            old = self.hulls.get(part.start, new)
-            more = old.mixed or old[:3] != new[:3]
-            self.hulls[part.start] = _Hull(min(old.first, new.first), max(old.last, new.last), new.fills, more)
-
-    def lacks_ids(self) -> bool:
-        """Whether ids came, or may have come, for the time of this bar that are not in it."""
-        return self.short or any(
-            start not in self.parts or _lacks_ids(self.parts[start], hull) for start, hull in self.hulls.items()
-        )
-
-    def fold(self, before: int) -> None:
-        """Merge the parts that start before `before`; they cannot be replaced any more."""
-        self.short = self.lacks_ids()
-        old = sorted(start for start in self.parts if start < before)
-        if old:
-            pieces = [] if self.folded is None else [self.folded]
-            self.folded = combine([*pieces, *(self.parts.pop(start) for start in old)])
-            self.folded_until = before
-            self.hulls = {start: hull for start, hull in self.hulls.items() if start >= before}
-            self.count += len(old)
-
-
-def combine(parts: list[OHLCVCandle]) -> OHLCVCandle:
-    """Merge candles, oldest first, into one that spans them; `complete` if all of them are.
-
-    Open comes from the part with the lowest first id, close from the one with the highest last id; where there are no
-    ids, from the first and the last part. Parts in which nothing traded have no say beside others that have ids.
-    """
-    traded = [part for part in parts if part.first_trade_id is not None]
-    if traded:
-        opener = min(traded, key=_first_id)
-        closer = max(traded, key=_last_id)
-    else:
-        traded = parts
-        opener, closer = parts[0], parts[-1]
-    return msgspec.structs.replace(
-        parts[0],
-        timestamp=parts[-1].timestamp,
-        open=opener.open,
-        high=max(part.high for part in traded),
-        low=min(part.low for part in traded),
-        close=closer.close,
-        volume=_sum(part.volume for part in parts) or Decimal(0),
-        base_volume=_sum(part.base_volume for part in parts),
-        quote_volume=_sum(part.quote_volume for part in parts),
-        buy_volume=_sum(part.buy_volume for part in parts),
-        trade_count=_count(parts),
-        first_trade_id=opener.first_trade_id,
-        last_trade_id=closer.last_trade_id,
-        complete=all(part.complete for part in parts),
-        revision=0,
-    )
-
-
-def _first_id(part: OHLCVCandle) -> int:
-    return part.first_trade_id or 0
-
-
-def _last_id(part: OHLCVCandle) -> int:
-    return part.last_trade_id or 0
-
-
-def _sum(values: Iterable[Decimal | None]) -> Decimal | None:
-    total = Decimal(0)
-    for value in values:
-        if value is None:
-            return None
-        total = EXACT.add(total, value)
-    return total
-
-
-def _count(parts: list[OHLCVCandle]) -> int | None:
-    counts = [part.trade_count for part in parts]
-    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 class _Rollup:
@@ -150,8 +31,8 @@ class _Rollup:
         self._timeframe = timeframe
         self._seen = seen
         self._owner = owner
-        self._wholes: dict[int, _Whole] = {}
-        self._newest: _Whole | None = None
+        self._wholes: dict[int, Whole] = {}
+        self._newest: Whole | None = None
         self._flats: dict[int, OHLCVCandle] = {}  # flat bars that were written, as long as others are remembered
         self._hold = max(WATCH_MS, 3 * owner.lateness_ms) + 2 * owner.source.length
         self._next_fold = 0
@@ -161,7 +42,7 @@ class _Rollup:
         start = self._timeframe.start_of(part.start)
         whole = self._wholes.get(start)
         if whole is None:
-            whole = _Whole(start, self._timeframe.end_of(start))
+            whole = Whole(start, self._timeframe.end_of(start))
             if whole.end + self._hold < clock:
                 self._owner.late += 1
                 return
@@ -207,14 +88,14 @@ class _Rollup:
             if whole.final:
                 yield from self._write(whole, closed=True)
 
-    def _proves_itself(self, whole: _Whole, part: OHLCVCandle) -> bool:
+    def _proves_itself(self, whole: Whole, part: OHLCVCandle) -> bool:
         """Whether the last part makes a bar final: complete bars are final, and so is what is made of nothing else."""
         if part.timestamp != whole.end or not part.complete:
             return False
         value = self._value(whole, closed=True)
         return value is not None and value.complete
 
-    def _quiet(self, whole: _Whole, part: OHLCVCandle) -> Iterator[OHLCVCandle]:
+    def _quiet(self, whole: Whole, part: OHLCVCandle) -> Iterator[OHLCVCandle]:
         """Yield flat bars between the newest bar and a new one, if `fill` asks for them and the ids prove the quiet."""
         before, self._newest = self._newest, whole
         if before is None or whole.start <= before.start:
@@ -223,7 +104,7 @@ class _Rollup:
         if not self._owner.fill or before.end >= whole.start:
             return
         values = [self._value(other, closed=True) for other in self._wholes.values() if other is not whole]
-        last = max((value for value in values if value is not None), key=_last_id, default=None)
+        last = max((value for value in values if value is not None), key=last_id, default=None)
         if last is None or not self._quiet_between(last, before.end, part):
             return
         if whole.start - before.end > longest_quiet(self._timeframe):
@@ -258,7 +139,7 @@ class _Rollup:
         """Return how many bars are not final yet."""
         return sum(not whole.final for whole in self._wholes.values())
 
-    def _value(self, whole: _Whole, closed: bool) -> OHLCVCandle | None:
+    def _value(self, whole: Whole, closed: bool) -> OHLCVCandle | None:
         """Return the bar as it stands; None for one in which nothing traded and of which parts are missing."""
         pieces = [] if whole.folded is None else [whole.folded]
         pieces += [whole.parts[start] for start in sorted(whole.parts)]
@@ -279,7 +160,7 @@ class _Rollup:
             and ((all_there and merged.complete) or self._proven(whole, first, last, merged.trade_count)),
         )
 
-    def _proven(self, whole: _Whole, first: int | None, last: int | None, count: int | None) -> bool:
+    def _proven(self, whole: Whole, first: int | None, last: int | None, count: int | None) -> bool:
         """Whether the ids prove that no fill of a bar is missing."""
         if first is None or last is None or whole.lacks_ids():
             return False
@@ -287,7 +168,7 @@ class _Rollup:
             self._seen.add(first, last, sure=False)
         return is_complete(self._seen.run_of(first), first, last, whole.start, whole.end, self._seen.step)
 
-    def _write(self, whole: _Whole, closed: bool, proven: bool = True) -> Iterator[OHLCVCandle]:
+    def _write(self, whole: Whole, closed: bool, proven: bool = True) -> Iterator[OHLCVCandle]:
         candle = self._value(whole, closed)
         if candle is not None and not proven:
             candle = msgspec.structs.replace(candle, complete=False)

@@ -22,16 +22,16 @@ from okxcli.storage.rows import stamp
 #: Fills at an end of a run among which the earliest or latest is looked for, where time steps back.
 _AT_THE_END = 1_000
 
-_BY_ID: LiteralString = (
+_IN_ORDER: LiteralString = (
     "SELECT timestamp FROM raw_trades WHERE exchange = %s AND symbol = %s"
     " AND epoch = 0 AND trade_id BETWEEN %s AND %s AND timestamp >= %s::timestamptz AND timestamp < %s::timestamptz"
     " ORDER BY trade_id"
 )
 _EARLIEST: LiteralString = (
-    "SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint FROM (" + _BY_ID + " LIMIT %s) AS t"  # noqa: S608 -- constants
+    "SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint FROM (" + _IN_ORDER + " LIMIT %s) AS t"  # noqa: S608 -- constants
 )
 _LATEST: LiteralString = (
-    "SELECT (extract(epoch FROM max(timestamp)) * 1000)::bigint FROM (" + _BY_ID + " DESC LIMIT %s) AS t"  # noqa: S608
+    "SELECT (extract(epoch FROM max(timestamp)) * 1000)::bigint FROM (" + _IN_ORDER + " DESC LIMIT %s) AS t"  # noqa: S608
 )
 
 
