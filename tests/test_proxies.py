@@ -124,7 +124,7 @@ def test_every_command_goes_through_it_and_nothing_beside(tmp_path, exchange, pe
             assert len(proxy.asked) > before
             return done.stdout
 
-        assert len(through("stream", BTC, "-n", 30).splitlines()) == 31
+        assert through("stream", BTC, "-n", 30).count(b'"tradeId"') == 30
         lines = okx(env, "normalize", "-q", data=through("history", BTC, "--since", now - 150_000)).stdout
         okx(env, "store", "-q", data=okx(env, "candles", "-q", "--tf", "1m", "--pass", data=lines).stdout)
         assert through("instruments", "--symbols") == b"BTC-USDT\n"
@@ -175,7 +175,7 @@ def test_a_simulation_stays_on_this_machine(tmp_path):
         env = environment(tmp_path, ALL_PROXY=proxy.url(), HTTPS_PROXY=proxy.url(), HTTP_PROXY=proxy.url())
         inner = (sys.executable, "-m", "okxcli", "stream", BTC, "-n", 3, "-q")
         done = okx(env, "simulate", BTC, "--no-database", "--", *inner)
-        assert (len(done.stdout.splitlines()), proxy.asked) == (4, [])
+        assert (done.stdout.count(b'"tradeId"'), proxy.asked) == (3, [])
 
 
 def test_names_and_passwords_show_nowhere(tmp_path, exchange, database):
@@ -214,6 +214,8 @@ def says(data):
     def spoil(connection):
         connection.recv(4096)
         connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        hangs(connection)  # until the other side has read it: a close would take it back
 
     return spoil
 
@@ -234,6 +236,12 @@ def drips(connection):
         time.sleep(0.1)
 
 
+def connects_and_hangs(connection):
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    hangs(connection)
+
+
 PAGE = b"<html><body>Please log in</body></html>"
 SPOILT = [
     ("http", says(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\n\r\n" + PAGE), "(HTTP status 403)"),
@@ -252,6 +260,8 @@ SPOILT = [
     ("http", says(b"HTTP/1.1 200"), "closes the connection without an answer"),
     ("http", resets, "connection reset by peer"),
     ("http", hangs, "does not answer in time"),
+    ("http", connects_and_hangs, "timed out, through the proxy "),
+    ("http", says(b"HTTP/1.1 200 OK\r\n\r\n" + PAGE), "it speaks no TLS, through the proxy "),
     ("http", drips, "something that is no HTTP"),
     ("socks5", says(PAGE), "answers with something that is no SOCKS5. Is it an HTTP proxy?"),
     ("socks5", says(b"\x05\xff"), "asks for a name and a password"),
@@ -276,9 +286,9 @@ def test_a_proxy_that_does_wrong(kind, spoil, told):
             rest.time_ms()
         with pytest.raises(DialError) as by_socket:
             Wire.dial("wss://okx.test/ws", 0.5, parse(proxy.url()))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         for error in (str(by_rest.value), str(by_socket.value)):
-            assert f"the proxy {proxy.url()} " in error.replace(f"{proxy.url()}: ", f"{proxy.url()} ")
+            assert f"the proxy {proxy.url()}" in error
             assert told in error
             assert "html" not in error and "\n" not in error
 
@@ -343,7 +353,7 @@ def test_tls_is_with_the_exchange(tmp_path, certificate, kind):
                     assert "its certificate is not valid: " in line
                     assert f", through the proxy {proxy.url()}. " in line
                 else:
-                    assert len(done.stdout.splitlines()) == 2
+                    assert done.stdout.count(b'"tradeId"') == 1
                 assert (name, port) in proxy.asked
 
 

@@ -308,11 +308,9 @@ def _without_others() -> dict[str, str]:
 
 
 def _statement(word: str) -> str:
-    if word == "-":
-        return sys.stdin.read()
-    if not word.endswith(".sql"):
+    if word != "-" and not word.endswith(".sql"):
         return word
     try:
-        return Path(word).read_text(encoding="utf-8")
+        return sys.stdin.read() if word == "-" else Path(word).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {word}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None

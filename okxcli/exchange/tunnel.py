@@ -11,6 +11,7 @@ import base64
 import ipaddress
 import re
 import socket
+import ssl
 import time
 from typing import NoReturn
 
@@ -65,6 +66,13 @@ def dial(host: str, port: int, proxy: Proxy | None, timeout_s: float | None) -> 
         raise TunnelError(f"the proxy {proxy}: no such host") from error
     except OSError as error:
         raise TunnelError(f"the proxy {proxy}: {(error.strerror or str(error)).lower()}") from None
+
+
+def of_tls(error: ssl.SSLError) -> str:
+    """Return what is wrong with the TLS of whoever answers, in a user's words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    return "it speaks no TLS" if error.reason == "WRONG_VERSION_NUMBER" else (error.strerror or str(error)).lower()
 
 
 class _Talk:

@@ -20,7 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from okxcli.errors import UsageError
-from okxcli.exchange.tunnel import TunnelError, dial
+from okxcli.exchange.tunnel import TunnelError, dial, of_tls
 from okxcli.runtime.proxy import Proxy
 
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
@@ -204,6 +204,6 @@ def _reason(error: urllib3.exceptions.HTTPError) -> str:
         return str(error).rsplit("] ", 1)[-1].lower()
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "timed out"
-    if isinstance(error, urllib3.exceptions.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.args[0].verify_message}"
+    if isinstance(error, urllib3.exceptions.SSLError) and isinstance(error.args[0], ssl.SSLError):
+        return of_tls(error.args[0])
     return str(error).splitlines()[0][:200]

@@ -20,7 +20,7 @@ from websocket._abnf import continuous_frame, frame_buffer
 from websocket._handshake import handshake
 from websocket._url import parse_url
 
-from okxcli.exchange.tunnel import TunnelError, dial
+from okxcli.exchange.tunnel import TunnelError, dial, of_tls
 from okxcli.runtime.proxy import Proxy
 
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.
@@ -213,8 +213,8 @@ def _in_words(error: Exception) -> str:
     """Return what went wrong, without the library's decoration."""
     if isinstance(error, websocket.WebSocketBadStatusException):
         return f"the handshake was refused with HTTP status {error.status_code}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return of_tls(error)
     if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
         return "timed out"
     if "Redirect" in str(error):

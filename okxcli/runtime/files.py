@@ -237,7 +237,7 @@ class OutputFile:
             os.close(self._fd)
         if self._part is not None and not self._whole:
             self._part.unlink(missing_ok=True)
-        elif self._part is not None and isinstance(error, OkxError):
+        elif self._part is not None and self._part.exists() and isinstance(error, OkxError):
             error.args = (f"{error}. What came before is in {self._part}",)
 
 

@@ -285,9 +285,10 @@ def test_nobody_hears_what_is_told(env, trades, to):
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-def test_input_that_cannot_be_read(env):
+def test_input_that_cannot_be_read(env, stored):
     """A closed standard input is told, and no other file is taken for it."""
     fails(shell(env, '"$@" <&-', "normalize", "-q"), "cannot read on in standard input: Bad file descriptor", 65)
+    fails(shell(env | stored, '"$@" <&-', "db", "run", "-"), "cannot read -: Bad file descriptor", 2)
 
 
 def test_the_log_cannot_be_written(env, exchange, database, tmp_path):
