@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from okxcli.core.model import AHEAD_MS
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchange import web
 from okxcli.exchange.actions import Refuse
@@ -32,7 +33,7 @@ from okxcli.exchange.sites import origin_of
 from okxcli.exchange.watch import Hands, Times, Watch
 from okxcli.exchange.watchdog import Watchdog
 from okxcli.exchange.websocket import OKXWebSocketClient
-from okxcli.runtime.clock import SteadyClock, passed_ms
+from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms
 from okxcli.runtime.proxy import Proxies
 
 __all__ = ["TAPE", "Feed", "plan"]
@@ -52,7 +53,8 @@ class Feed:
     """Streams `channels` of `symbols` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
     With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch by the
-    exchange's clock, for which it is asked before the first line (`measure`). With
+    exchange's clock, for which it is asked before the first line (`measure`); so it does without, as long as that is
+    known to be an hour ahead of the wall clock. With
     `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
     `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
     that it names; the live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how
@@ -301,7 +303,8 @@ class Feed:
         return self._stamped(lines)
 
     def _stamped(self, lines: list[bytes]) -> list[bytes]:
-        if not self._stamp:
+        # Where the clock is that wrong, who reads the lines by it would take the present for the future.
+        if not self._stamp and self.clock() - now_ms() < AHEAD_MS:
             return lines
         tail = b',"received":%d}' % self.clock()
         return [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
