@@ -92,14 +92,16 @@ def gaps(
 
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
+    from okxcli.storage.freshness import cure_of_ahead
+
     good: tuple[str, ...] = ("covered", "absent", "forgotten")
     if mended:
         good += ("lost", "uncounted", "misplaced", "twice", "altered")
     for row in rows:
         if row["kind"] == "ahead":
-            what = "candles" if row["first"] is None else f"{row['first']} to {row['last']}"
-            where = f"{row['symbol']} {what}"
-            print(f"okx gaps: {where}: their time has not come. Take them out with okx db forget", file=sys.stderr)
+            ids = "" if row["first"] is None else f"{row['first']}-{row['last']}"
+            cure = cure_of_ahead(str(row["symbol"]), "trades-all" if ids else "candles", ids)
+            print(f"okx gaps: {row['symbol']}: the time of {ids or 'candles'} has not come. {cure}", file=sys.stderr)
     return int(any(row["kind"] not in good for row in rows))
 
 

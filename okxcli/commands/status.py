@@ -104,7 +104,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
     from okxcli.storage import audit
-    from okxcli.storage.freshness import database_size, freshness, quarantined
+    from okxcli.storage.freshness import cure_of_ahead, database_size, freshness, quarantined
     from okxcli.storage.spool import Spool, default_folder
 
     now = now_ms()
@@ -124,8 +124,8 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     counted = f", {audited} of {days} days audited" if days else ""
     refused = f", {bad:,} lines in quarantine" if bad else ""
     told += [
-        f"{row['exchange']} {row['symbol']}: {row['channel']} has rows of a time that has not come. Set this machine's"
-        f" clock by NTP; if it is right, take them out with okx db forget {row['symbol']} --ids"
+        f"{row['exchange']} {row['symbol']}: {row['channel']} has rows of a time that has not come."
+        f" {cure_of_ahead(str(row['symbol']), str(row['channel']))}"
         for row in rows
         if row["state"] == "ahead"
     ]

@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
 _STOP_S = 3.0
-#: A market on this machine may run many times as fast as time.
-_LOCAL_MS = 5_000
 #: The channel whose ids are numbered one by one, and repaired.
 TAPE = "trades-all"
 
@@ -52,13 +50,12 @@ TAPE = "trades-all"
 class Feed:
     """Streams `channels` of `symbols` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
-    With `stamp`, each line gets a last key `"received"`: when it was read, in milliseconds since the epoch by the
-    exchange's clock, for which it is asked before the first line (`measure`); so it does without, as long as that is
-    known to be an hour ahead of the wall clock. With
-    `repair`, holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With
-    `since_ms`, each symbol begins with its fills since that time (and one before), with `resume` right after the id
-    that it names; the live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how
-    patient the watch is; `proxies` knows the way to the exchange.
+    With `stamp`, each line gets a last key `"received"`: when it was read by the exchange's clock (ms), for which it is
+    asked first (`measure`); without, as long as that is known to be an hour ahead of the wall clock. With `repair`,
+    holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With `since_ms`, each
+    symbol begins with its fills since that time (and one before), with `resume` right after the id that it names; the
+    live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how patient the watch is;
+    `proxies` knows the way to the exchange.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class Feed:
             self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
         self._total = sum(len(client.wanted) for client in self._clients)
         self._watch_rest = rest(timeout_s=4.0, attempts=1)
-        default = Times(clock_ms=_LOCAL_MS, local=True) if origin_of(rest_url) == "local" else Times()
+        default = Times(clock_ms=5_000, local=True) if origin_of(rest_url) == "local" else Times()
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
 
@@ -134,7 +131,7 @@ class Feed:
         return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 
     def start(self) -> None:
-        """Begin to connect; returns at once, or with `stamp` when it is known what time it is."""
+        """Begin to connect; returns at once, with `stamp` when it is known what time it is."""
         if self._stamp:
             self.measure()
         threading.Thread(target=self._fetch_instruments, name="okx instruments", daemon=True).start()
@@ -145,7 +142,7 @@ class Feed:
 
     def measure(self) -> None:
         """Ask for the exchange's time, unless it is known; takes some seconds at most, and may have to do without."""
-        if not self._watch.measured and self._watch.measures:
+        if not self._watch.measured:
             self._watch.measure()
 
     def fileno(self) -> int:

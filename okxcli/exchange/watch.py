@@ -47,8 +47,8 @@ class Times:
 
     `gone_ms`: all channels of a symbol are silent for so long before it is asked whether it is still listed, and
     `listed_ms` later again. `clock_ms`: between two measurements of the clock; None: it is not measured. `local`: the
-    exchange's time is that of a market on this machine, which may lie in the past and run fast: it says nothing about
-    people's clocks, and the clock is never set back to it.
+    exchange's time is that of a market on this machine, which may lie in the past, and run many times as fast: it
+    says nothing about people's clocks, and the clock is never set back to it.
     """
 
     tick_ms: int = 1_000
@@ -109,11 +109,6 @@ class Watch:
         self._tickers_ms = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="okx watch", daemon=True)
-
-    @property
-    def measures(self) -> bool:
-        """Whether the clock is to be compared with OKX's."""
-        return self._times.clock_ms is not None
 
     def start(self) -> None:
         """Begin to look."""
@@ -305,7 +300,9 @@ class Watch:
             self._clock_due_ms = now + min(self._times.clock_ms, _UNMEASURED_MS)
 
     def measure(self) -> None:
-        """Compare the clock with OKX's now, and correct it."""
+        """Compare the clock with OKX's now, and correct it, unless that is not wanted."""
+        if self._times.clock_ms is None:
+            return
         samples: list[Sample] = []
         for _ in range(_SAMPLES):
             asked = self._clock()

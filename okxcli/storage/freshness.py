@@ -178,6 +178,18 @@ def _others(
     return found
 
 
+def cure_of_ahead(symbol: str, channel: str, ids: str = "") -> str:
+    """Return in words what to do about rows of a channel whose time has not come; `ids` are theirs, `FIRST-LAST`."""
+    tables = {"tickers": "tickers", "trades": "merged_trades", CANDLES: "market_data", THEIR_CANDLES: "market_data"}
+    rows = f"{tables.get(channel, 'order_books')} WHERE symbol = '{symbol}' AND timestamp > now() + interval '1 day'"
+    command = f'okx db run "DELETE FROM {rows}"'  # noqa: S608 -- words for people
+    if channel == "trades-all":
+        command = (
+            f"okx db forget {symbol} --ids {ids} --yes; okx backfill" if ids else f"okx gaps {symbol} tells their ids"
+        )
+    return f"Set this machine's clock by NTP; if it is right, take them out: {command}"
+
+
 def database_size(connection: Connection) -> int:
     """Return the bytes that the database takes on disk."""
     row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
