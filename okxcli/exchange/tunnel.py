@@ -9,7 +9,6 @@ https://www.rfc-editor.org/rfc/rfc1928 (SOCKS5), rfc1929 (its password), rfc9110
 
 import base64
 import ipaddress
-import logging
 import re
 import socket
 import ssl
@@ -19,8 +18,6 @@ from typing import NoReturn
 import urllib3
 
 from okxcli.runtime.proxy import Proxy
-
-_log = logging.getLogger(__name__)
 
 _MAX_HEAD = 16 << 10
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
@@ -61,7 +58,6 @@ def dial(host: str, port: int, proxy: Proxy | None, timeout_s: float | None) -> 
         made = socket.create_connection((host, port), timeout_s)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return made
-    _log.debug("connecting to %s:%d through the proxy %s", host, port, proxy)
     try:
         return _Talk(proxy, timeout_s).connect(host, port)
     except TimeoutError:
@@ -96,11 +92,8 @@ class _Talk:
                 # One answer is all that it gives; fewer proxies know IPv6 than IPv4.
                 host = str(sorted(found, key=lambda one: one[0] != socket.AF_INET)[0][4][0])
             host = host if ":" in host else host.encode("idna").decode()
-            if len(host) > 255:  # SOCKS5 has one byte for it
-                raise UnicodeError
         except (socket.gaierror, UnicodeError):
-            hint = f". With socks5h:// the proxy {proxy} is asked for it" if proxy.scheme == "socks5" else ""
-            raise TunnelError(f"no such host{hint}") from None
+            raise TunnelError(f"no such host. With socks5h:// the proxy {proxy} is asked for it") from None
         self._socket = socket.create_connection((proxy.host, proxy.port), self._timeout_s)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
