@@ -161,7 +161,7 @@ class OutputFile:
 
     After an error what was written before stays there, to its last whole block; nothing is left where that is nothing.
     A file of that name that is there already is replaced at the end, and keeps its mode unless one is given. What is no
-    file (a device, a FIFO) is written as it is.
+    file (a device, a FIFO), or lies in a folder that takes no other, is written as it is.
 
     Raises:
         OutputError: it cannot be made, written or renamed.
@@ -183,6 +183,8 @@ class OutputFile:
                 there = self._path.stat().st_mode
                 if not stat.S_ISREG(there):
                     self._part, flags = None, 0
+                elif not os.access(self._target.parent, os.W_OK):
+                    self._part, flags = None, os.O_TRUNC
                 elif mode is None:
                     mode = stat.S_IMODE(there)
             self._fd = os.open(self._part or self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o666)
@@ -191,14 +193,22 @@ class OutputFile:
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
         sink = Sink(self._fd, str(self._path))
-        if self._path.suffix == ".gz":
-            self._packer = gzip.GzipFile(self._path.name, "wb", compresslevel=6, fileobj=cast(BinaryIO, sink))
-        elif self._path.suffix == ".zst":
-            import zstandard
-
-            self._packer = zstandard.ZstdCompressor(level=3).stream_writer(cast(BinaryIO, sink), closefd=False)
+        try:
+            self._packer = self._packed(cast(BinaryIO, sink))
+        except OutputError as reason:  # there is no room for the first bytes
+            self._give_up(reason)
+            raise
         self._sink = self._packer or sink
         return self
+
+    def _packed(self, sink: BinaryIO) -> Any:
+        if self._path.suffix == ".gz":
+            return gzip.GzipFile(self._path.name, "wb", compresslevel=6, fileobj=sink)
+        if self._path.suffix == ".zst":
+            import zstandard
+
+            return zstandard.ZstdCompressor(level=3).stream_writer(sink, closefd=False)
+        return None
 
     def write(self, data: bytes) -> None:
         """Write a block, of whole lines where there are any."""
@@ -235,9 +245,9 @@ class OutputFile:
                 os.ftruncate(self._fd, self._whole)
         with contextlib.suppress(OSError):
             os.close(self._fd)
-        if self._part is not None and not self._whole:
-            self._part.unlink(missing_ok=True)
-        elif self._part is not None and self._part.exists() and isinstance(error, OkxError):
+            if self._part is not None and not self._whole:
+                self._part.unlink(missing_ok=True)
+        if self._part is not None and self._part.exists() and isinstance(error, OkxError):
             error.args = (f"{error}. What came before is in {self._part}",)
 
 

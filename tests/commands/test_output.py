@@ -200,12 +200,15 @@ def test_a_file_that_cannot_be_written(env, tmp_path, trades, option, path, why)
 
 @pytest.mark.skipif(os.getuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission(env, tmp_path, trades):
-    """Said as such."""
-    (tmp_path / "shut").mkdir(mode=0o500)
-    path = tmp_path / "shut" / "x"
-    fails(
-        shell(env, '"$@"', "candles", "-q", "--tf", "1s", "-o", path, trades), f"cannot write {path}: Permission denied"
-    )
+    """Said as such; a file in it that may be written is."""
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    (shut / "mine").write_text("x" * 100_000)
+    shut.chmod(0o500)
+    command = ("candles", "-q", "--tf", "1h", trades, "-o")
+    fails(shell(env, '"$@"', *command, shut / "x"), f"cannot write {shut / 'x'}: Permission denied")
+    assert shell(env, '"$@"', *command, shut / "mine").returncode == 0
+    assert (shut / "mine").read_bytes() == shell(env, '"$@"', *command[:-1]).stdout
 
 
 @pytest.mark.parametrize("name", ["out", "out.gz", "out.zst"])
