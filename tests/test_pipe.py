@@ -251,7 +251,7 @@ def test_a_socket_killed_ten_times(shell, tmp_path):
         last_cut_ms = time.time_ns() // 1_000_000
 
         def fresh():
-            whole, _, _ = (tmp_path / "out.jsonl").read_text().rpartition("\n")
+            whole, _, _ = (tmp_path / "out.jsonl.part").read_text().rpartition("\n")
             lines = [json.loads(line) for line in whole.splitlines()]
             return {(m["arg"]["channel"], m["arg"].get("instId")) for m in lines if m.get("received", 0) > last_cut_ms}
 

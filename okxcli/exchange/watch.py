@@ -33,7 +33,7 @@ _MANY = 10
 _TICKERS_MS = 10_000
 #: Questions of one measurement of the clock: the quickest answer counts.
 _SAMPLES = 3
-#: As long as the clock could not be compared it is tried again after so long; pushes agree on it within a minute.
+#: When the clock could not be compared it is tried again, ever more rarely; pushes agree on it within a minute.
 _UNMEASURED_MS = 5_000
 _ALIKE_MS = 60_000
 _STOP_S = 1.0
@@ -102,6 +102,7 @@ class Watch:
         self._pushed: dict[tuple[Subscription, int], int] = {}  # how far ahead the newest pushes were, by their times
         self._wall_ahead_ms = 0
         self._clock_due_ms = 0
+        self._retry_ms = _UNMEASURED_MS
         self._rows: dict[str, Row] = {}
         self._listed_ms: dict[str, int] = {}
         self._missing: dict[str, int] = {}
@@ -297,7 +298,8 @@ class Watch:
         if not first:
             self.measure()
         if not self.measured:
-            self._clock_due_ms = now + min(self._times.clock_ms, _UNMEASURED_MS)
+            self._clock_due_ms = now + min(self._times.clock_ms, self._retry_ms)
+            self._retry_ms = min(2 * self._retry_ms, 60_000)
 
     def measure(self) -> None:
         """Compare the clock with OKX's now, and correct it, unless that is not wanted."""
