@@ -424,8 +424,10 @@ def test_order_of_arrival_inside_the_window_does_not_matter(tape, rng):
         newest = max(newest, chosen.timestamp)
     if any(t.timestamp < max(u.timestamp for u in tape[: n + 1]) - 10_000 for n, t in enumerate(tape)):
         return
-    plain = run(tape, "1s,5s,1m")
-    assert last_lines(plain) == last_lines(run(shuffled, "1s,5s,1m"))
+    mine, theirs = (last_lines(run(trades, "1s,5s,1m")) for trades in (tape, shuffled))
+    if largest_step(tape, tape[0].symbol):  # shown earlier or later, it counts for bars that are not let go by then
+        mine, theirs = ({key: figures(bar) for key, bar in bars.items()} for bars in (mine, theirs))
+    assert mine == theirs
 
 
 @given(tapes(), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
