@@ -117,6 +117,10 @@ class Chain:
         """Whether a bar over `[start, end)` (ms) with the ids `first .. last` is proved complete, as by `Proof`."""
         return self.base.whole(start, end, first, last)
 
+    def time_above(self, connection: Connection, number: int) -> int | None:
+        """Return None: no fill is stored that would have a time."""
+        return None
+
     def ranges(self) -> list[IdRange]:
         """Return what is covered, absent and missing, by rising id."""
         book = RangeBook()

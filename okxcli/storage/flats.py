@@ -23,19 +23,29 @@ _log = logging.getLogger(__name__)
 #: Bars stored at a time: a quiet of a night is tens of thousands of one second.
 _CHUNK = 1_000
 
-# The times without a bar between two bars, flat or not, and the highest id before and the lowest after each of them.
+# The times without a bar between two bars, flat or not, and the highest id before and the lowest after each of them. A
+# flat bar is none that is not complete, or has another price than the bar before it, if that has the highest id. After
+# the last bar in which something was traded there are such flat ones at most, and no id is known.
 _QUIET: LiteralString = """
 WITH bars AS (
     SELECT (extract(epoch FROM start) * 1000)::bigint AS start, (extract(epoch FROM timestamp) * 1000)::bigint AS stop,
+        first_trade_id, last_trade_id, close, complete,
         max(last_trade_id) OVER (ORDER BY timestamp) AS before,
-        min(first_trade_id) OVER (ORDER BY timestamp DESC) AS after
+        min(first_trade_id) OVER (ORDER BY timestamp DESC) AS after,
+        count(first_trade_id) OVER (ORDER BY timestamp) AS n
     FROM market_data
     WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s AND closed
         AND start >= %s::timestamptz AND timestamp <= %s::timestamptz
+), priced AS (
+    SELECT *, first_value(close) OVER q AS price, first_value(last_trade_id) OVER q AS number
+    FROM bars WINDOW q AS (PARTITION BY n ORDER BY start)
 ), beside AS (
-    SELECT stop, before, lead(start) OVER w AS next, lead(after) OVER w AS after FROM bars WINDOW w AS (ORDER BY start)
+    SELECT stop, before, coalesce(lead(start) OVER w, (SELECT max(stop) FROM bars)) AS next, lead(after) OVER w AS after
+    FROM priced
+    WHERE first_trade_id IS NOT NULL OR (complete AND (close <> price AND number = before) IS NOT TRUE)
+    WINDOW w AS (ORDER BY start)
 )
-SELECT stop, next, before, after FROM beside WHERE next > stop AND before IS NOT NULL AND after IS NOT NULL
+SELECT stop, next, before, after FROM beside WHERE next > stop AND before IS NOT NULL
 ORDER BY stop
 """
 _CLOSE: LiteralString = (
@@ -54,6 +64,9 @@ class Ids(Protocol):
     def whole(self, connection: Connection, start: int, end: int, first: int, last: int) -> bool:
         """Whether nothing is missing in `[start, end)` (ms), by the ids `first .. last` in it or beside it."""
 
+    def time_above(self, connection: Connection, number: int) -> int | None:
+        """Return when the lowest stored fill above an id was (ms); None where no fills are stored, or none is above."""
+
 
 def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until: int) -> Iterator[OHLCVCandle]:
     """Yield the flat bars that are not stored, oldest first, between the stored bars that lie in `[since, until)`.
@@ -63,9 +76,13 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
     span = [stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))]
     key = [ids.exchange, ids.symbol, frame.name]
     for start, end, before, after in connection.execute(_QUIET, [*key, *span]).fetchall():
-        if not ids.whole(connection, start, end, before, before) or (
-            before < after and count_within(ids.covered, before + 1, after - 1)
-        ):
+        if not ids.whole(connection, start, end, before, before):
+            continue
+        if after is None:
+            trades = ids.time_above(connection, before)
+            if trades is None or trades < end:
+                continue
+        elif before < after and count_within(ids.covered, before + 1, after - 1):
             continue
         if end - start > longest_quiet(frame):
             _log.warning("%s: no %s bars for a quiet of more than a week", ids.symbol, frame.name)

@@ -230,12 +230,20 @@ class Proof:
             return number + 1
         return self.covered[at + 1][0] if at + 1 < len(self.covered) else None
 
+    def time_above(self, connection: Connection, number: int) -> int | None:
+        """Return when the lowest covered id above a number was (ms); None if there is none, or its row is lost."""
+        above = self.above(number)
+        return None if above is None else self.times(connection, [above], sure=True).get(above)
+
     def archived(self, since: int, until: int) -> bool:
         """Whether rows between two moments (ms) were dropped by retention."""
         return any(start < until and since < start + DAY_MS for start in self._archived)
 
-    def times(self, connection: Connection, numbers: Iterable[int]) -> dict[int, int]:
-        """Return the times (ms) of covered ids. Of one whose row is gone, the nearest that the ledger can tell."""
+    def times(self, connection: Connection, numbers: Iterable[int], sure: bool = False) -> dict[int, int]:
+        """Return the times (ms) of covered ids. Of one whose row is gone, the nearest that the ledger can tell.
+
+        With `sure` nothing is told of a row that is lost, on a day whose rows retention did not drop.
+        """
         by_day: dict[int, list[int]] = {}
         for number in numbers:
             at = self._day_of(number)
@@ -246,6 +254,8 @@ class Proof:
             day = self.days[at]
             if not day.archived:
                 found |= self._rows(connection, day, wanted)
+            if sure and not day.archived:
+                continue
             every = ledger.union([*day.covered, *day.retired])
             middle = (every[0][0] + every[-1][1]) // 2
             for number in wanted:

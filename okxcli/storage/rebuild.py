@@ -157,9 +157,11 @@ class _Maker:
         return self._proof.whole(self._connection, bar.start, bar.end, bar.first_id, bar.last_id)
 
     def _merged(self, starts: Starts, source: Timeframe) -> Iterator[tuple[int, TimeframeBucket]]:
-        """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and those
-        beside them are known.
+        """Yield those bars that bars of `source` prove: they hold all ids from their first to their last, and the fills
+        beside those are stored, and lie outside. Where time steps back others may lie inside: rows are read then.
         """
+        if self._proof.step:
+            return
         proof = self._proof
         wholes = {start: TimeframeBucket(start, self._frame.end_of(start)) for start in starts}
         for span in joined(self._frame, starts):
@@ -167,10 +169,19 @@ class _Maker:
                 whole = wholes.get(self._frame.start_of(part.start))
                 if whole is not None:
                     whole.merge(part)
-        for whole in wholes.values():
-            held = whole.count + count_within(proof.absent, whole.first_id, whole.last_id)
-            if whole.count and held == whole.last_id - whole.first_id + 1 and self._complete(whole):
-                yield whole.start, whole
+        found = [
+            whole
+            for whole in wholes.values()
+            if whole.count
+            and whole.count + count_within(proof.absent, whole.first_id, whole.last_id)
+            == whole.last_id - whole.first_id + 1
+        ]
+        beside = {bar.start: (proof.below(bar.first_id), proof.above(bar.last_id)) for bar in found}
+        times = proof.times(self._connection, {n for pair in beside.values() for n in pair if n is not None}, sure=True)
+        for bar in found:
+            low, high = (times.get(number) if number else None for number in beside[bar.start])
+            if low is not None and high is not None and low < bar.start and high >= bar.end:
+                yield bar.start, bar
 
 
 def count_rows(connection: Connection, proof: Proof, read: Iterable[TimeframeBucket]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import sql
 
 from okxcli.core.model import OHLCVCandle, StandardizedTrade
+from okxcli.core.series import longest_quiet
 from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import ledger
@@ -52,6 +53,25 @@ _COMPLETE = sql.SQL(
     " JOIN market_data m ON m.timeframe = w.name AND m.timestamp > w.since AND m.timestamp <= w.until"
     " WHERE m.exchange = %s AND m.symbol = %s AND m.origin = 'trades' AND m.complete"
 ).format(fields_of(OHLCVCandle, "m"))
+
+_FALSE = (
+    "UPDATE market_data m SET complete = false, revision = m.revision + 1, written = now()"
+    " FROM unnest(%s::text[], %s::timestamptz[]) AS w (name, stop) WHERE m.exchange = %s AND m.symbol = %s"
+    " AND m.origin = 'trades' AND m.timeframe = w.name AND m.timestamp = w.stop"
+    " AND m.timestamp BETWEEN %s::timestamptz AND %s::timestamptz"
+)
+# Flat bars in and after some spans, up to the next bar in which something was traded.
+_FLAT = """
+UPDATE market_data m SET complete = false, revision = m.revision + 1, written = now()
+FROM (SELECT name, since, until, until + length AS most FROM
+        unnest(%(n)s::text[], %(a)s::timestamptz[], %(b)s::timestamptz[], %(c)s::interval[])
+            AS g (name, since, until, length)) AS w,
+    LATERAL (SELECT coalesce((SELECT t.start FROM market_data t WHERE t.exchange = %(e)s AND t.symbol = %(s)s
+        AND t.origin = 'trades' AND t.timeframe = w.name AND t.timestamp > w.until AND t.timestamp <= w.most
+        AND t.first_trade_id IS NOT NULL ORDER BY t.timestamp LIMIT 1), w.most) AS stop) AS n
+WHERE m.exchange = %(e)s AND m.symbol = %(s)s AND m.origin = 'trades' AND m.timeframe = w.name
+    AND m.timestamp > w.since AND m.timestamp <= n.stop AND m.first_trade_id IS NULL AND m.complete
+"""
 
 
 def note_fills(connection: Connection, groups: Mapping[Key, Sequence[StandardizedTrade]]) -> None:
@@ -134,40 +154,53 @@ def stored_frames(connection: Connection, key: Key) -> list[Timeframe]:
 
 def _doubt(connection: Connection, key: Key, fills: Sequence[StandardizedTrade]) -> None:
     """Make those complete bars incomplete that do not hold these fills of theirs."""
-    times = sorted(fill.timestamp for fill in fills)
-    spans = [[times[0], times[0]]]
-    for at in times:
-        if at - spans[-1][1] > _APART_MS:
-            spans.append([at, at])
-        spans[-1][1] = at
-    wanted = [
-        (frame.name, stamp(low), stamp(frame.end_of(frame.start_of(high))))
-        for frame in stored_frames(connection, key)
-        for low, high in spans
-    ]
-    if not wanted:
-        return
-    rows = connection.execute(_COMPLETE, [*map(list, zip(*wanted, strict=True)), *key], binary=True)
     by_time = sorted(fills, key=lambda fill: fill.timestamp)
-    false = []
+    times = [fill.timestamp for fill in by_time]
+    frames = {frame.name: frame for frame in stored_frames(connection, key)}
+    if not frames:
+        return
+    wanted = [span for frame in frames.values() for span in _spans(frame, times)]
+    rows = connection.execute(_COMPLETE, [*map(list, zip(*wanted, strict=True)), *key], binary=True)
+    false: list[OHLCVCandle] = []
+    held: dict[str, set[int]] = {name: set() for name in frames}
     for bar in (OHLCVCandle(*row) for row in rows):
         inside = by_time[bisect_left(times, bar.start) : bisect_left(times, bar.timestamp)]
-        if not all(_holds(bar, fill) for fill in inside):
+        here = [fill.trade_id for fill in inside if _holds(bar, fill)]
+        held[bar.timeframe].update(here)
+        if len(here) < len(inside):
             false.append(bar)
     if false:
-        connection.execute(
-            "UPDATE market_data m SET complete = false, revision = m.revision + 1, written = now()"
-            " FROM unnest(%s::text[], %s::timestamptz[]) AS w (name, stop) WHERE m.exchange = %s AND m.symbol = %s"
-            " AND m.origin = 'trades' AND m.timeframe = w.name AND m.timestamp = w.stop"
-            " AND m.timestamp BETWEEN %s::timestamptz AND %s::timestamptz",
-            [
-                [bar.timeframe for bar in false],
-                [stamp(bar.timestamp) for bar in false],
-                *key,
-                stamp(min(bar.timestamp for bar in false)),
-                stamp(max(bar.timestamp for bar in false)),
-            ],
-        )
+        ends = [stamp(bar.timestamp) for bar in false]
+        connection.execute(_FALSE, [[bar.timeframe for bar in false], ends, *key, min(ends), max(ends)])
+    _doubt_quiets(connection, key, frames, by_time, held)
+
+
+def _doubt_quiets(
+    connection: Connection,
+    key: Key,
+    frames: Mapping[str, Timeframe],
+    fills: Sequence[StandardizedTrade],
+    held: Mapping[str, set[int]],
+) -> None:
+    """Make the flat bars incomplete in and after the bars of fills that no complete bar has: their price is another."""
+    wanted = [
+        (*span, f"{longest_quiet(frame)} ms")
+        for name, frame in frames.items()
+        for span in _spans(frame, [fill.timestamp for fill in fills if fill.trade_id not in held[name]])
+    ]
+    if wanted:
+        columns = dict(zip("nabc", map(list, zip(*wanted, strict=True)), strict=True))
+        connection.execute(_FLAT, {"e": key[0], "s": key[1]} | columns)
+
+
+def _spans(frame: Timeframe, times: Sequence[int]) -> list[tuple[str, str, str]]:
+    """Return rising times (ms) as spans: the name of a timeframe, a first time, the end of the bar of a last one."""
+    found: list[list[int]] = []
+    for at in times:
+        if not found or at - found[-1][1] > _APART_MS:
+            found.append([at, at])
+        found[-1][1] = at
+    return [(frame.name, stamp(low), stamp(frame.end_of(frame.start_of(high)))) for low, high in found]
 
 
 def _holds(bar: OHLCVCandle, fill: StandardizedTrade) -> bool:

@@ -10,6 +10,7 @@ from storage_samples import MIDNIGHT, absent, bars_of, candle, made, market, row
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import recount
 from okxcli.storage.database import open_database
+from okxcli.storage.flats import store_flats
 from okxcli.storage.proof import Proof
 from okxcli.storage.rebuild import rebuild
 from okxcli.storage.stale import stale
@@ -27,7 +28,7 @@ def connection(database):
 
 
 def fills_at(*moments, first=1):
-    return [trade(first + n, timestamp=MIDNIGHT + at) for n, at in enumerate(moments)]
+    return [trade(first + n, f"{100 + n}", timestamp=MIDNIGHT + at) for n, at in enumerate(moments)]
 
 
 def step_of(fills):
@@ -96,12 +97,35 @@ def test_a_bar_that_holds_the_fill_stays_complete(database, connection):
 
 
 def test_a_flat_bar_in_which_a_fill_lands(database, connection):
-    """Nothing traded, it said; now it waits to be made again."""
+    """Nothing traded, it said; now it waits to be made again, and those after it, whose price was another."""
     fills = fills_at(0, 5000, 6000)
     store(database, [*fills, *made(fills, "1s", fill=True).values()])
     store(database, [trade(9, timestamp=MIDNIGHT + 8000), trade(10, timestamp=MIDNIGHT + 2500)])
     found = bars_of(database)
-    assert [found["1s", MIDNIGHT + at].complete for at in (2000, 3000, 4000)] == [True, False, True]
+    assert [found["1s", MIDNIGHT + at].complete for at in (2000, 3000, 4000)] == [True, False, False]
+    assert found["1s", MIDNIGHT + 6000].complete
+
+
+def test_a_flat_bar_with_the_price_of_another_fill(database, connection):
+    """Of a maker that took the last fill before the quiet for absent: written again, and once."""
+    fills = fills_at(0, 500, 5000, 6000)
+    lie = [fills[0], absent(2, 2), *fills[2:]]
+    store(database, [*fills, *made(lie, "1s", fill=True).values()])
+    proof = Proof.load(connection, *KEY)
+    rebuild(connection, *KEY, SECOND, stale(connection, proof, SECOND, *FOREVER))
+    assert store_flats(connection, proof, SECOND, *FOREVER) == 4
+    assert bars_of(database) == made(fills, "1s", fill=True)
+    assert store_flats(connection, proof, SECOND, *FOREVER) == 0
+
+
+def test_larger_bars_of_nothing_but_complete_parts_that_are_there(database, connection):
+    """Complete small bars do not make a larger one of their own fills alone, where rows tell of more."""
+    fills = fills_at(-500, 1000, 2000, 3000, 4000, 5000, 6000)
+    bars = made(fills, "1s")
+    store(database, [*fills, *(bar for key, bar in bars.items() if key[1] > MIDNIGHT + 3000)])
+    rebuild(connection, *KEY, Timeframe.parse("5s"), [MIDNIGHT], source=SECOND)
+    bar = bars_of(database)["5s", MIDNIGHT + 5000]
+    assert (bar.trade_count, bar.complete) == (4, True)
 
 
 def test_an_absent_id_ends_no_proof(database, connection):
