@@ -11,7 +11,7 @@ from okxcli import options
 if TYPE_CHECKING:
     from okxcli.exchange.feed import Feed
     from okxcli.runtime.config import Config
-    from okxcli.storage.database import Database
+    from okxcli.storage.database import Connection, Database
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +83,7 @@ def collect(
             with session(database) as connection:
                 retention.apply(connection, now.keep_days, min(clock(), now_ms()))
                 audit.audit(connection)
+                _note_clock(connection, feed)
 
         def mender(now: Config) -> Mender:
             frames = parse_list(now.timeframes) if now.timeframes else ()
@@ -95,6 +96,7 @@ def collect(
         try:
             if database.ready:
                 with database.session() as connection:
+                    _note_clock(connection, feed)
                     collector.reopen(connection)
             with feed:
                 collector.run(life, seconds)
@@ -102,6 +104,16 @@ def collect(
             keeper.close()
             tell_counts("collect", collector.counts(), stats, quiet)
     log.check()
+
+
+def _note_clock(connection: "Connection", feed: "Feed") -> None:
+    """Have `okx status` know how far this machine's clock is from the exchange's."""
+    from platform import node
+
+    from okxcli.storage import schema
+
+    if feed.wall_offset_ms is not None:
+        schema.note_clock(connection, schema.ClockNote(node(), feed.wall_offset_ms, feed.clock()))
 
 
 def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database", proxy: str | None) -> "Feed":

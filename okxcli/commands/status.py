@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
 _PAUSES = 20
 _LONGEST_MS = 86_400_000
+#: A clock that is further off is worth a word.
+_OFF_MS = 1_000
 
 
 def register(app: typer.Typer) -> None:
@@ -52,8 +54,9 @@ def status(
     stand in its first row. A channel is stale when it is older than --max-age; the tape and candles of a symbol that
     trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when
     its newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure
-    (exit 1 as well), the size of the database and the free disk, how many days of the tape were audited by okx collect
-    and okx backfill, and what waits in the spool of this user and machine.
+    (exit 1 as well), how far the clocks of collectors were from OKX's when they last looked, the size of the database
+    and the free disk, how many days of the tape were audited by okx collect and okx backfill, and what waits in the
+    spool of this user and machine.
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -103,7 +106,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     """Write the rows once, and on stderr what was found; return whether all is well."""
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
-    from okxcli.storage import audit
+    from okxcli.storage import audit, schema
     from okxcli.storage.freshness import cure_of_ahead, database_size, freshness, quarantined
     from okxcli.storage.spool import Spool, default_folder
 
@@ -113,6 +116,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
         size, bad = database_size(connection), quarantined(connection)
         told = list(_findings(connection, wanted, found))
         audited, days = audit.audited(connection)
+        clocks = [one for one in schema.clocks(connection) if now - one.at_ms < _LONGEST_MS]
     rows = [_row(one, now, limit_ms) for one in wanted.completed(found)]
     if clear:
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
@@ -131,6 +135,11 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     ]
     for line in told:
         print(f"okx status: {line}", file=sys.stderr)
+    for one in clocks:
+        word = "behind" if one.offset_ms > 0 else "ahead of"
+        cure = ". Set it by NTP" if abs(one.offset_ms) > _OFF_MS else ""
+        text = f"the clock of {one.host} was {abs(one.offset_ms) / 1000:.1f} s {word} OKX's at {iso(one.at_ms)}{cure}"
+        print(f"okx status: {text}", file=sys.stderr)
     print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{counted}{refused}{waiting}", file=sys.stderr)
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)

@@ -145,6 +145,11 @@ class Feed:
         if not self._watch.measured:
             self._watch.measure()
 
+    @property
+    def wall_offset_ms(self) -> int | None:
+        """By how much this machine's clock is behind the exchange's (negative: ahead); None while it is not known."""
+        return self._watch.wall_offset_ms
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when `poll` has lines or news."""
         return self._inbox.fileno()

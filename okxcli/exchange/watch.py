@@ -99,6 +99,7 @@ class Watch:
         self._times = times or Times()
         self._judge = ClockJudge()
         self.measured = False
+        self.wall_offset_ms: int | None = None  # what must be added to people's clock; None: not known
         self._pushed: dict[tuple[Subscription, int], int] = {}  # how far ahead the newest pushes were, by their times
         self._wall_ahead_ms = 0
         self._clock_due_ms = 0
@@ -319,6 +320,7 @@ class Watch:
             return
         wall = Measured(found.offset_ms - (self._wall() - self._clock()), found.error_ms)
         self.measured = True
+        self.wall_offset_ms = None if self._times.local else wall.offset_ms
         if not self._times.local or found.offset_ms > WARN_MS:
             self._clock.correct(found.offset_ms)
         self._wall_ahead_ms = self._wall() - self._clock()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from okxcli.errors import ConfigError
 
@@ -16,6 +16,7 @@ PARTITION_LOCK = 0x6F6B78_02
 INSTRUMENT_LOCK = 0x6F6B78_03
 BACKFILL_LOCK = 0x6F6B78_04
 
+_CLOCK = "clock of "
 _META = "CREATE TABLE IF NOT EXISTS meta (key text PRIMARY KEY, value text NOT NULL)"
 
 
@@ -124,3 +125,25 @@ def guard_origin(connection: "Connection", wanted: str, where: str) -> None:
             f"the database at {where} holds data from {found}, and this is from {wanted}: "
             "the two must not mix. Name another database with --dsn, or another folder with XDG_DATA_HOME"
         )
+
+
+class ClockNote(NamedTuple):
+    """By how much the clock of a collector's machine was behind the exchange's (negative: ahead), and when; in ms."""
+
+    host: str
+    offset_ms: int
+    at_ms: int
+
+
+def note_clock(connection: "Connection", note: ClockNote) -> None:
+    """Keep what a collector knows of its clock, in the stead of what it knew before."""
+    connection.execute(
+        "INSERT INTO meta VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [_CLOCK + note.host, f"{note.offset_ms} {note.at_ms}"],
+    )
+
+
+def clocks(connection: "Connection") -> list[ClockNote]:
+    """Return what collectors know of their clocks, by host."""
+    rows = connection.execute("SELECT key, value FROM meta WHERE starts_with(key, %s) ORDER BY key", [_CLOCK])
+    return [ClockNote(key.removeprefix(_CLOCK), *map(int, value.split())) for key, value in rows]

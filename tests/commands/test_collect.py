@@ -2,15 +2,20 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
+from okxcli.commands.collect import _note_clock
 from okxcli.local.exchange import LocalExchange
+from okxcli.runtime.clock import now_ms
+from okxcli.storage.database import open_database
 from okxcli.storage.spool import name_of
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all", "books5"], "timeframes": ["1s", "1m"]}
@@ -145,6 +150,20 @@ def test_status(run, database):
     status, out, _ = end(run("status", "--max-age", "500ms", "--table"))
     assert status == 1
     assert "stale" in out
+
+
+def test_status_tells_of_the_clocks_of_collectors(run, database):
+    """What a collector found out about its machine's clock, once it knows; a day later that is forgotten."""
+    with open_database(database, create=True) as opened, opened.session() as connection:
+        for offset_ms, now in ((None, now_ms), (3_240, now_ms), (-20, now_ms), (-5_000, lambda: now_ms() - 90_000_000)):
+            _note_clock(connection, SimpleNamespace(wall_offset_ms=offset_ms, clock=now))
+            told = [line for line in end(run("status"))[2].splitlines() if "the clock of" in line]
+            assert len(told) == (offset_ms in (3_240, -20))
+            if offset_ms == 3_240:
+                assert f"the clock of {platform.node()} was 3.2 s behind OKX's at 20" in told[0]
+                assert told[0].endswith("Set it by NTP")
+            elif told:
+                assert "was 0.0 s ahead of OKX's at 20" in told[0] and "NTP" not in told[0]
 
 
 def test_status_of_candles_alone(run, database, tmp_path):

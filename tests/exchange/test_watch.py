@@ -219,7 +219,10 @@ class Clocks:
 def test_a_clock_that_is_off_is_measured(caplog, off):
     """However wrong the wall clock is: OKX's time is known, and above a second people are told by how much."""
     clocks = Clocks(off)
-    clocks.watch().look(0)
+    watch = clocks.watch()
+    assert watch.wall_offset_ms is None
+    watch.look(0)
+    assert abs(watch.wall_offset_ms + off) <= 1
     assert abs(clocks.clock() - clocks.truth) <= 1
     lines = told(caplog, "this machine's clock is")
     assert [f"{abs(off) // 1000}.0 s" in line for line in lines] == ([True] if abs(off) > 1_000 else [])
