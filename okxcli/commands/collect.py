@@ -135,5 +135,6 @@ def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Dat
         connect_timeout_s=settings.connect_timeout_s,
         stamp=True,
         resume=resume,
+        listing=True,
         proxies=Proxies(proxy, settings.proxy),
     )

@@ -7,7 +7,7 @@ fetched from REST. A watch finds channels that are subscribed and bring nothing.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,7 @@ from okxcli.exchange.holes import Holes
 from okxcli.exchange.inbox import Inbox
 from okxcli.exchange.instruments import Catalogue, instrument_line
 from okxcli.exchange.link import ConnectionState
+from okxcli.exchange.listing import CHANNEL, Listing
 from okxcli.exchange.overflow import DiskOverflow, Room
 from okxcli.exchange.plan import PER_CONNECTION, plan, spread, subscriptions
 from okxcli.exchange.refusals import Retired, explained
@@ -54,8 +55,8 @@ class Feed:
     asked first (`measure`); without, as long as that is known to be an hour ahead of the wall clock. With `repair`,
     holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With `since_ms`, each
     symbol begins with its fills since that time (and one before), with `resume` right after the id that it names; the
-    live fills join on. `clock` is OKX's time as far as it is known; `dog` and `times` say how patient the watch is;
-    `proxies` knows the way to the exchange.
+    live fills join on. With `listing`, what OKX says of the symbols themselves comes as it happens. `clock` is OKX's
+    time as far as it is known; `dog` and `times` say how patient the watch is; `proxies` knows the way to the exchange.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Feed:
         resume: Mapping[str, int] | None = None,
         dog: Watchdog | None = None,
         times: Times | None = None,
+        listing: bool = False,
         proxies: Proxies | None = None,
     ) -> None:
         channels = list(channels)
@@ -84,7 +86,7 @@ class Feed:
         self._stamp = stamp
         self._dials = dials
         self._proxies = proxies or Proxies()
-        self._inbox = Inbox(self._wake_all)
+        self._inbox = Inbox(partial(self._each, OKXWebSocketClient.wake))
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
         rest = partial(RestClient, rest_url, proxies=self._proxies, sleep=self._sleep)
@@ -101,13 +103,15 @@ class Feed:
         self._repair = self._make_repair(since_ms, resume) if repair and TAPE in channels else None
         self._clients: list[OKXWebSocketClient] = []
         self._ended: list[OKXWebSocketClient] = []
-        for path, connections in plan(self._symbols, channels).items():
+        self._total = sum(map(len, subscriptions(self._symbols, channels).values()))
+        for path, connections in plan(self._symbols, [*channels, *([CHANNEL] if listing else [])]).items():
             self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
-        self._total = sum(len(client.wanted) for client in self._clients)
         self._watch_rest = rest(timeout_s=4.0, attempts=1)
         default = Times(clock_ms=5_000, local=True) if origin_of(rest_url) == "local" else Times()
-        hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire)
+        again = partial(self._each, OKXWebSocketClient.retry)
+        hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire, again)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
+        self._listing = Listing(lambda: self._symbols, self._watch.told) if listing else None
 
     def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
         return OKXWebSocketClient(
@@ -233,7 +237,7 @@ class Feed:
         Raises:
             UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
         """
-        channels = list(channels)
+        channels = [*channels, *([CHANNEL] if self._listing is not None else [])]
         wanted = {self._base + path: dict.fromkeys(found) for path, found in subscriptions(symbols, channels).items()}
         names = list(dict.fromkeys(symbols))
         new = [name for name in names if name not in self._symbols]
@@ -297,7 +301,7 @@ class Feed:
     # In other threads
 
     def _deliver(self, frames: list[bytes]) -> None:
-        self._inbox.put(self._as_lines(frames))
+        self._inbox.put(self._as_lines(frames if self._listing is None else self._listing.own(frames)))
 
     def _as_lines(self, frames: list[bytes]) -> list[bytes]:
         # A line break can only stand between JSON's tokens; a blank there means the same.
@@ -321,15 +325,7 @@ class Feed:
 
     def _instruments(self, names: list[str]) -> list[bytes]:
         """Return the lines that tell what symbols are; none if REST does not answer."""
-        try:
-            rows = self._catalogue.find(names)
-        except OkxError as error:
-            if not self._stopping.is_set():
-                _log.warning("streaming without instruments: %s", error)
-            rows = {}
-        except Exception:
-            _log.exception("a bug of okx: streaming without instruments")
-            rows = {}
+        rows = self._catalogue.tried(names, self._stopping.is_set)
         self._watch.know(rows)
         return self._as_lines([instrument_line(row) for row in rows.values()])
 
@@ -351,9 +347,9 @@ class Feed:
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _wake_all(self) -> None:
-        for client in self._clients:
-            client.wake()
+    def _each(self, act: Callable[[OKXWebSocketClient], None]) -> None:
+        for client in list(self._clients):
+            act(client)
 
     # For the watch
 
@@ -391,9 +387,8 @@ class Feed:
 
     def _tell_refusals(self) -> None:
         """Say what OKX refuses, once it is known whether anything is left."""
-        if not self._refusals or not self._catalogue_done.is_set():
-            return
-        if not all(client.settled.is_set() for client in self._clients):
+        settled = self._catalogue_done.is_set() and all(client.settled.is_set() for client in self._clients)
+        if not self._refusals or not settled:
             return
         with self._lock:
             refusals, self._refusals = self._refusals, []

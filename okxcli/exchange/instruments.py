@@ -3,12 +3,12 @@
 import difflib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import orjson
 
 from okxcli.core.model import Instrument
-from okxcli.errors import InvalidLine
+from okxcli.errors import InvalidLine, OkxError
 from okxcli.exchange.normalize import Normalizer
 from okxcli.exchange.rest import RestClient, Row
 
@@ -54,6 +54,17 @@ class Catalogue:
                 break
             self._load(kind)
         return {symbol: self._rows[symbol] for symbol in wanted if symbol in self._rows}
+
+    def tried(self, symbols: Iterable[str], stopping: Callable[[], bool]) -> dict[str, Row]:
+        """As `find`; none where that cannot be, which is told unless we are `stopping`."""
+        try:
+            return self.find(symbols)
+        except OkxError as error:
+            if not stopping():
+                _log.warning("streaming without instruments: %s", error)
+        except Exception:
+            _log.exception("a bug of okx: streaming without instruments")
+        return {}
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._rows

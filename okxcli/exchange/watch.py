@@ -6,6 +6,7 @@ finds is done by the feed that owns it: nothing here touches a socket.
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,7 +64,7 @@ class Hands:
     """What the watch may do to its feed; called in the watch's thread.
 
     `seen` tells what the standing channels have brought; `renew` and `replace` act on mute ones; `put` adds lines;
-    `retire` ends a symbol that OKX does not list any more, with the reason.
+    `retire` ends a symbol that OKX does not list any more, with the reason; `retry` has what was put off tried at once.
     """
 
     seen: Callable[[], Mapping[Subscription, Seen]]
@@ -71,6 +72,7 @@ class Hands:
     replace: Callable[[list[Subscription]], None]
     put: Callable[[list[bytes]], None]
     retire: Callable[[str, str], None]
+    retry: Callable[[], None] = lambda: None
 
 
 class Watch:
@@ -105,6 +107,7 @@ class Watch:
         self._clock_due_ms = 0
         self._retry_ms = _UNMEASURED_MS
         self._rows: dict[str, Row] = {}
+        self._pushed_rows: deque[Row] = deque()
         self._listed_ms: dict[str, int] = {}
         self._missing: dict[str, int] = {}
         self._tickers: dict[str, Row] = {}
@@ -126,6 +129,10 @@ class Watch:
         """Take note of what instruments are by now; a change is told."""
         self._rows.update(rows)
 
+    def told(self, row: Row) -> None:
+        """Take note of what OKX itself says of an instrument, which is on its way as a line; from any thread."""
+        self._pushed_rows.append(row)
+
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
         """Drop what is known of channels that nobody wants any more."""
         self._dog.forget(subscriptions)
@@ -141,6 +148,9 @@ class Watch:
 
     def look(self, now: int) -> None:
         """Do what is due at `now` (`passed_ms`)."""
+        while self._pushed_rows:
+            row = self._pushed_rows.popleft()
+            self._changed(str(row["instId"]), row)
         self._look_at_clock(now)
         seen = self._hands.seen()
         for subscription in self._dog.recovered(seen):
@@ -278,14 +288,22 @@ class Watch:
             _log.debug("no look at the instrument %s: %s", symbol, error)
             return
         row = next((row for row in rows if row.get("instId") == symbol), None)
+        if self._changed(symbol, row) and row is not None:
+            self._hands.put([instrument_line(row)])
+
+    def _changed(self, symbol: str, row: Row | None) -> bool:
+        """Take note of what an instrument is by now, None for nothing; return whether its state is another one."""
+        known = self._rows.get(symbol, {})
         state = str(row.get("state", "")) if row is not None else "expired"
         before = str(known.get("state", "live"))
+        self._rows[symbol] = (row or known) | {"state": state}
         if row is not None and state != before:
             _log.warning("%s is %s at OKX now, no longer %s", symbol, state, before)
-            self._hands.put([instrument_line(row)])
-        self._rows[symbol] = (row or known) | {"state": state}
         if state == "expired":
             self._hands.retire(symbol, "OKX does not list it any more")
+        elif before == "expired":
+            self._hands.retry()
+        return state != before
 
     # The clock
 

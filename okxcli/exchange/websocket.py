@@ -362,12 +362,12 @@ class OKXWebSocketClient:
                     self._lost(link, reason, slow, now)
 
     def _became_ready(self, link: Link, now: int) -> None:
-        again = " again" if self._ever_ready else ""
-        _log.info("connected to %s%s, %d subscriptions", self.url, again, len(link.session.acked))
+        _log.info("connected to %s%s, %d subscriptions", self.url, " again" * self._ever_ready, len(link.session.acked))
         self._ever_ready = True
         self._trouble = ""
         self._stood.update(s[:2] for s in link.session.acked)
         self.settled.set()
+        self._ended()  # nobody else may wake the one who waits for that
         for other in self._links:
             if other.leaving and other is not link:
                 other.until_ms = now + _OVERLAP_MS

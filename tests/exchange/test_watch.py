@@ -4,9 +4,9 @@ import json
 import time
 
 import pytest
-from feeding import BTC, ETH, beyond, feed_of, ids, present, read
+from feeding import BTC, ETH, SWAP, beyond, feed_of, ids, present, read
 
-from okxcli.errors import ExchangeUnavailable
+from okxcli.errors import ExchangeUnavailable, UsageError
 from okxcli.exchange.channels import Subscription
 from okxcli.exchange.offset import ClockJudge, Measured, Sample, measure
 from okxcli.exchange.session import Seen
@@ -169,6 +169,41 @@ def test_a_suspension_is_told(exchange, caplog):
         assert len(exchange.connections()[0].channels) == 2
     assert json.loads(lines[-1])["arg"]["channel"] == "instruments"
     assert told(caplog, "ETH-USDT is suspend at OKX now, no longer live")
+
+
+def test_what_okx_says_of_its_instruments_comes_as_it_happens(exchange, caplog):
+    """Of the symbols streamed alone: a state, a delisting and a listing anew, by push, without a look at REST."""
+    caplog.set_level("INFO", logger="okxcli")
+    times = Times(tick_ms=50, clock_ms=None)  # REST would be asked after a minute of silence
+    with feed_of(exchange, [BTC, ETH], ["trades-all", "tickers"], listing=True, times=times) as feed:
+        lines = read(feed, present(exchange, BTC, ETH))
+        asked = exchange.counts()["GET public/instruments"]
+        exchange.set_state(SWAP, "suspend")
+        for state in ("suspend", "expired"):
+            exchange.set_state(ETH, state)
+            lines += read(feed, lambda more, state=state: any(b'"%b"' % state.encode() in line for line in more))
+        lines += read(feed, lambda _: told(caplog, "ETH-USDT is retired"))
+        exchange.set_state(ETH, "live")
+        lines += read(feed, lambda _: told(caplog, "ETH-USDT is back"))
+        lines += read(feed, present(exchange, BTC, ETH))
+        assert exchange.counts()["GET public/instruments"] == asked
+        lines += feed.change([BTC], ["trades-all"])
+        exchange.set_state(BTC, "suspend")
+        read(feed, lambda more: any(b'"suspend"' in line for line in more))
+    rows = [json.loads(line)["data"][0] for line in lines if b'"instruments"' in line[:40]]
+    assert [(row["instId"], row["state"]) for row in rows[2:]] == [
+        (ETH, "suspend"), (ETH, "expired"), (ETH, "live"),
+    ]  # fmt: skip
+    assert whole(ids(lines, BTC))
+
+
+def test_symbols_that_are_none_end_it_although_the_listing_stands(exchange):
+    """OKX has nothing of what is asked for: that is told as without it."""
+    with (
+        feed_of(exchange, ["NO-SUCH"], ["trades-all"], listing=True) as feed,
+        pytest.raises(UsageError, match="NO-SUCH"),
+    ):
+        read(feed, lambda _: False)
 
 
 # The clock
