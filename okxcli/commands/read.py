@@ -155,13 +155,12 @@ def _run(
 ) -> None:
     """Read, write, and follow if that is asked for."""
     from okxcli.errors import UsageError
-    from okxcli.exchange.sites import HOME, site_line
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_time
     from okxcli.runtime.config import load
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage import follow, reader, schema
+    from okxcli.storage import follow, reader
     from okxcli.storage.database import open_database
 
     log.setup("read", quiet=True)
@@ -182,8 +181,6 @@ def _run(
         Output(where.output) as out,
     ):
         plan = follow.query(connection, kind, symbols, database.where, timeframes, origin)
-        for line in site_line(schema.origin(connection) or HOME):
-            out.line(line)
         plan = replace(plan, span=span, first=first, newest=newest, context=context, running=running)
         with reader.snapshot(connection):
             positions = plan.positions(connection) if where.follow else {}

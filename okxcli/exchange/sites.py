@@ -2,6 +2,7 @@
 
 Data of okx.com itself needs no such line, so that it stays as OKX sent it. That of any other site, and above all of a
 simulation, is preceded by one, which every filter passes on, and which `okx store` believes more than its address.
+What is read back from a database has none: whoever reads it knows what it is.
 """
 
 import ipaddress

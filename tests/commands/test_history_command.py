@@ -174,7 +174,7 @@ def test_resume_begins_where_postgres_ends(exchange, env, database):
         )
         assert done.returncode == 0, done.stderr
     read = run(env, "read", "trades", "BTC-USDT")
-    found = [json.loads(line)["trade_id"] for line in read.stdout.splitlines()[1:]]
+    found = [json.loads(line)["trade_id"] for line in read.stdout.splitlines()]
     assert found == list(range(found[0], found[0] + len(found)))
     assert len(found) == 120
     other = run(env, "stream", "ETH-USDT", "--resume", "-n", 2)

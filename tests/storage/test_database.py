@@ -167,8 +167,10 @@ def test_tables_of_an_older_release_are_not_migrated_by_a_reader(database, monke
 
 
 def test_data_of_two_exchanges_does_not_mix(database):
-    """The first writer's origin stays; another is refused, readers do not care."""
-    open_database(database, create=True, origin="local").close()
+    """As soon as something is stored the writer's origin stays; another is refused, readers do not care."""
+    open_database(database, create=True, origin="okx.com").close()
+    with open_database(database, create=True, origin="local") as opened, opened.connect() as connection:
+        connection.execute("INSERT INTO symbols (exchange, symbol) VALUES ('okx', 'BTC-USDT')")
     open_database(database, create=True, origin="local").close()
     with pytest.raises(ConfigError, match=r"holds data from local, and this is from okx\.com"):
         open_database(database, create=True, origin="okx.com")
