@@ -65,7 +65,7 @@ def test_small_markets_in_any_order(brought, frames, lateness_ms, fill):
     """No line says complete that lacks a fill of the market or has another figure; what is proved is said."""
     market, come = brought
     count = Count("trades")
-    judge = play_trades(Recipe(market, frames, lateness_ms, fill, False, False), come, count, "small")
+    judge = play_trades(Recipe(market, frames, lateness_ms, fill), come, count, "small")
     assert judge.wrong == []
     assert count.unsaid == 0
 
@@ -81,7 +81,7 @@ def test_small_markets_of_candles(brought, frames, data):
         lines += parts(market, Known(market, held, market.absent), name)
     opening = [line for line in lines if json.loads(line)["first_trade_id"] <= market.ids[1]]
     rest = data.draw(st.permutations([line for line in lines if line not in opening]))
-    judge = play_candles(Recipe(market, frames, 0, False, False, False), [*opening, *rest], Count("from"), "small")
+    judge = play_candles(Recipe(market, frames, 0, fill=False), [*opening, *rest], Count("from"), "small")
     assert judge.wrong == []
 
 

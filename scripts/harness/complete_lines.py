@@ -47,7 +47,7 @@ class Count:
 class Judge:
     """Holds closed candles against the whole market as they come, and the last of each bar at the end."""
 
-    def __init__(self, market: Market, count: Count, seed: object) -> None:
+    def __init__(self, market: Market, count: Count, seed: object, fair: bool = True) -> None:
         self.denied: set[int] = set()  # ids that were called nobody's, and have a fill
         self.excused: set[int] = set()  # such ones whose fill came too late
         self.last: dict[tuple[object, object], Line] = {}
@@ -55,6 +55,7 @@ class Judge:
         self._market = market
         self._count = count
         self._seed = seed
+        self._fair = fair
 
     def take(self, candle: Line) -> None:
         """Judge a candle line."""
@@ -70,7 +71,7 @@ class Judge:
                 self._count.complete += 1
             else:
                 self._count.flat += 1
-            problem = self._market.judge(candle, self.denied)
+            problem = self._market.judge(candle, self.denied) if self._fair else ""
             if problem:
                 self._tell(candle, problem)
 
@@ -93,14 +94,19 @@ class Judge:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A market and how candles are made of it, all drawn from a seed."""
+    """A market and how candles are made of it, all drawn from a seed.
+
+    A market that does not show how far its times step back is not `fair`: there a bar may lack what nobody could know
+    of, but in the end not what came.
+    """
 
     market: Market
     frames: str
     lateness_ms: int
     fill: bool
-    partial: bool
-    live: bool
+    partial: bool = False
+    live: bool = False
+    fair: bool = True
 
 
 def recipe(seed: str, choices: Sequence[str] = FRAMES) -> tuple[Recipe, random.Random]:
@@ -111,7 +117,8 @@ def recipe(seed: str, choices: Sequence[str] = FRAMES) -> tuple[Recipe, random.R
     step = rng.choice([0, 0, unit // 3, unit, unit * 2 + unit // 2])
     market = draw("A-B", rng, unit, step, quiet=rng.choice([30, 30, 30, 700]))
     lateness = rng.choice([0, unit, 10_000, 10 * unit, 600_000])
-    return Recipe(market, frames, lateness, rng.random() < 0.3, rng.random() < 0.1, rng.random() < 0.2), rng
+    fair = not step or rng.random() < 0.85
+    return Recipe(market, frames, lateness, rng.random() < 0.3, rng.random() < 0.1, rng.random() < 0.2, fair), rng
 
 
 def from_trades(
@@ -119,6 +126,8 @@ def from_trades(
 ) -> tuple[Recipe, list[Event]]:
     """Bring one damaged market to the maker of candles."""
     what, rng = recipe(f"trades/{seed}")
+    if not what.fair:
+        what.market.shown = []
     events = stream(what.market, rng, lies=True)
     play_trades(what, events, count, seed, make, rng)
     return what, events
@@ -134,7 +143,7 @@ def play_trades(
 ) -> Judge:
     """Give events to the maker of candles and judge what it writes, line by line."""
     market = what.market
-    judge = Judge(market, count, seed)
+    judge = Judge(market, count, seed, what.fair)
     options = {"lateness_ms": what.lateness_ms, "fill": what.fill, "partial": what.partial, "live": what.live}
     maker = make(what.frames, lambda bar: judge.take(json.loads(encode(bar))), **options)
     seen: set[int] = set()
@@ -146,8 +155,8 @@ def play_trades(
             judge.denied |= (ids & market.fills.keys()) - seen
         else:
             ts = market.fills[first].ts
-            if ts < clock - what.lateness_ms and not ids & seen:
-                judge.excused |= ids & judge.denied
+            if ts < clock - what.lateness_ms and ids - seen:
+                judge.excused |= ids & judge.denied if what.fair else ids
                 punctual = False
             clock = max(clock, ts)
             judge.denied -= ids
@@ -156,20 +165,27 @@ def play_trades(
         if what.live and rng is not None and rng.random() < 0.05:
             maker.advance(clock + rng.choice([0, 500, 2_000, 30_000]))
     maker.finish()
+    if not what.fair:  # nobody can know of what did not come
+        judge.denied |= market.fills.keys() - seen
     judge.end()
     count.markets += 1
     count.lines += len(events)
-    if punctual and not judge.denied and not any(kind == "sweep" for kind, _, _ in events):
-        _owed(what, told(events), judge, count, clock)
+    if punctual and what.fair and not judge.denied and not any(kind == "sweep" for kind, _, _ in events):
+        _owed(what, told(events), judge, count, clock, what.frames.split(","))
     return judge
 
 
 def _owed(
-    what: Recipe, brought: tuple[set[int], list[tuple[int, int]]], judge: Judge, count: Count, clock: int
+    what: Recipe,
+    brought: tuple[set[int], list[tuple[int, int]]],
+    judge: Judge,
+    count: Count,
+    clock: int,
+    names: Sequence[str],
 ) -> None:
     """Count the bars that what came proves, and those of them that were not called complete."""
     known = Known(what.market, *brought)
-    for name in what.frames.split(","):
+    for name in names:
         length = LENGTHS[name]
         for start, _, proved in known.bars(length):
             if proved and start + length <= clock:
@@ -211,6 +227,15 @@ def damaged(lines: list[str], rng: random.Random, whole: int) -> list[str]:
 def from_candles(seed: str, count: Count, make: Callable[..., CandleRollup] = CandleRollup) -> tuple[Recipe, list[str]]:
     """Bring damaged candles of one market to the maker of larger ones."""
     what, rng = recipe(f"from/{seed}", LARGER)
+    if rng.random() < 0.1:  # all that there is, in order
+        lines = parts(what.market, Known(what.market, what.market.ids, what.market.absent), what.frames.split(",")[0])
+        judge = play_candles(what, lines, count, seed, make)
+        if not what.market.step and not what.market.absent:
+            brought = set(what.market.ids), what.market.absent
+            _owed(
+                what, brought, judge, count, max(json.loads(one)["start"] for one in lines), what.frames.split(",")[1:]
+            )
+        return what, lines
     lines = candle_lines(what, rng)
     play_candles(what, lines, count, seed, make)
     return what, lines
@@ -226,7 +251,7 @@ def candle_lines(what: Recipe, rng: random.Random) -> list[str]:
         events = stream(market, rng, whole=0.5)
         lines = _made(what, events, rng)
         opening = [one for one in lines if json.loads(one)["start"] // LENGTHS[source] in first]
-        streams.append([*opening, *damaged(lines, rng, whole)])
+        streams.append([*opening, *_with_absent(market, damaged(lines, rng, whole), told(events)[1], rng)])
     if len(streams) == 1:
         return streams[0]
     one, other = streams
@@ -234,9 +259,17 @@ def candle_lines(what: Recipe, rng: random.Random) -> list[str]:
     if kind < 0.3:
         return one + other
     if kind < 0.6:
-        return sorted(one + other, key=lambda text: int(json.loads(text)["start"]))
+        return sorted(one + other, key=lambda text: int(json.loads(text).get("start", 0)))
     placed = [(at / max(len(some), 1), text) for some in streams for at, text in enumerate(some)]
     return [text for _, text in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _with_absent(market: Market, lines: list[str], nobody: list[tuple[int, int]], rng: random.Random) -> list[str]:
+    """Return candle lines with the ids among them that are nobody's, for two of three streams."""
+    lines = list(lines)
+    for first, last in nobody if rng.random() < 0.7 else ():
+        lines.insert(rng.randrange(len(lines) + 1), market.nobody(first, last))
+    return lines
 
 
 def _made(what: Recipe, events: list[Event], rng: random.Random) -> list[str]:
