@@ -246,6 +246,7 @@ PAGE = b"<html><body>Please log in</body></html>"
 SPOILT = [
     ("http", says(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\n\r\n" + PAGE), "(HTTP status 403)"),
     ("http", says(b"HTTP/1.0 407 Who\r\n\r\n"), "asks for a name and a password. Give them in HTTPS_PROXY or in"),
+    ("http", says(b"HTTP/1.0 401 No\r\n\r\n"), "asks for a name and a password"),
     ("http", says(b"HTTP/1.1 302 Found\r\nLocation: http://x\r\n\r\n"), "(HTTP status 302)"),
     (
         "http",
@@ -291,6 +292,17 @@ def test_a_proxy_that_does_wrong(kind, spoil, told):
             assert f"the proxy {proxy.url()}" in error
             assert told in error
             assert "html" not in error and "\n" not in error
+
+
+def test_a_proxy_that_hangs_longer_than_we_wait(tmp_path):
+    """It is named although its own time is not over."""
+    with SmallProxy(spoil=hangs) as proxy:
+        env = environment(tmp_path, HTTPS_PROXY=proxy.url())
+        done = okx(env, "stream", BTC, "--connect-timeout", 1, code=69)
+        told = (
+            "okx stream: cannot stream from OKX at wss://ws.okx.com/ws/v5/business: no answer yet, through the proxy"
+        )
+        assert done.stderr.decode().splitlines()[-1].startswith(f"{told} {proxy.url()}. ")
 
 
 def test_a_proxy_that_is_not_there(tmp_path):

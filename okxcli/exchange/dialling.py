@@ -124,6 +124,13 @@ class Dialler:
                 self.busy = False
         return found
 
+    @property
+    def silence(self) -> str:
+        """Who it is that says nothing: while an attempt goes on whoever is dialled, else the connection that is up."""
+        proxy = self._proxies.of(self._url)
+        through = "" if proxy is None else f", through the proxy {proxy}"
+        return f"no answer yet{through}" if self.busy else f"it answers no subscription{through}"
+
     def abandon(self) -> None:
         """Give up, for good."""
         self._abandoned.set()

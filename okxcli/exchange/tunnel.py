@@ -126,7 +126,7 @@ class _Talk:
         status = _STATUS.match(head)
         if status is None:
             self._refuse("answers with something that is no HTTP")
-        if status[1] == b"407":
+        if status[1] in (b"407", b"401"):  # tinyproxy says 401 to a wrong password
             self._refuse_login()
         if not status[1].startswith(b"2"):
             self._refuse(f"does not connect us to {place} (HTTP status {status[1].decode()})")

@@ -221,7 +221,7 @@ class OKXWebSocketClient:
                         link.wire.close()
             if not self._ever_ready and self._wanted and give_up_ms is not None and now >= give_up_ms:
                 raise ExchangeUnavailable(
-                    f"cannot stream from OKX at {self.url}: {self._trouble or 'it answers no subscription'}. "
+                    f"cannot stream from OKX at {self.url}: {self._trouble or self._dialler.silence}. "
                     "Check the network, --ws-url and --proxy, or raise --connect-timeout"
                 )
 
