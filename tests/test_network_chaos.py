@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
-FAULTS = ["half open", "no ack", "mute channel", "mute connection", "64008", "no such host", "delisted", "wall clock"]
+FAULTS = [
+    "half open", "no ack", "mute channel", "mute connection", "64008", "no such host", "tls expired", "tls cut",
+    "delisted", "wall clock",
+]  # fmt: skip
 #: Rounds, rows in, stored, lost and duplicated of a row of the table.
 _ROW = r"^(all|{}) +\S.*?((?: +[0-9,]+){{5}})(?: |$)"
 
@@ -24,7 +27,7 @@ def chaos(*arguments):
 
 @pytest.mark.timeout(150)
 def test_every_fault_is_noticed_in_time_and_the_tape_is_whole():
-    """Half open, mute, unanswered, ended as planned, delisted: each is seen within its bound, and nothing is lost."""
+    """Half open, mute, unanswered, ended, expired, delisted: each is seen within its bound, and nothing is lost."""
     rows, output, status = chaos(*(part for fault in FAULTS for part in ("--only", fault)))
     assert status == 0, output
     assert rows.keys() == {*FAULTS, "all"}, output

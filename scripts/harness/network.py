@@ -1,11 +1,11 @@
 """Faults of the connection to the exchange, one by one, in real time.
 
 `okx collect` runs against a simulated exchange for each fault: cuts, half-open connections, missing pongs and
-answers, mute channels, closes, the planned 64008, refused connections, a name server that fails, delistings, 60018, a
-process that is stopped, a wall clock that steps. Each must be noticed within its time, and afterwards the rows, the
-ledger and every candle must equal what DuckDB makes of the exchange's own list of fills. All faults run side by side;
-a round takes a minute and a half. --plant takes the repair out, so that fills that are left out of the pushes are lost:
-exit 1 says that this was noticed.
+answers, mute channels, closes, the planned 64008, refused connections, a name server that fails, certificates that do
+not do, TLS that is cut in the middle of the handshake, delistings, 60018, a process that is stopped, a wall clock that
+steps. Each must be noticed within its time, and afterwards the rows, the ledger and every candle must equal what DuckDB
+makes of the exchange's own list of fills. All faults run side by side; a round takes a minute and a half. --plant takes
+the repair out, so that fills that are left out of the pushes are lost: exit 1 says that this was noticed.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 
 from harness import common
 from harness.common import Row
+from harness.gate import Gate
 from harness.network_faults import FAULTS, RUN, Field, flags
 from harness.scene import Scene
 from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
@@ -85,10 +87,18 @@ def play(name: str, plan: Plan, server_dsn: str) -> Played:
     folder = Path(tempfile.mkdtemp(prefix="okx-chaos-"))
     program = ("-c", RUN, str(plan.scale), str(flags(folder)), "repair" if plan.repair else "none")
     place = Place(make_conninfo(server_dsn, dbname=database))
-    with Present(folder, place, seed=rng.randrange(1 << 30), rate=RATE, symbols=SYMBOLS, program=program) as scene:
+    with ExitStack() as stack:
+        gate = stack.enter_context(Gate(folder)) if name.startswith("tls") else None
+        scene = Present(
+            folder, place, seed=rng.randrange(1 << 30), rate=RATE, symbols=SYMBOLS, program=program,
+            variables=None if gate is None else gate.urls(),
+        )  # fmt: skip
+        stack.enter_context(scene)
+        if gate is not None:
+            gate.to = int(scene.exchange.ws_url.rpartition(":")[2])
         try:
             scene.begin()
-            deal(name, Field(scene, rng, plan.scale), plan, played)
+            deal(name, Field(scene, rng, plan.scale, gate), plan, played)
             scene.end()
         except RuntimeError as error:
             scene.problems.append(str(error))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from harness.gate import Gate
 from harness.scene import Scene
 
 # `okx` as it is, but for its times, which are divided by the scale; for the name server and the wall clock, which do
@@ -74,8 +75,9 @@ class Met(NamedTuple):
 class Field:
     """A scene in which faults are dealt: what they need beside it."""
 
-    def __init__(self, scene: Scene, rng: random.Random, scale: float) -> None:
+    def __init__(self, scene: Scene, rng: random.Random, scale: float, gate: Gate | None = None) -> None:
         self.scene = scene
+        self.gate = gate
         self.exchange = scene.exchange
         self.rng = rng
         self.scale = scale
@@ -206,9 +208,9 @@ def upgrade(field: Field) -> Met:
     field.traded(field.scene.symbols[0])
     asked = field.exchange.counts().get("GET market/history-trades", 0)
     newest = field.scene.newest()
-    old = [one.conn_id for one in field.exchange.connections()]
+    old = [one.conn_id for one in field.exchange.connections() if one.path.endswith("business")]  # its fills
     field.exchange.send(json.dumps(NOTICE))
-    found_s = field.found(mark, "connected to .* again", began, 40)
+    found_s = field.found(mark, "connected to .*business again", began, 40)
     time.sleep(field.s(20))
     left = [one for one in field.exchange.connections() if one.conn_id in old]
     if left:
@@ -260,6 +262,23 @@ def no_name(field: Field) -> Met:
     field.flag("dns", "")
     field.found(mark, "connected to .* again", time.monotonic(), 90)
     return met
+
+
+def shown(what: str, words: str) -> Callable[["Field"], Met]:
+    """Return the fault that new connections meet another certificate, or none that ends."""
+
+    def make(field: Field) -> Met:
+        assert field.gate is not None
+        mark, began = field.mark(), time.monotonic()
+        field.gate.shows = what
+        field.exchange.cut()
+        met = Met("dialling", field.found(mark, f"cannot connect to wss://.*{words}", began, 40))
+        time.sleep(field.s(10))
+        field.gate.shows = "good"
+        field.found(mark, "connected to .* again", time.monotonic(), 90)
+        return met
+
+    return make
 
 
 def delisted(field: Field) -> Met:
@@ -359,6 +378,10 @@ FAULTS = {
     "64008": Fault(upgrade, 10),
     "refused": Fault(refused, 10),
     "no such host": Fault(no_name, 10),
+    "tls expired": Fault(shown("expired", "certificate has expired"), 10),
+    "tls wrong host": Fault(shown("other", "IP address mismatch"), 10),
+    "tls unknown CA": Fault(shown("stranger", "unable to get local issuer certificate"), 10),
+    "tls cut": Fault(shown("cut", ""), 10),
     "delisted": Fault(delisted, 10),
     "60018": Fault(no_such_symbol, 10),
     "stopped": Fault(stopped, None),
