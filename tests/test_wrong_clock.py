@@ -95,9 +95,10 @@ def tables(database):
 
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
 def test_collect_by_a_wrong_clock(okx, database, exchange, clock):
-    """Twice, and once more by a right one: every fill from the first on is there, in its bars; nothing else is gone."""
+    """And again, by a right one: every fill from the first on is there, in its bars; nothing else is gone."""
     before = {}
-    for shift in (clock, clock, (0, 99, 0)):
+    again = [clock] if clock == CLOCKS["400 days ahead"] else []
+    for shift in (clock, *again, (0, 99, 0)):
         done = okx("collect", "--duration", "5s", clock=shift)
         assert done.returncode == 0, done.stderr
         after = tables(database)
@@ -116,7 +117,7 @@ def test_collect_by_a_wrong_clock(okx, database, exchange, clock):
         "SELECT first_trade_id, last_trade_id, trade_count, volume, (extract(epoch FROM start) * 1000)::bigint,"
         " (extract(epoch FROM timestamp) * 1000)::bigint FROM market_data WHERE timeframe = '1s' AND complete",
     )
-    assert len(bars) > 6
+    assert len(bars) > 4
     for first, last, count, volume, start, end in bars:
         inside = [one for one in market.values() if start <= one.ts < end]
         assert [min(inside_ids := [one.trade_id for one in inside]), max(inside_ids), len(inside)] == [
@@ -152,6 +153,14 @@ def test_the_past_by_a_clock_that_is_behind(okx, database, exchange, off):
     assert [row["kind"] for row in rows] == ["covered"]
     done = okx("status", "--lines", clock=(off, 99, 0))
     assert done.returncode == 1 and "Set this machine's clock by NTP" in done.stderr
+
+
+def test_a_clock_that_is_set_right_and_no_rest(okx):
+    """Where the exchange's time is not known the stamps go by the wall clock as it is, not as it was."""
+    shift = (400 * DAY_S, 6, -400 * DAY_S)
+    done = okx("stream", BTC, "--stamp", "--duration", "10s", "-q", "--rest-url", "http://127.0.0.1:9", clock=shift)
+    stamps = [json.loads(line)["received"] for line in done.stdout.splitlines() if "trades-all" in line]
+    assert abs(stamps[-1] - now_ms()) < 60_000 and stamps[0] - now_ms() > 399 * DAY_S * 1_000
 
 
 def test_a_pipe_by_a_clock_that_is_behind(okx, exchange):

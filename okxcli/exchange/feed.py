@@ -146,8 +146,7 @@ class Feed:
 
     def measure(self) -> None:
         """Ask for the exchange's time, unless it is known; takes some seconds at most, and may have to do without."""
-        if not self._watch.measured:
-            self._watch.measure()
+        self._watch.measure(again=False)
 
     @property
     def wall_offset_ms(self) -> int | None:
@@ -309,10 +308,11 @@ class Feed:
         return self._stamped(lines)
 
     def _stamped(self, lines: list[bytes]) -> list[bytes]:
-        # Where the clock is that wrong, who reads the lines by it would take the present for the future.
-        if not self._stamp and self.clock() - now_ms() < AHEAD_MS:
+        now = self.clock() if self._watch.measured else now_ms()
+        # Where the wall clock is that wrong, who reads the lines by it would take the present for the future.
+        if not self._stamp and now - now_ms() < AHEAD_MS:
             return lines
-        tail = b',"received":%d}' % self.clock()
+        tail = b',"received":%d}' % now
         return [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
 
     def _on_refused(self, refusal: Refuse) -> None:

@@ -320,9 +320,9 @@ class Watch:
             self._clock_due_ms = now + min(self._times.clock_ms, self._retry_ms)
             self._retry_ms = min(2 * self._retry_ms, 60_000)
 
-    def measure(self) -> None:
-        """Compare the clock with OKX's now, and correct it, unless that is not wanted."""
-        if self._times.clock_ms is None:
+    def measure(self, again: bool = True) -> None:
+        """Compare the clock with OKX's and correct it, unless that is not wanted, or was done and not to be `again`."""
+        if self._times.clock_ms is None or (self.measured and not again):
             return
         samples: list[Sample] = []
         for _ in range(_SAMPLES):
