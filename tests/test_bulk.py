@@ -244,6 +244,21 @@ def test_damaged_rows_and_aggregates(opened, tmp_path):
         assert connection.execute("SELECT count(*) FROM merged_trades").fetchall() == [(400,)]
 
 
+@pytest.mark.parametrize(("wild", "taken"), [(4_000_000_000_000, 0), (1_300_000_000_000, 1)])
+def test_a_row_of_a_wild_time(opened, tmp_path, wild, taken):
+    """One of 2096 is refused alone; one of 2011 is stored, and no day between is gone through."""
+    fills = made(400)
+    fills[399].ts = wild
+    write(tmp_path, "BTC-USDT-trades-2026-05-17", modern(SPOT, fills))
+    done = load(opened, tmp_path)
+    assert (done.trades, done.damaged) == (399 + taken, 1 - taken)
+    with opened.connect() as connection:
+        (days,) = connection.execute("SELECT count(*) FROM trade_ledger").fetchone()
+        assert connection.execute("SELECT max(timestamp) < now() FROM raw_trades").fetchone() == (True,)
+        assert connection.execute("SELECT count(*) < 400 * 5 FROM market_data").fetchone() == (True,)
+    assert days <= 3 + taken
+
+
 def test_what_rows_are_told_to_be(opened, other, tmp_path):
     """A file of fills that lacks many goes into the tape, and one without a hole beside it, where that is said."""
     fills = [fill for fill in made(600) if fill.trade_id % 30]

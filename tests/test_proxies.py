@@ -299,9 +299,7 @@ def test_a_proxy_that_hangs_longer_than_we_wait(tmp_path):
     with SmallProxy(spoil=hangs) as proxy:
         env = environment(tmp_path, HTTPS_PROXY=proxy.url())
         done = okx(env, "stream", BTC, "--connect-timeout", 1, code=69)
-        told = (
-            "okx stream: cannot stream from OKX at wss://ws.okx.com/ws/v5/business: no answer yet, through the proxy"
-        )
+        told = "okx stream: cannot stream from OKX at wss://ws.okx.com/ws/v5/business: no answer yet, through the proxy"
         assert done.stderr.decode().splitlines()[-1].startswith(f"{told} {proxy.url()}. ")
 
 
