@@ -109,6 +109,16 @@ def test_a_certificate_that_does_not_do(certificate, trusted, reason, authority,
             assert "[::1]" in told.splitlines()[-1]
 
 
+@pytest.mark.parametrize("place", ["none.pem", "ca.key"])
+def test_an_authority_that_cannot_be_read(place, authority, okx):
+    """SSL_CERT_FILE names a file that is not there, or no certificate: that is told, for nobody is trusted then."""
+    with serving("127.0.0.1", authority / "good") as exchange:
+        for command in (("stream", SYMBOL, "-n", "1", "--connect-timeout", "1"), ("instruments",)):
+            code, _, told = okx(*command, **urls(exchange), SSL_CERT_FILE=str(authority / place))
+            assert code == 69
+            assert f"/{place}, which SSL_CERT_FILE names, cannot be used" in told.splitlines()[-1]
+
+
 @pytest.mark.parametrize("host", ["[::1]", "[::ffff:127.0.0.1]"])
 def test_nobody_at_an_ipv6_address(host, okx):
     """Exit 69, with the address as it was written."""

@@ -9,6 +9,7 @@ https://www.rfc-editor.org/rfc/rfc1928 (SOCKS5), rfc1929 (its password), rfc9110
 
 import base64
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -71,8 +72,19 @@ def dial(host: str, port: int, proxy: Proxy | None, timeout_s: float | None) -> 
 def of_tls(error: ssl.SSLError) -> str:
     """Return what is wrong with the TLS of whoever answers, in a user's words."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}"
+        return f"its certificate is not valid: {error.verify_message.rstrip('.')}{_unread()}"
     return "it speaks no TLS" if error.reason == "WRONG_VERSION_NUMBER" else (error.strerror or str(error)).lower()
+
+
+def _unread() -> str:
+    """Say it if the file that names whom to trust cannot be used: OpenSSL passes over that in silence."""
+    place = os.environ.get("SSL_CERT_FILE", "")
+    try:
+        if place:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
+    except OSError:
+        return f", and {place}, which SSL_CERT_FILE names, cannot be used"
+    return ""
 
 
 class _Talk:
