@@ -2,6 +2,7 @@
 
 import functools
 import json
+import random
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,8 @@ from okxcli.exchange import feed as feed_module
 from okxcli.exchange import repair as repair_module
 from okxcli.exchange.feed import Feed
 from okxcli.exchange.holes import Holes
+from okxcli.local import engine as engine_module
+from okxcli.local import rest as rest_module
 
 
 @pytest.fixture
@@ -116,6 +119,45 @@ def test_rest_has_troubles_of_its_own(exchange, patient, fault):
         lines += read(feed, present(exchange))
         assert feed.repairs()["left"] == 0
         assert feed.repairs()["absent"] == 0
+    is_whole(exchange, lines)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_odd_pages_cost_nothing(exchange, patient, monkeypatch, seed):
+    """Pages that are empty, cut short, repeat a row or overlap the one before: whole all the same, nothing absent."""
+    dice, real = random.Random(seed), engine_module.answer
+
+    def answer(venue, endpoint, parameters, age=0):
+        given = dict(parameters)
+        fault = (
+            dice.choice(("", "empty", "short", "repeated", "overlap")) if endpoint == "market/history-trades" else ""
+        )
+        if fault == "overlap" and "after" in given and given.get("type") != "2":
+            given["after"] = str(int(given["after"]) + 20)
+        status, body = real(venue, endpoint, given, age)
+        found = json.loads(body)
+        rows = found.get("data", [])
+        if fault == "empty":
+            found["data"] = []
+        elif fault == "short":
+            found["data"] = rows[: dice.randint(0, len(rows))]
+        elif fault == "repeated":
+            found["data"] = [*rows[:1], *rows][:100]
+        return rest_module.Answer(status, json.dumps(found).encode())
+
+    monkeypatch.setattr(engine_module, "answer", answer)
+    since = exchange.now_ms() - 5_000
+    with feed_of(exchange, since_ms=since) as feed:
+        lines = read(feed, present(exchange), 60)
+        for _ in range(3):
+            exchange.drop(BTC, 40)
+            exchange.cut()
+            traded(exchange, BTC, count=60)
+            lines += feed.poll()
+        monkeypatch.undo()
+        lines += read(feed, present(exchange), 60)
+        assert feed.repairs()["left"] == feed.repairs()["absent"] == 0
+        assert feed.repairs()["repaired"] > 100
     is_whole(exchange, lines)
 
 
