@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import count
 
@@ -14,6 +15,12 @@ settings.register_profile("okx", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("okx")
 
 _NUMBERS = count(1)
+
+# A shell's `&` and nohup leave signals ignored, and so would every process that a test starts and interrupts. A handler
+# is undone where a program begins; we ourselves stay deaf.
+for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
