@@ -243,7 +243,7 @@ def test_options_hold_where_the_pooler_refuses_them(okx, database, tmp_path, mod
     with pooler.Pooler(tmp_path, database, default_pool_size=1, pool_mode=mode) as bouncer:
         if mode == "transaction":
             with psycopg.connect(bouncer.dsn, autocommit=True) as rude:
-                rude.execute("SET search_path = ''; SET statement_timeout = '1ms'; SET datestyle = 'German'")
+                rude.execute("SET search_path = ''; SET datestyle = 'German'; SET array_nulls = off")
         dsn = f"{bouncer.dsn} options='-c search_path=market'"
         assert end(okx("store", tmp_path / "in.jsonl", dsn=dsn))[0] == 0
         assert len(end(okx("read", "trades", "BTC-USDT", dsn=dsn))[1].splitlines()) == 1
