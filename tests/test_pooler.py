@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date
 from decimal import Decimal
 from functools import partial
 
@@ -15,8 +16,12 @@ import pytest
 
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.storage import partitions, retention
+from okxcli.storage.chores import session
+from okxcli.storage.database import open_database
 
 pytestmark = pooler.needed
+T0 = 1747087163557
 OKX = [sys.executable, "-m", "okxcli"]
 
 
@@ -64,7 +69,7 @@ def stored(dsn, query="SELECT symbol, trade_id, price, size, side FROM raw_trade
 def trade(symbol, number, size="1"):
     return {
         "type": "trade", "exchange": "okx", "symbol": symbol, "trade_id": number, "count": 1, "side": "sell",
-        "price": "5", "size": size, "timestamp": 1747087163557 + number * 10, "origin": "trades-all",
+        "price": "5", "size": size, "timestamp": T0 + number * 10, "origin": "trades-all",
     }  # fmt: skip
 
 
@@ -74,11 +79,11 @@ def test_three_writers_at_once(okx, database, tmp_path):
         rows = [trade(f"S{at}-USDT", number) for number in range(1, 30_001)]
         rows += [trade("BTC-USDT", number) for number in range(1 + at * 1_000, 2_001 + at * 1_000)]
         rows += [
-            {"type": "ticker", "exchange": "okx", "symbol": "BTC-USDT", "timestamp": 1747087163557 + n, "last": "5"}
+            {"type": "ticker", "exchange": "okx", "symbol": "BTC-USDT", "timestamp": T0 + n, "last": "5"}
             for n in range(at * 500, at * 500 + 1_000)
         ]
         rows += [
-            {"type": "book", "exchange": "okx", "symbol": "BTC-USDT", "timestamp": 1747087163557 + n, "seq_id": n,
+            {"type": "book", "exchange": "okx", "symbol": "BTC-USDT", "timestamp": T0 + n, "seq_id": n,
              "bids": [["5", "1"]], "asks": [], "origin": "books5"}
             for n in range(at * 500, at * 500 + 1_000)
         ]  # fmt: skip
@@ -93,7 +98,7 @@ def test_three_writers_at_once(okx, database, tmp_path):
     assert ids == [("BTC-USDT", 4_000, 1, 4_000), *((f"S{at}-USDT", 30_000, 1, 30_000) for at in range(3))]
     assert stored(database, "SELECT count(*), count(DISTINCT timestamp) FROM tickers") == [(2_000, 2_000)]
     assert stored(database, "SELECT count(*), count(DISTINCT seq_id) FROM order_books") == [(2_000, 2_000)]
-    assert end(okx("gaps", "--recount", "BTC-USDT", "--until", 1747087163557))[0] == 0
+    assert end(okx("gaps", "--recount", "BTC-USDT", "--until", T0))[0] == 0
 
 
 SYMBOLS = ["BTC-USDT", "ETH-USDT"]
@@ -198,12 +203,29 @@ def test_the_ledger_is_mended(okx, bouncer, database, tmp_path):
     assert end(okx("store", tmp_path / "in.jsonl"))[0] == 0
     with psycopg.connect(database) as connection:
         connection.execute("DELETE FROM raw_trades WHERE trade_id = 50")
-    until = ("--until", 1747087163557 + 1_000)
+    until = ("--until", T0 + 1_000)
     status, out, _ = end(okx("gaps", "--recount", *until))
     assert (status, json.loads(out.splitlines()[0])["kind"]) == (1, "lost")
     end(okx("gaps", "--recount", "--repair", *until))
     found = [json.loads(line)["kind"] for line in end(okx("gaps", "--recount", *until))[1].splitlines()]
     assert found == ["covered", "missing", "covered"]
+
+
+def test_following_and_retention(okx, bouncer, database, tmp_path):
+    """`read --follow` needs no session, and old partitions go while somebody reads another."""
+    (tmp_path / "1.jsonl").write_text(json.dumps(trade("BTC-USDT", 1)) + "\n")
+    (tmp_path / "2.jsonl").write_text(json.dumps(trade("BTC-USDT", 2) | {"timestamp": T0 + 3 * 86_400_000}))
+    assert end(okx("store", tmp_path / "1.jsonl"))[0] == 0
+    reader = okx("read", "trades", "BTC-USDT", "--follow")
+    assert json.loads(reader.stdout.readline())["trade_id"] == 1
+    assert end(okx("store", tmp_path / "2.jsonl"))[0] == 0
+    assert json.loads(reader.stdout.readline())["trade_id"] == 2
+    with open_database(bouncer.dsn, create=False) as opened, session(opened) as connection:
+        with opened.connect() as other, other.transaction():
+            other.execute("SELECT * FROM raw_trades_20250515")
+            retention.apply(connection, {"trades": 1}, T0 + 4 * 86_400_000)
+        assert partitions.existing(connection, "raw_trades")[0] == date(2025, 5, 15)
+    assert stored(database, "SELECT trade_id FROM raw_trades") == [(2,)]
 
 
 def test_several_make_the_tables(okx, database):
