@@ -168,13 +168,35 @@ class Verifier:
             if mine is None and other is not None and compare.is_flat(other):
                 found = self._silence(other, traded)
             elif self._agree(mine, other):
-                self.equal += 1
-                found = None
+                found = self._miscounted(mine, other)
+                self.equal += found is None
             else:
                 found = self._explained(start, ours, theirs)
             if found is not None:
                 self.causes[found.cause] += 1
                 yield found
+        yield from self._beside(starts, ours)
+
+    def _beside(self, starts: list[int], ours: dict[int, OHLCVCandle]) -> Iterator[Difference]:
+        """Yield the stored bars of a time that are cut where no bar is."""
+        wanted, until = set(starts), self._timeframe.end_of(starts[-1])
+        for start, bar in sorted(ours.items()):
+            if starts[0] <= start < until and (start not in wanted or bar.timestamp != self._timeframe.end_of(start)):
+                self.compared += 1
+                self.causes[NOT_THERE] += 1
+                yield self._difference(start, NOT_THERE, "no bar is cut like that", bar, None)
+
+    def _miscounted(self, mine: OHLCVCandle | None, theirs: OHLCVCandle | None) -> Difference | None:
+        """Judge the ids and the count of a bar, which OKX's has not, by its fills: where they do not fit together."""
+        if mine is None or mine.first_trade_id is None or mine.last_trade_id is None:
+            return None
+        if mine.trade_count == mine.last_trade_id - mine.first_trade_id + 1:
+            return None
+        made = self._evidence.rebuilt(mine.start, mine.timestamp)
+        names = ("trade_count", "first_trade_id", "last_trade_id")
+        if made is None or all(getattr(made, name) == getattr(mine, name) for name in names):
+            return None
+        return self._difference(mine.start, ALTERED, "its fills have other ids, or are not as many", mine, theirs)
 
     def _agree(self, ours: OHLCVCandle | None, theirs: OHLCVCandle | None) -> bool:
         if ours is None or theirs is None:

@@ -173,6 +173,11 @@ class Backfill:
     def _row(self, plan: Plan, counts: _Counts) -> dict[str, object]:
         left = self._of(plan.symbol).left(plan)
         self.lacking |= left > 0
+        if left:
+            _log.warning(
+                "%s: %d ids are left that OKX does not show. Ids that nobody can have any more are given up by"
+                " okx db forget %s --ids FIRST-LAST --for-good", plan.symbol, left, plan.symbol
+            )  # fmt: skip
         return {
             "symbol": plan.symbol,
             "missing": plan.count,

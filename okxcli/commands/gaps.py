@@ -129,7 +129,6 @@ def _of_database(
     from okxcli.storage.database import open_database
     from okxcli.storage.gaps import differing_days, ranges, taped
     from okxcli.storage.ledger import newest as newest_fill
-    from okxcli.storage.reader import exchanges_of
 
     log.setup("gaps", quiet=True)
     settings = load(config)
@@ -141,11 +140,12 @@ def _of_database(
         database.session() as connection,
     ):
         configured = settings.symbols if "trades-all" in settings.channels else ()
-        names = list(dict.fromkeys(symbols)) or sorted({*configured, *taped(connection)})
+        stored = taped(connection)
+        names = list(dict.fromkeys(symbols)) or sorted({*configured, *(symbol for _, symbol in stored)})
         if not names:
             raise AnswerNo("nothing is stored and no symbol is configured: name one, or see okx collect")
-        for name, exchanges in exchanges_of(connection, names).items():
-            for exchange in exchanges or [EXCHANGE]:
+        for name in names:
+            for exchange in [one for one, symbol in stored if symbol == name] or [EXCHANGE]:
                 if recount:
                     compare = counting.repair if repair else counting.recount
                     differing = compare(connection, exchange, name)

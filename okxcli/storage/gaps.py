@@ -166,12 +166,11 @@ def differing_days(connection: Connection, exchange: str, symbol: str) -> list[I
     ]
 
 
-def taped(connection: Connection) -> list[str]:
-    """Return the symbols of which fills, or candles of ours, are stored, by name."""
-    rows = connection.execute(
-        "SELECT DISTINCT symbol FROM symbols s WHERE epoch = 0 AND ("
+def taped(connection: Connection) -> list[tuple[str, str]]:
+    """Return exchange and symbol of what fills, or candles of ours, are stored of, by symbol."""
+    return connection.execute(
+        "SELECT exchange, symbol FROM symbols s WHERE epoch = 0 AND ("
         " EXISTS (SELECT FROM trade_ledger l WHERE l.exchange = s.exchange AND l.symbol = s.symbol AND l.epoch = 0)"
         " OR EXISTS (SELECT FROM market_data m WHERE m.exchange = s.exchange AND m.symbol = s.symbol"
-        " AND m.origin = 'trades' AND m.first_trade_id IS NOT NULL)) ORDER BY 1"
-    )
-    return [symbol for (symbol,) in rows]
+        " AND m.origin = 'trades' AND m.first_trade_id IS NOT NULL)) ORDER BY 2, 1"
+    ).fetchall()
