@@ -11,6 +11,7 @@ from harness.whole import LENGTHS, PRICE_PLACES, SIZE_PLACES, Known, Market, tex
 from okxcli.backfill import Backfill, Tools
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.codec import decode
+from okxcli.core.rollup import CandleRollup
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange.history import TradeHistory
@@ -146,6 +147,7 @@ class Round:
         self._fill = rng.random() < 0.4
         self._merged = rng.random() < 0.15
         self._lateness = rng.choice([0, 2_000, 10_000, 60_000])
+        self._rows_lost = False
         self.symbols: dict[str, Symbol] = {}
         for number in range(symbols):
             one = self._symbol(f"M{number}-S", rng.choice(list(most)))
@@ -183,18 +185,29 @@ class Round:
             if not last and rng.random() < 0.2:
                 self._backfill(away=rng.random() < 0.5)
         found = {"collected": self.look("collected")}
+        self._wear()
         self._backfill(away=True)
         found["mended"] = self.look("mended")
         self._backfill(away=False)
         found["fetched"] = self.look("fetched")
         return found
 
+    def _wear(self) -> None:
+        """Lose some bars, and rows of fills behind the ledger's back; another process may have dropped them."""
+        if self.rng.random() < 0.3:
+            self.connection.execute("DELETE FROM market_data WHERE mod(trade_count + last_trade_id, 6) = 0")
+            self._tell("bars are lost")
+        if self.tape and self.rng.random() < 0.2:
+            self.connection.execute("DELETE FROM raw_trades WHERE mod(trade_id, 23) = 0")
+            self._rows_lost = True
+            self._tell("rows are lost")
+
     # ---- collectors
 
     def _collect(self, last: bool) -> None:
         """Run the collectors side by side, each from its start to a stop or a kill; the last time to their end."""
         rng = self.rng
-        running = [self._collector(number) for number in range(_COLLECTORS)]
+        running = [self._collector() for _ in range(_COLLECTORS)]
         queues = []
         for number, one in enumerate(running):
             share, lost = 1.0 if last else rng.random(), rng.randrange(4)
@@ -217,16 +230,29 @@ class Round:
         for one in running:
             one.end(killed=rng.random() < 0.3)
 
-    def _collector(self, number: int) -> "_Collector":
-        """Return a collector that knows nothing, or one that goes on with what is stored."""
-        goes_on = self.tape and not self._merged and self.rng.random() < 0.6
-        return _Collector(self, goes_on, live=self.rng.random() < 0.3)
+    def _collector(self) -> "_Collector":
+        """Return a collector that knows nothing, or one that goes on with what is stored.
 
-    def made(self, live: bool) -> tuple[RealTimeCandleProcessor, Writer, Mender]:
-        """Return what a collector works with."""
-        maker = RealTimeCandleProcessor(self.frames, lateness_ms=self._lateness, fill=self._fill, live=live)
+        Some make one timeframe alone, some make larger bars of smaller ones.
+        """
+        rng = self.rng
+        names = self.frames.split(",")
+        steps = max(one.market.step for one in self.symbols.values())
+        piped = rng.random() < 0.2 and 2 * steps <= self._lateness  # the parts show the steps
+        larger = [name for name in names[1:] if LENGTHS[name] % LENGTHS[names[0]] == 0] if piped else []
+        alone = piped or rng.random() < 0.15
+        goes_on = self.tape and not self._merged and not alone and rng.random() < 0.6
+        maker = RealTimeCandleProcessor(
+            names[0] if alone else names, lateness_ms=self._lateness, fill=self._fill, live=rng.random() < 0.3
+        )
         writer = Writer(self._database.connect, clock=self.clock)
-        return maker, writer, Mender(self._database.session, parse_list(self.frames), self.clock, self._fill)
+        mender = Mender(self._database.session, parse_list(self.frames), self.clock, self._fill)
+        maker.on_candle(writer.add)
+        if larger:
+            maker.on_candle(CandleRollup(names[0], larger, writer.add, fill=self._fill).feed)
+        if self.tape:
+            maker.on_candle(mender.note)
+        return _Collector(self, goes_on, maker, writer, mender)
 
     # ---- mending
 
@@ -261,7 +287,7 @@ class Round:
             if problem:
                 what = f"{step}: round {self._seed}: {' '.join(map(str, row[:3]))}"
                 count.tell(f"{what}, step {one.market.step}{'' if one.fair else ' never shown'}: {problem}")
-        if step == "fetched" and self.tape:
+        if step == "fetched" and self.tape and not self._rows_lost:
             for one in self.symbols.values():
                 self._owed(one, said, count)
         return count
@@ -270,14 +296,16 @@ class Round:
         """Return what is wrong with a bar at a step.
 
         Nobody is to blame for an id that was called absent as long as no fill of it has come, nor a collector for what
-        he called complete before; and where how far times step back was never shown, not for what nobody has brought.
+        he called complete before, nor who makes that bar again and finds rows lost; and where how far times step back
+        was never shown, not for what nobody has brought.
         """
         market, lied = one.market, one.denied - one.brought
         if not one.fair:
             can_be_known = self.tape and step != "collected"
             return market.judge(candle, market.fills.keys() - one.brought) if can_be_known else ""
         problem = market.judge(candle, lied)
-        excused = problem and step == "collected" and market.excuse(candle, lied, one.denied & one.brought)
+        before = step == "collected" or (step == "mended" and self._rows_lost)
+        excused = problem and before and market.excuse(candle, lied, one.denied & one.brought)
         return "" if excused else problem
 
     def _owed(self, one: Symbol, said: set[tuple[object, ...]], count: Count) -> None:
@@ -300,13 +328,14 @@ class Round:
 class _Collector:
     """Makes candles of what comes and stores both; where no fills are stored, a pipe that stores the candles."""
 
-    def __init__(self, place: Round, goes_on: bool, live: bool) -> None:
+    def __init__(
+        self, place: Round, goes_on: bool, maker: RealTimeCandleProcessor, writer: Writer, mender: Mender
+    ) -> None:
         self.goes_on = goes_on
         self._place = place
-        self._maker, self._writer, self._mender = place.made(live)
-        self._maker.on_candle(self._writer.add)
-        if place.tape:
-            self._maker.on_candle(self._mender.note)
+        self._maker = maker
+        self._writer = writer
+        self._mender = mender
 
     def begin(self, symbol: Symbol) -> None:
         """Take up a symbol with what is stored of it; who knows nothing is shown once more how far times step back."""
