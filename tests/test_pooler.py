@@ -256,6 +256,14 @@ def test_statement_mode_is_refused(database, okx, tmp_path):
     assert "statement mode" in err and "transaction" in err
 
 
+def test_a_pool_that_is_too_small(database, okx, tmp_path):
+    """A backfill holds its lock in one connection and works in another: with a pool of one that is told."""
+    with pooler.Pooler(tmp_path, database, default_pool_size=1, query_wait_timeout=1) as bouncer:
+        assert end(okx("db", "migrate", dsn=bouncer.dsn))[0] == 0
+        status, _, err = end(okx("backfill", "BTC-USDT", "-q", dsn=bouncer.dsn, OKX_WS_URL="ws://127.0.0.1:1"))
+    assert (status, err.count("\n")) == (69, 1) and "make its pool larger" in err, err
+
+
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_options_hold_where_the_pooler_refuses_them(okx, database, tmp_path, mode):
     """A schema named by libpq's options is that of every statement, whatever another client did to its session."""

@@ -173,6 +173,9 @@ def explain(error: psycopg.Error, where: str) -> OkxError:
     if "statement pooling mode" in reason:
         remedy = "use its transaction or session mode, or name the server itself"
         return DatabaseUnavailable(f"the pooler at {where} is in statement mode, which knows no transaction: {remedy}")
+    if "query_wait_timeout" in reason:
+        remedy = "each process needs one for a moment, okx backfill one more all the time"
+        return DatabaseUnavailable(f"the pooler at {where} has no connection free: make its pool larger; {remedy}")
     if "unsupported startup parameter" in reason:
         remedy = "leave it out, say it by ALTER ROLE ... SET, or name the server itself"
         return DatabaseUnavailable(f"the pooler at {where} refuses: {reason}. {remedy[0].upper()}{remedy[1:]}")
