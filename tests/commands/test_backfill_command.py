@@ -219,8 +219,10 @@ def test_what_is_refused(run):
 
 
 @pytest.mark.usefixtures("tables")
-def test_another_exchange(run):
+def test_another_exchange(run, database):
     """A database of local data is not filled from OKX, nor the other way round: exit 78."""
+    with psycopg.connect(database) as connection:  # one of nothing is anybody's
+        connection.execute("INSERT INTO symbols (exchange, symbol) VALUES ('okx', 'BTC-USDT')")
     status, _, err = run("backfill", OKX_WS_URL="wss://ws.okx.com")
     assert status == 78
     assert "holds data from local" in err
