@@ -418,6 +418,7 @@ def test_away_at_the_start_and_another_ones(make, database, outage, tmp_path, mo
             outage.end()
             with psycopg.connect(database, autocommit=True) as connection:
                 connection.execute("UPDATE meta SET value = 'okx.com' WHERE key = 'origin'")
+                connection.execute("INSERT INTO symbols (exchange, symbol) VALUES ('okx', 'BTC-USDT')")
             with pytest.raises(ConfigError, match=r"holds data from okx\.com"):
                 run_until(keeper, lambda: keeper.up)
         finally:
