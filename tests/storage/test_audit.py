@@ -63,7 +63,7 @@ def test_a_row_that_was_altered(database, connection):
     store(database, [trade(9)])
     assert sums(database) == [(None, None)]
     assert whats(connection) == []
-    assert sums(database) == [(9, checksum(map(trade, range(1, 10))))]
+    assert sums(database) == [(9, checksum([trade(n) for n in range(1, 10)]))]
     connection.execute("UPDATE raw_trades SET price = 77 WHERE trade_id = 3")
     assert whats(connection) == ["altered"]
     assert [one.kind for one in recount(connection, *KEY)] == ["altered"]
