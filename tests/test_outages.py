@@ -144,6 +144,8 @@ def test_sigterm_while_a_table_is_locked(collect, database, exchange, tmp_path):
     assert took < 10
     assert "lines wait in " in err
     again = collect()
+    assert all(exchange.wait_subscribed("trades-all", symbol, 60) for symbol in come)
+    come = {symbol: exchange.fills(symbol)[-1].trade_id + 1 for symbol in come}  # pushed, after what was missed
     wait_for(lambda: all(newest(database).get(symbol, 0) >= number for symbol, number in come.items()))
     wait_for(lambda: not list(tmp_path.glob(".local/state/okx/spool/*/*.jsonl")))
     again.send_signal(signal.SIGTERM)
