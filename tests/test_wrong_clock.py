@@ -166,12 +166,12 @@ def test_a_clock_that_is_set_right_and_no_rest(okx):
 def test_a_pipe_by_a_clock_that_is_behind(okx, exchange):
     """Without --stamp the lines tell when they came as soon as that is known to matter: the present is not refused."""
     behind = (-3 * DAY_S, 99, 0)
-    raw = okx("stream", BTC, "--duration", "6s", "-q", clock=behind).stdout
+    raw = okx("stream", BTC, "-n", "300", "-q", clock=behind).stdout
     stamped = [json.loads(line)["received"] for line in raw.splitlines() if '"received":' in line]
-    assert len(stamped) > 60 and all(abs(at - now_ms()) < 60_000 for at in stamped)
+    assert len(stamped) > 100 and all(abs(at - now_ms()) < 60_000 for at in stamped)
     done = okx("normalize", data=raw, clock=behind)
     counts = json.loads(done.stderr.splitlines()[-1].removeprefix("okx normalize: "))
-    assert counts["lines_out"] > 60 and counts["rejected"] < counts["lines_out"]
+    assert counts["lines_out"] >= len(stamped)
     done = okx("candles", "--tf", "1s", "-q", data=done.stdout, clock=behind)
     assert done.returncode == 0 and done.stdout.count('"complete":true') > 1, done.stderr
     assert '"received":' not in okx("stream", BTC, "-n", "20", "-q", clock=(-3_000, 99, 0)).stdout
