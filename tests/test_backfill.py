@@ -308,11 +308,12 @@ def test_candles_prove_nothing_for_a_tape(place):
     assert place.stored() == place.ids
 
 
-def test_bars_with_a_fill_that_was_refused(place):
+@pytest.mark.parametrize("at", [3000, -100])
+def test_bars_with_a_fill_that_was_refused(place, at):
     """A wild id came in a stream and is in its bars, but not in the tape: they are made again without it."""
     lines = place.lines()
-    wild = replace(lines[3000], trade_id=10**15, price=lines[0].price * 9)
-    place.store([*lines, *makes([*lines[:3000], wild, *lines[3000:]])])
+    wild = replace(lines[at], trade_id=10**15, price=lines[0].price * 9)
+    place.store([*lines, *makes([*lines[:at], wild, *lines[at:]])])
     assert max(bar["last_trade_id"] for bar in place.candles().values()) == 10**15
     place.run()
     assert place.candles() == made(lines)

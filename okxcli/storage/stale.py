@@ -6,7 +6,6 @@ missing or holds too few.
 
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.database import Connection
-from okxcli.storage.ledger import holds
 from okxcli.storage.partitions import DAY_MS
 from okxcli.storage.proof import Proof, count_within
 from okxcli.storage.rebuild import Starts, starts_with_rows
@@ -40,8 +39,7 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
         edge, edge_start, held, whole = first, start, count, holds_all
         for one_first, one_last, one_start, one_end in lasting or ():
             inside = one_start < end and one_end > begin
-            strange = not all(holds(proof.covered, number) for number in (one_first, one_last))  # none of the tape's
-            if inside and (strange or proof.whole(connection, one_start, one_end, one_first, one_last)):
+            if inside and proof.whole(connection, one_start, one_end, one_first, one_last):
                 found.add(one_start)
     check(edge_start, end, edge, proof.last_id, held)
     return sorted(found)
