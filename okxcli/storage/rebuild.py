@@ -11,7 +11,6 @@ from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amount
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import candles, ledger, reader
 from okxcli.storage.database import Connection
-from okxcli.storage.ledger import Ranges
 from okxcli.storage.outcome import Outcome
 from okxcli.storage.partitions import DAY_MS, Partitions
 from okxcli.storage.proof import Proof, count_within
@@ -54,25 +53,6 @@ def starts_with_rows(connection: Connection, proof: Proof, frame: Timeframe, sin
         [frame.offset, frame.length, proof.exchange, proof.symbol, stamp(frame.start_of(since)), stamp(until)],
     )
     yield from {frame.start_of(number * frame.length + frame.offset) for (number,) in rows}
-
-
-def starts_of_ids(connection: Connection, proof: Proof, frame: Timeframe, ids: Ranges) -> Starts:
-    """Return the starts of the bars that hold one of these ids, or a covered id beside them."""
-    edges: list[tuple[int, int]] = []
-    for first, last in ids:
-        low, high = proof.below(first), proof.above(last)
-        inside = [number for number in (proof.above(first - 1), proof.below(last + 1)) if number is not None]
-        found = [number for number in (low, high, *inside) if number is not None]
-        if found:
-            edges.append((min(found), max(found)))
-    times = proof.times(connection, {edge for pair in edges for edge in pair})
-    return sorted(
-        {
-            start
-            for low, high in edges
-            for start in starts_in(frame, min(times[low], times[high]), max(times[low], times[high]) + 1)
-        }
-    )
 
 
 def rebuild(

@@ -14,7 +14,7 @@ from okxcli.storage.database import open_database
 from okxcli.storage.flats import store_flats
 from okxcli.storage.proof import Proof
 from okxcli.storage.reader import EVERYTHING, Series
-from okxcli.storage.rebuild import rebuild, starts_of_ids
+from okxcli.storage.rebuild import rebuild
 from okxcli.storage.recount import recount
 from okxcli.storage.stale import stale
 
@@ -246,14 +246,3 @@ def test_bars_of_a_day_that_is_open_again(database, connection, seed):
         else:
             assert bar.first_trade_id <= cut + 1 or bar.last_trade_id >= 899 or bar.start < fills[cut].timestamp + 1_000
     assert sum(bar.complete for bar in after.values()) > len(before) + 20
-
-
-def test_starts_of_ids(database, connection):
-    """The bars of the ids and of the fills beside them; of absent ids those of the neighbours."""
-    store(database, [trade(i, timestamp=MIDNIGHT + 1000 * i) for i in (1, 2, 3, 7, 8, 9)])
-    proof = Proof.load(connection, *KEY)
-    (frame,) = parse_list("1s")
-    seconds = [(s - MIDNIGHT) // 1000 for s in starts_of_ids(connection, proof, frame, [(8, 8)])]
-    assert seconds == [7, 8, 9]
-    seconds = [(s - MIDNIGHT) // 1000 for s in starts_of_ids(connection, proof, frame, [(4, 6)])]
-    assert seconds == [3, 4, 5, 6, 7]
