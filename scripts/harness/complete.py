@@ -61,10 +61,10 @@ def play_stored(kind: str, seed: str, number: int, server_dsn: str) -> list[Coun
     return list(found.values())
 
 
-def run(kind: str, seed: str, bars: int, jobs: int, server_dsn: str) -> list[Count]:
-    """Try markets of a kind until so many complete bars were looked at, several at a time; return the sums, by row."""
-    sums: dict[str, Count] = {}
+def run(kind: str, seed: str, bars: int, jobs: int, server_dsn: str, sums: dict[str, Count]) -> None:
+    """Try markets of a kind until so many complete bars were looked at; add what is seen to `sums`, by row."""
     numbers = count(1)
+    seen = 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
 
         def next_one() -> object:
@@ -79,11 +79,11 @@ def run(kind: str, seed: str, bars: int, jobs: int, server_dsn: str) -> list[Cou
             for one in done:
                 for found in one.result():
                     _add(sums.setdefault(found.kind, Count(found.kind)), found)
-            if sum(one.complete for one in sums.values()) < bars:
+                    seen += found.complete
+            if seen < bars:
                 waiting |= {next_one() for _ in done}
             if sys.stderr.isatty():
-                print(f"\r{kind}: {sum(one.complete for one in sums.values()):,}", end=" ", file=sys.stderr, flush=True)
-    return list(sums.values())
+                print(f"\r{kind}: {seen:,}", end=" ", file=sys.stderr, flush=True)
 
 
 def _add(total: Count, found: Count) -> None:
@@ -111,14 +111,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Try all kinds, print the table, and return 1 if anything was wrong, or too little called complete."""
     base = throwaway_base()
-    rows: list[Count] = []
+    sums: dict[str, Count] = {}
     try:
         with EmbeddedServer(base, THROWAWAY) as server:
             for kind in options.some or KINDS:
-                rows += run(kind, options.seed, options.bars, options.jobs, server.dsn)
+                run(kind, options.seed, options.bars, options.jobs, server.dsn, sums)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    print(table(rows), flush=True)
+        print(table(sums.values()), flush=True)  # who is stopped tells what he saw
+    rows = list(sums.values())
     findings = [finding for row in rows for finding in row.findings]
     for finding in findings[:20]:
         print(finding, file=sys.stderr)
