@@ -205,7 +205,7 @@ class _Market:
             self._sure_until, self._sure_id = part.timestamp, last or self._sure_id
         if first is None or last is None:
             # Proved flat, after bars that are proved as well: who did that knows of a fill at its end or after it.
-            if part.timestamp == self._sure_until:
+            if part.timestamp == self._sure_until and not self._seen.step:
                 self._seen.reach(self._sure_id, part.timestamp)
             return
         self.mended = first < self._seen.top

@@ -102,6 +102,15 @@ def test_a_part_with_fewer_fills_of_the_same_ids_does_not_win():
     assert (last(made)[0].trade_count, last(made)[0].complete) == (50, True)
 
 
+def test_flat_parts_hold_no_ids():
+    """Who wrote them knew the ids that follow; where time steps back, one of those may lie in a part that is lost."""
+    parts = [part(0, 2, 2), part(1, 1, 1), part(2, 3, 9), part(4, 10, 10)]
+    parts += [part(n, 10 * n - 39, 10 * n - 30) for n in range(5, 9)]  # 52 was in minute 9, before 51
+    quiet = [(T0 + n * 60_000, T0 + n * 60_000 + 60_000) for n in range(11, 16)]
+    flats = [flat_candle("okx", "A-B", "1m", start, end, Decimal(10)) for start, end in quiet]
+    assert not last(roll([*parts, part(10, 51, 51), *flats]))[5].complete
+
+
 def test_revisions_of_a_flat_bar_that_was_none():
     """A fill whose time stepped back lies in a quiet that was written: its bar is the next version of the flat one."""
     parts = [part(4, 1, 10), part(17, 11, 20), part(18, 21, 30), part(12, 31, 31), part(19, 32, 40), part(26, 41, 50)]
