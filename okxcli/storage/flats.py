@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 _CHUNK = 1_000
 
 # The times without a bar between two bars, flat or not, and the highest id before and the lowest after each of them. A
-# flat bar is none that is not complete, or has another price than the bar before it, if that has the highest id. After
-# the last bar in which something was traded there are such flat ones at most, and no id is known.
+# flat bar is none that is not complete, or has another price than the bar before it, or if that has not the highest id.
+# After the last bar in which something was traded there are such flat ones at most, and no id is known.
 _QUIET: LiteralString = """
 WITH bars AS (
     SELECT (extract(epoch FROM start) * 1000)::bigint AS start, (extract(epoch FROM timestamp) * 1000)::bigint AS stop,
@@ -42,12 +42,17 @@ WITH bars AS (
 ), beside AS (
     SELECT stop, before, coalesce(lead(start) OVER w, (SELECT max(stop) FROM bars)) AS next, lead(after) OVER w AS after
     FROM priced
-    WHERE first_trade_id IS NOT NULL OR (complete AND (close <> price AND number = before) IS NOT TRUE)
+    WHERE first_trade_id IS NOT NULL OR (complete AND (close <> price OR number <> before) IS NOT TRUE)
     WINDOW w AS (ORDER BY start)
 )
 SELECT stop, next, before, after FROM beside WHERE next > stop AND before IS NOT NULL
 ORDER BY stop
 """
+_RIGHT: LiteralString = (
+    "SELECT (extract(epoch FROM start) * 1000)::bigint FROM market_data WHERE exchange = %s AND symbol = %s"
+    " AND origin = 'trades' AND timeframe = %s AND closed AND complete AND first_trade_id IS NULL"
+    " AND timestamp > %s::timestamptz AND timestamp <= %s::timestamptz AND close = %s"
+)
 _CLOSE: LiteralString = (
     "SELECT close FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s"
     " AND closed AND last_trade_id = %s AND timestamp <= %s::timestamptz ORDER BY timestamp DESC LIMIT 1"
@@ -90,7 +95,8 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
         row = connection.execute(_CLOSE, [*key, before, stamp(start)]).fetchone()
         if row is None:  # its bar lies outside of what is looked at, and in it a fill that came late
             continue
-        for at in starts_in(frame, start, end):
+        right = connection.execute(_RIGHT, [*key, stamp(start), stamp(end), row[0]]).fetchall()
+        for at in sorted({*starts_in(frame, start, end)} - {at for (at,) in right}):
             yield flat_candle(ids.exchange, ids.symbol, frame.name, at, frame.end_of(at), row[0])
 
 

@@ -25,7 +25,7 @@ def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, un
         if low < end and high > begin and held < count_within(proof.covered, first, last):
             if held or proof.step:  # a fill that came late belongs to a bar before those that its id lies among
                 early, late = _times(connection, proof, first, last)
-                low, high = min(low, early or low), max(high, late or high)
+                low, high = min(low, early or low), max(high, (late or 0) + 1)
             found.update(starts_with_rows(connection, proof, frame, max(low, begin), min(high, end)))
 
     lowest = _lowest_at(connection, proof, begin)
