@@ -67,7 +67,7 @@ class _Market:
         last = trade.trade_id
         first = last - trade.count + 1
         timestamp = trade.timestamp
-        if trade.origin == FILE_MERGED or trade.count > 1 or len(self._merged):
+        if trade.origin == FILE_MERGED or trade.count > 1 or self._merged.top:
             if not self._take_merged(trade, first, last):
                 return
         elif not ids.add(first, last, timestamp) and not self._take_again(trade, first, last):

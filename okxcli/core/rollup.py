@@ -63,8 +63,8 @@ class _Rollup:
         for other in sorted(self._wholes.values(), key=lambda w: w.start):
             if other is whole and not other.final:
                 other.final = self._proves_itself(whole, part)
-            waits = other.written is None or not other.written.complete  # for ids that come only now
-            if (other.final and (other is whole or mended or waits)) or (not other.final and other.end <= clock):
+            again = other is whole or mended or self._waits(other)
+            if (other.final and again) or (not other.final and other.end <= clock):
                 other.final = True
                 yield from self._write(other, closed=True)
             elif other is whole and self._owner.partial:
@@ -81,6 +81,14 @@ class _Rollup:
             else:
                 whole.fold(before)
         self._flats = {start: flat for start, flat in self._flats.items() if flat.timestamp >= before}
+
+    def _waits(self, whole: Whole) -> bool:
+        """Whether a bar that was written as not complete may be by now, for ids that came only since."""
+        old = whole.written
+        if old is None or old.complete or old.first_trade_id is None or old.last_trade_id is None:
+            return False
+        first, last = old.first_trade_id, old.last_trade_id
+        return is_complete(self._seen.run_of(first), first, last, whole.start, whole.end, self._seen.step)
 
     def look_again(self) -> Iterator[OHLCVCandle]:
         """Yield the final bars that ids which came prove by now."""

@@ -167,7 +167,8 @@ class Series:
                 else:
                     continue
             elif bar.watched:
-                if (mended or bar.end + self._ids.step <= clock) and self._proven(self._value(bar)):
+                reached = self._waits(bar) and bar.end + self._ids.step <= clock
+                if (mended or reached) and self._proven(self._value(bar)):
                     yield from self._write(bar, closed=True, proven=True)
                     self._let_go(bar)
                     continue

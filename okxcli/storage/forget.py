@@ -10,7 +10,7 @@ from psycopg import sql
 
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.errors import UsageError
-from okxcli.storage import doubts, ledger
+from okxcli.storage import doubts, ledger, steps
 from okxcli.storage.anew import stored_frames
 from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
@@ -84,6 +84,8 @@ def forget(
         moments = [row.timestamp for row in rows]
         edges = (times.get(low or 0), times.get(high or 0))
         candles = _doubt_bars(connection, *key, ids, edges, moments)
+        if rows and before.step:  # one of them may have shown it
+            steps.measure(connection, key)
     if done:
         _make_bars(connection, *key, moments)
     return Forgotten(

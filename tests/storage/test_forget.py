@@ -116,3 +116,13 @@ def test_rows_that_were_lost(database, connection):
     connection.execute("DELETE FROM raw_trades WHERE trade_id > 6")
     assert forget(connection, *KEY, 6, 8) == Forgotten(1, 2, 0, 0, 0)
     assert covered(database) == [1, 2, 3, 4, 5]
+
+
+def test_a_step_back_that_a_forgotten_fill_had_shown(database, connection):
+    """Goes with it: else every bar would have to wait so much longer for its proof, for good."""
+    store(database, [trade(1), trade(2, timestamp=T0 + 50_000), *(trade(n) for n in range(3, 9))])
+    assert rows(database, "SELECT step FROM symbols") == [(49_997,)]
+    forget(connection, *KEY, 2, 2, done=False)
+    assert rows(database, "SELECT step FROM symbols") == [(49_997,)]
+    forget(connection, *KEY, 2, 2)
+    assert rows(database, "SELECT step FROM symbols") == [(0,)]
