@@ -246,16 +246,14 @@ def forget(
 
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.forget import forget as take_out
+    from okxcli.storage.reader import exchanges_of
 
     found = re.fullmatch(r"([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?", ids, re.ASCII)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not first <= last < 1 << 63:
         raise UsageError(f"not ids: {ids!r}. Write --ids 105 or --ids 105-110")
     with _open(dsn, config) as database, database.session() as connection:
-        if (
-            connection.execute("SELECT FROM symbols WHERE exchange = %s AND symbol = %s", [exchange, symbol]).fetchone()
-            is None
-        ):
+        if exchange not in exchanges_of(connection, [symbol])[symbol]:
             raise AnswerNo(f"nothing of {symbol} is stored")
         row = take_out(connection, exchange, symbol, first, last, absent_only=absent, for_good=for_good, done=yes)
         write_rows([{"symbol": symbol, "first": str(first), "last": str(last), **asdict(row), "done": yes}], table)
@@ -278,12 +276,15 @@ def _taker() -> "Callable[[bytes], list[Line]]":
         is_ours = not raw.lstrip().startswith(b'{"arg"')
         try:
             return [decode(raw, now_ms())] if is_ours else feed(raw)
-        except InvalidLine as reason:
-            if "ahead of received" not in str(reason):
+        except InvalidLine:
+            try:
+                found = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                found = None
+            if not isinstance(found, dict) or found.pop("received", None) is None:
                 raise
-        found = orjson.loads(raw)
-        del found["received"]
-        return [decode(orjson.dumps(found), now_ms())] if is_ours else feed(orjson.dumps(found))
+        unstamped = orjson.dumps(found)
+        return [decode(unstamped, now_ms())] if is_ours else feed(unstamped)
 
     return take
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import msgspec
 
-from okxcli.core.decimals import EXACT, plain
+from okxcli.core.decimals import EXACT, plain, total
 from okxcli.core.model import OHLCVCandle
 
 #: What two makers of a bar can be compared by: everything that both of them know.
@@ -127,16 +127,7 @@ def merged(parts: Iterable[OHLCVCandle], like: OHLCVCandle) -> OHLCVCandle | Non
         high=max(part.high for part in traded),
         low=min(part.low for part in traded),
         close=traded[-1].close,
-        volume=_sum(part.volume for part in traded),
-        base_volume=_sum(part.base_volume for part in traded),
-        quote_volume=_sum(part.quote_volume for part in traded),
+        volume=total(part.volume for part in traded),
+        base_volume=total(part.base_volume for part in traded),
+        quote_volume=total(part.quote_volume for part in traded),
     )
-
-
-def _sum(numbers: Iterable[Decimal | None]) -> Decimal | None:
-    total = Decimal(0)
-    for number in numbers:
-        if number is None:
-            return None
-        total = EXACT.add(total, number)
-    return total

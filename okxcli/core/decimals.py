@@ -6,6 +6,7 @@ zero.
 """
 
 import re
+from collections.abc import Iterable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 
 from okxcli.errors import InvalidLine
@@ -77,6 +78,16 @@ def canonical(text: str) -> str:
         InvalidLine: as `parse`.
     """
     return plain(parse(text))
+
+
+def total(numbers: Iterable[Decimal | None]) -> Decimal | None:
+    """Return the exact sum; 0 of nothing, None if one of them is not known."""
+    found = ZERO
+    for number in numbers:
+        if number is None:
+            return None
+        found = EXACT.add(found, number)
+    return found
 
 
 def quotient(dividend: Decimal, divisor: Decimal) -> Decimal:

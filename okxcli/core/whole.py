@@ -1,12 +1,10 @@
 """One larger bar and the parts that it is made of."""
 
-from collections.abc import Iterable
-from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
 
-from okxcli.core.decimals import EXACT
+from okxcli.core.decimals import ZERO, total
 from okxcli.core.model import OHLCVCandle
 
 
@@ -93,10 +91,10 @@ def combine(parts: list[OHLCVCandle]) -> OHLCVCandle:
         high=max(part.high for part in traded),
         low=min(part.low for part in traded),
         close=closer.close,
-        volume=_sum(part.volume for part in parts) or Decimal(0),
-        base_volume=_sum(part.base_volume for part in parts),
-        quote_volume=_sum(part.quote_volume for part in parts),
-        buy_volume=_sum(part.buy_volume for part in parts),
+        volume=total(part.volume for part in parts) or ZERO,
+        base_volume=total(part.base_volume for part in parts),
+        quote_volume=total(part.quote_volume for part in parts),
+        buy_volume=total(part.buy_volume for part in parts),
         trade_count=_count(parts),
         first_trade_id=opener.first_trade_id,
         last_trade_id=closer.last_trade_id,
@@ -112,15 +110,6 @@ def _first_id(part: OHLCVCandle) -> int:
 def last_id(part: OHLCVCandle) -> int:
     """Return the highest id in a bar; 0 where it has none."""
     return part.last_trade_id or 0
-
-
-def _sum(values: Iterable[Decimal | None]) -> Decimal | None:
-    total = Decimal(0)
-    for value in values:
-        if value is None:
-            return None
-        total = EXACT.add(total, value)
-    return total
 
 
 def _count(parts: list[OHLCVCandle]) -> int | None:

@@ -9,8 +9,9 @@ from collections.abc import Collection
 from psycopg import sql
 
 from okxcli.core.model import OHLCVCandle
-from okxcli.core.timeframes import Timeframe, parse_list
+from okxcli.core.timeframes import Timeframe
 from okxcli.storage import ledger
+from okxcli.storage.candles import stored_frames
 from okxcli.storage.database import Connection
 from okxcli.storage.evidence import Evidence
 from okxcli.storage.flats import Ids, store_flats
@@ -37,21 +38,12 @@ _TRADED = sql.SQL(
 )
 
 
-def stored_frames(connection: Connection, exchange: str, symbol: str) -> tuple[Timeframe, ...]:
-    """Return the timeframes of our bars of a symbol, shortest first."""
-    rows = connection.execute(
-        "SELECT DISTINCT timeframe FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades'",
-        [exchange, symbol],
-    ).fetchall()
-    return parse_list([row[0] for row in rows]) if rows else ()
-
-
 def make_anew(connection: Connection, exchange: str, symbol: str, since: int, until: int) -> int:
     """Make each stored timeframe's bars that touch `[since, until)` (ms) again; return how many changed.
 
     Days whose rows retention dropped are left alone.
     """
-    frames = stored_frames(connection, exchange, symbol)
+    frames = stored_frames(connection, (exchange, symbol))
     changed = 0
     for at, frame in enumerate(frames):
         proof = Proof.load(connection, exchange, symbol)

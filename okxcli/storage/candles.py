@@ -7,6 +7,7 @@ from psycopg import sql
 
 from okxcli.core.compare import beats, fills
 from okxcli.core.model import OHLCVCandle
+from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.storage.database import Connection
 from okxcli.storage.outcome import Outcome
 from okxcli.storage.rows import fields_of, stamp
@@ -14,6 +15,22 @@ from okxcli.storage.staging import insert
 
 _KEY = ("exchange", "symbol", "origin", "timeframe", "timestamp")
 _Key = tuple[str, str, str, str, int]
+
+
+# Found by skipping through the keys, and not by a look at every bar.
+_FRAMES = """
+WITH RECURSIVE f (name) AS (
+    SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s AND origin = 'trades'
+    UNION ALL SELECT (SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s
+        AND origin = 'trades' AND timeframe > f.name) FROM f WHERE f.name IS NOT NULL
+) SELECT name FROM f WHERE name IS NOT NULL
+"""
+
+
+def stored_frames(connection: Connection, key: tuple[str, str]) -> tuple[Timeframe, ...]:
+    """Return the timeframes of our bars of a symbol, shortest first."""
+    names = [row[0] for row in connection.execute(_FRAMES, {"e": key[0], "s": key[1]})]
+    return parse_list(names) if names else ()
 
 
 def key_of(candle: OHLCVCandle) -> _Key:

@@ -73,7 +73,9 @@ class Connection(psycopg.Connection[TupleRow]):
     def transaction(  # type: ignore[override]  # there is nothing to do with psycopg's own object here
         self, savepoint_name: str | None = None, force_rollback: bool = False, begin: LiteralString = READ_COMMITTED
     ) -> Iterator[None]:
-        """Commit what is done in the block, or nothing of it when it raises; within another one it is a savepoint.
+        """Commit what is done in the block, or nothing of it when it raises or with `force_rollback`.
+
+        Within another one it is a savepoint.
 
         Raises:
             OperationalError: the connection was lost before the commit, or the block went on after a failure.
@@ -88,6 +90,9 @@ class Connection(psycopg.Connection[TupleRow]):
         except BaseException:
             self.give_up()
             raise
+        if force_rollback:
+            self.give_up()
+            return
         if self.closed:  # nobody is there to be sent the COMMIT
             raise psycopg.OperationalError("the connection was lost before the commit")
         if self.cursor().execute("COMMIT").statusmessage != "COMMIT":

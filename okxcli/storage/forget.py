@@ -11,7 +11,7 @@ from psycopg import sql
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.errors import UsageError
 from okxcli.storage import doubts, ledger, steps
-from okxcli.storage.anew import stored_frames
+from okxcli.storage.candles import stored_frames
 from okxcli.storage.checksum import checksum
 from okxcli.storage.database import Connection
 from okxcli.storage.doubts import Doubt
@@ -63,7 +63,7 @@ def forget(
     """
     key = (exchange, symbol)
     ids: Ranges = [(first, last)]
-    with connection.transaction(), connection.transaction(force_rollback=not done):
+    with connection.transaction(force_rollback=not done):
         ledger.introduce(connection, [key])
         ledger.lock(connection, [key])
         before = Proof.load(connection, *key)
@@ -193,7 +193,7 @@ def _make_bars(connection: Connection, exchange: str, symbol: str, moments: list
     """Make the bars again in which rows were taken out; those in which nothing is left are no bars, nor any after the
     newest fill.
     """
-    frames = stored_frames(connection, exchange, symbol) if moments else ()
+    frames = stored_frames(connection, (exchange, symbol)) if moments else ()
     for at, frame in enumerate(frames):
         starts = sorted({frame.start_of(moment) for moment in moments})
         smaller = [other for other in frames[:at] if frame.holds(other)]

@@ -5,9 +5,9 @@ timeframe where they are proven, and sums of the rows where they are not. The fi
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 from okxcli.core.bucket import TimeframeBucket
+from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.model import Line
 from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
@@ -21,27 +21,12 @@ from okxcli.storage.rebuild import buckets, count_rows, joined, proven_parts, st
 from okxcli.storage.rows import stamp
 
 
-class Maker(Protocol):
-    """What is opened: `core.candles.RealTimeCandleProcessor`."""
-
-    timeframes: tuple[Timeframe, ...]
-    base: Timeframe
-    lateness_ms: int
-
-    def seed(
-        self,
-        exchange: str,
-        symbol: str,
-        known: Iterable[Run],
-        step: int,
-        parts: Iterable[TimeframeBucket],
-        until: int,
-    ) -> None:
-        """Take in what is known of a symbol from before its first trade."""
-
-
 def reopen(
-    connection: Connection, exchange: str, symbol: str, maker: Maker, feed: Callable[[Line], None]
+    connection: Connection,
+    exchange: str,
+    symbol: str,
+    maker: RealTimeCandleProcessor,
+    feed: Callable[[Line], None],
 ) -> int | None:
     """Give `maker` the open bars of a symbol as they are stored; return the highest known id, None without a tape.
 

@@ -13,6 +13,7 @@ from okxcli.core.series import longest_quiet
 from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage import ledger
+from okxcli.storage.candles import stored_frames
 from okxcli.storage.database import Connection
 from okxcli.storage.ledger import Key
 from okxcli.storage.rows import fields_of, stamp
@@ -40,13 +41,6 @@ SELECT greatest(max(below.ms - r.low), max(r.high - above.ms), 0) FROM
     LATERAL (SELECT (extract(epoch FROM min(timestamp)) * 1000)::bigint AS ms FROM raw_trades WHERE exchange = %s
         AND symbol = %s AND epoch = 0 AND trade_id > r.last AND trade_id <= r.last + %s AND timestamp < r.until
         AND timestamp > r.until - interval '1 day') AS above
-"""
-_FRAMES = """
-WITH RECURSIVE f (name) AS (
-    SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s AND origin = 'trades'
-    UNION ALL SELECT (SELECT min(timeframe) FROM market_data WHERE exchange = %(e)s AND symbol = %(s)s
-        AND origin = 'trades' AND timeframe > f.name) FROM f WHERE f.name IS NOT NULL
-) SELECT name FROM f WHERE name IS NOT NULL
 """
 _COMPLETE = sql.SQL(
     "SELECT {} FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) AS w (name, since, until)"
@@ -144,12 +138,6 @@ def measure(connection: Connection, key: Key) -> None:
         " WHERE exchange = %(e)s AND symbol = %(s)s AND epoch = 0",
         {"e": key[0], "s": key[1]},
     )
-
-
-def stored_frames(connection: Connection, key: Key) -> list[Timeframe]:
-    """Return the timeframes of our bars of a symbol."""
-    rows = connection.execute(_FRAMES, {"e": key[0], "s": key[1]})
-    return [Timeframe.parse(name) for (name,) in rows]
 
 
 def _doubt(connection: Connection, key: Key, fills: Sequence[StandardizedTrade]) -> None:

@@ -38,6 +38,16 @@ def test_a_savepoint_gives_back_its_part_alone(opened):
     assert found == [("a",)]
 
 
+def test_a_block_that_is_to_be_taken_back(opened):
+    """Nothing of it is stored, whether it is a transaction or within one."""
+    with opened.connect() as connection:
+        with connection.transaction(force_rollback=True):
+            connection.execute("INSERT INTO meta VALUES ('a', '')")
+        with connection.transaction(), connection.transaction(force_rollback=True):
+            connection.execute("INSERT INTO meta VALUES ('b', '')")
+        assert connection.execute("SELECT key FROM meta WHERE value = ''").fetchall() == []
+
+
 def test_settings_hold_within_a_transaction_alone(opened):
     """Ours in a lone statement too; afterwards the session is as it was."""
     with opened.connect(lock_timeout="7s") as connection:
