@@ -80,6 +80,7 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
     """
     span = [stamp(max(since, MIN_TIMESTAMP)), stamp(min(until, MAX_TIMESTAMP))]
     key = [ids.exchange, ids.symbol, frame.name]
+    long = 0
     for start, end, before, after in connection.execute(_QUIET, [*key, *span]).fetchall():
         if not ids.whole(connection, start, end, before, before):
             continue
@@ -90,7 +91,7 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
         elif before < after and count_within(ids.covered, before + 1, after - 1):
             continue
         if end - start > longest_quiet(frame):
-            _log.warning("%s: no %s bars for a quiet of more than a week", ids.symbol, frame.name)
+            long += 1
             continue
         row = connection.execute(_CLOSE, [*key, before, stamp(start)]).fetchone()
         if row is None:  # its bar lies outside of what is looked at, and in it a fill that came late
@@ -98,6 +99,8 @@ def flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until:
         right = connection.execute(_RIGHT, [*key, stamp(start), stamp(end), row[0]]).fetchall()
         for at in sorted({*starts_in(frame, start, end)} - {at for (at,) in right}):
             yield flat_candle(ids.exchange, ids.symbol, frame.name, at, frame.end_of(at), row[0])
+    if long:
+        _log.info("%s: %d quiets of more than a week have no %s bars", ids.symbol, long, frame.name)
 
 
 def store_flats(connection: Connection, ids: Ids, frame: Timeframe, since: int, until: int) -> int:

@@ -69,20 +69,18 @@ def repair(connection: Connection, exchange: str, symbol: str, days: Days = None
 
     Ids that are lost are remembered as missing, so that `okx backfill` fetches them, wherever they lie. Of an id with
     several rows the one received first stays, as it would have if the ledger had been right; the others go to the
-    quarantine.
+    quarantine. How far time steps back is measured anew, of all days.
     """
     with connection.transaction():
         ledger.introduce(connection, [(exchange, symbol)])
         ledger.lock(connection, [(exchange, symbol)])
         proof = Proof.load(connection, exchange, symbol)
         found = compare(connection, proof, days)
-        if not found:
-            return []
         twice = [number for one in found if one.kind == "twice" for number in range(one.first, one.last + 1)]
         if twice:
             _keep_first(connection, exchange, symbol, twice)
-        counted = list(_counted(connection, exchange, symbol, days))
-        _rewrite(connection, proof, counted, days)
+        if found:
+            _rewrite(connection, proof, list(_counted(connection, exchange, symbol, days)), days)
         if days is None:
             steps.measure(connection, (exchange, symbol))
         doubts.want(connection, exchange, symbol, [(one.first, one.last) for one in found if one.kind == "lost"])

@@ -68,6 +68,9 @@ def test_a_repair_of_the_ledger_measures_again(database, connection):
     assert stored_step(database) == 0
     store(database, [trade(7, timestamp=MIDNIGHT + 60_900)])
     assert stored_step(database) == 100
+    connection.execute("UPDATE symbols SET step = 0")  # as in a database that an older release has made
+    assert recount.repair(connection, *KEY) == []
+    assert stored_step(database) == 100
 
 
 def test_a_bar_is_looked_at_again_when_a_fill_lands_in_it(database, connection):
