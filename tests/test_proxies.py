@@ -276,7 +276,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "spoil", "told"), SPOILT, ids=str)
+@pytest.mark.parametrize(("kind", "spoil", "told"), SPOILT, ids=lambda part: getattr(part, "__name__", part))
 def test_a_proxy_that_does_wrong(kind, spoil, told):
     """REST and socket say the same in a line that names it, within their time, and nothing of what it sent."""
     with SmallProxy(kind, spoil=spoil) as proxy:

@@ -43,7 +43,7 @@ def stored(database):
 
 @pytest.mark.parametrize(
     "source",
-    ["stream BTC-USDT -n 50 -q --ws-url {ws} --rest-url {rest}", "history BTC-USDT --since 5s -q --rest-url {rest}"],
+    ["stream BTC-USDT -n 300 -q --ws-url {ws} --rest-url {rest}", "history BTC-USDT --since 5s -q --rest-url {rest}"],
 )
 @pytest.mark.parametrize(
     "steps", ["", "| okx candles --tf 1s --no-live -q ", "| okx candles --tf 1s --pass --no-live -q "]
