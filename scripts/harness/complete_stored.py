@@ -94,7 +94,7 @@ class Clock:
 
 @dataclass
 class Symbol:
-    """A market, and what has been brought of it so far: ids stored, and ids that were called nobody's.
+    """A market, and what has been brought of it so far: ids stored, ids in sweeps, ids that were called nobody's.
 
     `streams` are what is still to come, one of each collector. A market that does not show how far its times step back
     is not `fair`: there a bar may lack what nobody could know of, but not what is stored.
@@ -104,6 +104,7 @@ class Symbol:
     fair: bool
     streams: list[list[Event]] = field(default_factory=list)
     brought: set[int] = field(default_factory=set)
+    swept: set[int] = field(default_factory=set)
     denied: set[int] = field(default_factory=set)
 
     def note(self, event: Event) -> None:
@@ -111,8 +112,8 @@ class Symbol:
         ids = range(event[1], event[2] + 1)
         if event[0] == "absent":
             self.denied.update(ids)
-        elif event[0] == "fill":  # sweeps are no part of the tape
-            self.brought.update(ids)
+        else:  # a sweep is part of candles, and not of the tape
+            (self.swept if event[0] == "sweep" else self.brought).update(ids)
 
     def next(self, number: int, share: float, lost: int) -> list[Event]:
         """Return what a collector brings until it stops, a share of what is left; `lost` more pass meanwhile."""
@@ -297,16 +298,17 @@ class Round:
 
         Nobody is to blame for an id that was called absent as long as no fill of it has come, nor a collector for what
         he called complete before, nor who makes that bar again and finds rows lost; and where how far times step back
-        was never shown, not for what nobody has brought.
+        was never shown, not for what nobody has brought. Who has seen a sweep may know more than the tape.
         """
         market, lied = one.market, one.denied - one.brought
-        if not one.fair:
-            can_be_known = self.tape and step != "collected"
-            return market.judge(candle, market.fills.keys() - one.brought) if can_be_known else ""
-        problem = market.judge(candle, lied)
         before = step == "collected" or (step == "mended" and self._rows_lost)
-        excused = problem and before and market.excuse(candle, lied, one.denied & one.brought)
-        return "" if excused else problem
+        perhaps = (lied & one.swept) | (one.denied & one.brought if before else set())
+        if not one.fair:
+            if not self.tape or step == "collected":
+                return ""
+            lied, perhaps = market.fills.keys() - one.brought - one.swept, one.swept - one.brought
+        problem = market.judge(candle, lied - one.swept)
+        return "" if problem and market.excuse(candle, lied - one.swept, perhaps) else problem
 
     def _owed(self, one: Symbol, said: set[tuple[object, ...]], count: Count) -> None:
         """Count the bars that everything from the first to the last stored fill proves, and those not called so."""

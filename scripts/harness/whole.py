@@ -169,10 +169,19 @@ class Market:
     def excuse(self, line: dict[str, object], without: Collection[int], perhaps: Collection[int]) -> bool:
         """Whether a candle is right that lacks, besides those `without`, some of the ids that it `perhaps` lacks."""
         start, end = int(str(line["start"])), int(str(line["timestamp"]))
-        inside = {fill.id for fill in self.bars(end - start).get(start, ())}
-        open_ids = sorted(inside & set(perhaps)) if line["trade_count"] else sorted(perhaps)
-        some = (chosen for size in range(len(open_ids) + 1) for chosen in combinations(open_ids, size))
+        open_ids = {fill.id for fill in self.bars(end - start).get(start, ())} & {*perhaps}
+        if not line["trade_count"]:
+            return self._excuse_flat(line, {*without, *open_ids}, perhaps)
+        some = (chosen for size in range(len(open_ids) + 1) for chosen in combinations(sorted(open_ids), size))
         return any(not self.judge(line, {*without, *chosen}) for chosen in islice(some, 4_096))
+
+    def _excuse_flat(self, line: dict[str, object], lacked: set[int], perhaps: Collection[int]) -> bool:
+        while self.judge(line, lacked):
+            before = self._before(int(str(line["start"])), lacked)
+            if before is None or before.id not in perhaps:
+                return False
+            lacked.add(before.id)
+        return True
 
     def _before(self, moment: int, without: Collection[int]) -> Fill | None:
         """Return the fill with the highest id of those before a moment."""
