@@ -3,6 +3,7 @@
 from contextlib import closing
 
 import pytest
+from msgspec.structs import replace
 from storage_samples import bars_of, made, market, store
 
 from okxcli.core.timeframes import parse_list
@@ -68,6 +69,25 @@ def test_an_outage_is_no_quiet(database, connection):
     found = flat(bars_of(database))
     assert found < flat(wanted)
     assert not [end for _, end in found if min(before) < end <= max(before)]
+
+
+def test_flat_bars_that_do_not_know_the_last_price(database, connection):
+    """They are complete no more where the quiet is not proven; where it is, they are made again."""
+    fills = market(600, seed=3, quiet=0.03)
+    wanted = made(fills, NAMES, fill=True)
+    wrong = {key: replace(bar, close=bar.close + 1) for key, bar in wanted.items() if bar.first_trade_id is None}
+    at = next(n for n in range(300, 600) if fills[n].timestamp - fills[n - 1].timestamp > 3_000)
+    store(database, [*fills[:at], *fills[at + 1 :], *(wanted | wrong).values()])
+    filled(connection, Proof.load(connection, *KEY))
+    found = bars_of(database)
+    unproven = {key for key in wrong if not found[key].complete}
+    assert unproven and max(end for _, end in unproven) <= fills[at].timestamp
+    assert min(end for _, end in unproven) > fills[at - 1].timestamp
+    assert all(found[key] == bar for key, bar in wanted.items() if key not in unproven)
+    store(database, [fills[at]])
+    assert filled(connection, Proof.load(connection, *KEY)) == len(unproven)
+    found = bars_of(database)
+    assert all(found[key] == wanted[key] for key in wrong)
 
 
 class Clock:
