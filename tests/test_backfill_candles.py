@@ -306,6 +306,22 @@ def test_whatever_a_bad_stream_left_behind(database, seed):
             assert len(settled(connection, found)) > 0.8 * len(found)
 
 
+def test_time_stepped_back_before_what_is_fetched(database):
+    """A stretch alone does not show it; the bar beside ids that OKX does not show stays incomplete."""
+    times = (3_297, 797, 5_000, 5_000, 2_500, 5_001, 5_051, 4_218, 5_052, 6_051, 6_051, 6_101, 8_000, 10_500, 30_000)
+    fills = [storage_samples.trade(n, timestamp=START_MS + at) for n, at in enumerate(times, 1)]
+    shown = [fill for fill in fills if fill.trade_id not in (3, 4)]
+    kept = [fill for fill in shown if fill.trade_id != 10]
+    storage_samples.store(database, storage_samples.made(kept, "1s", lateness_ms=60_000).values())
+    with open_database(database, create=True) as opened:
+        clock = count(START_MS + 3_600_000, 40)
+        with closing(Backfill(Tools(opened.connect, Past(shown), clock=clock.__next__), ())) as work:
+            (row,) = work.run([SYMBOL])
+    assert (row["fetched"], row["left"]) == (1, 2)
+    starts = [bar.start - START_MS for bar in storage_samples.bars_of(database).values() if bar.complete]
+    assert starts == [10_000]
+
+
 @pytest.fixture
 def start(tmp_path, database):
     """Start `okx ...` or a pipe of its commands on the fresh database."""

@@ -233,6 +233,7 @@ class Candles:
 
         names = [bars.frame.name for bars in chain.roots]
         maker = RealTimeCandleProcessor(names, keep, lateness_ms=_LATENESS_MS, live=False)
+        maker.seed(EXCHANGE, plan.symbol, (), chain.base.ids.step, (), 0)  # a stretch alone may not show it
         try:
             tools.introduce(plan.symbol, writer)
             writer.flush()

@@ -179,7 +179,8 @@ _OURS = sql.SQL(
 # Bars as islands whose ids do not reach into another: those of neighbours may lie between each other's. An island holds
 # all of its ids if there are as many fills in it, absent ones counted; if not, each of its bars stands for itself.
 # Islands that hold all and follow on each other are one. Of each: first and last id, first start and last end, first
-# end and last start, whether it holds all, the time over which bars overlap, whether id 1 is proved to be the first.
+# end and last start, whether it holds all, the time over which bars overlap, how far a last moment lies behind a first
+# one of lower ids, whether id 1 is proved to be the first.
 _LINKS = sql.SQL("""
 WITH bars AS (
     SELECT first_trade_id AS first, last_trade_id AS last, (extract(epoch FROM start) * 1000)::bigint AS low,
@@ -207,13 +208,15 @@ WITH bars AS (
     UNION ALL SELECT first, last, low, high, high, low, held = last - first + 1, mixed, begins
     FROM counted WHERE NOT i_whole
 ), told AS (
-    SELECT *, lag(whole) OVER w AND whole AND first = 1 + lag(last) OVER w AS goes_on
+    SELECT *, lag(whole) OVER w AND whole AND first = 1 + lag(last) OVER w AS goes_on,
+        max(late) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - (early - 1) AS back
     FROM parts WINDOW w AS (ORDER BY first, last)
 ), joined AS (
     SELECT *, count(*) FILTER (WHERE goes_on IS NOT TRUE) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS link
     FROM told
 )
-SELECT min(first), max(last), min(low), max(high), min(early), max(late), bool_and(whole), max(mixed), bool_or(begins)
+SELECT min(first), max(last), min(low), max(high), min(early), max(late), bool_and(whole), max(mixed),
+    max(back), bool_or(begins)
 FROM joined GROUP BY link ORDER BY 1, 2
 """).format(_OURS)
 _NEWEST = sql.SQL("SELECT (extract(epoch FROM max(start)) * 1000)::bigint {}").format(_OURS)
@@ -253,11 +256,11 @@ def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, 
     links: list[Link] = []
     ids = IdRanges(length=frame.length)
     rows = connection.execute(_LINKS, [*values, ledger.written(absent)])
-    for first, last, start, end, early, late, whole, mixed, begins in rows:
+    for first, last, start, end, early, late, whole, mixed, back, begins in rows:
         for a, b in [(first, last)] if whole or first == last else [(first, first), (last, last)]:
             links.append(Link(a, b, start, end))
             ids.add(a, b, early - 1, late, sure=begins)
-        ids.step = max(ids.step, mixed)
+        ids.step = max(ids.step, mixed, back + 2 * (frame.length - 1) if back is not None and back > 0 else 0)
     for first, last in absent:
         ids.add(first, last)
     with reader.snapshot(connection):

@@ -178,6 +178,17 @@ def test_a_bar_that_is_missing_inside_the_ids_of_its_neighbour(database, connect
     assert Chain.load(connection, *KEY).holes() == []
 
 
+def test_time_steps_back_between_bars_that_follow_on_each_other(database, connection):
+    """As far as it does there, it may have between ids that nobody holds."""
+    placed = [(3, 1, 1), (0, 2, 2), (2, 5, 5), (5, 6, 8), (8, 9, 9), (30, 10, 10)]  # 3 and 4 are in no bar
+    frame = {"timeframe": "1m", "complete": False}
+    store(database, [candle(n, first_trade_id=a, last_trade_id=b, count=b - a + 1, **frame) for n, a, b in placed])
+    base = Chain.load(connection, *KEY).base
+    assert base.ids.step == 4 * 60_000 - 1
+    mend(connection)
+    assert [bar.first_trade_id for bar in bars_of(database).values() if bar.complete] == [9]
+
+
 def test_what_lies_in_a_span(database, connection):
     """The lowest and highest id of the bars that lie in it whole."""
     bars = made(market(900), "1s")
