@@ -23,6 +23,7 @@ from okxcli.backfill import Backfill, Tools
 from okxcli.core.candles import RealTimeCandleProcessor
 from okxcli.core.decimals import plain
 from okxcli.core.model import Absent
+from okxcli.errors import ExchangeUnavailable
 from okxcli.exchange.history import Page, TradeHistory, trade_line
 from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
@@ -320,6 +321,31 @@ def test_time_stepped_back_before_what_is_fetched(database):
     assert (row["fetched"], row["left"]) == (1, 2)
     starts = [bar.start - START_MS for bar in storage_samples.bars_of(database).values() if bar.complete]
     assert starts == [10_000]
+
+
+class Away:
+    """No REST."""
+
+    def __getattr__(self, name):
+        raise ExchangeUnavailable("away")
+
+
+def test_time_stepped_back_where_another_timeframe_shows_it(database):
+    """Bars of 3 s would prove one that lacks a fill; and they do not when those that show it are gone as well."""
+    times = (14_315, 12_315, 16_314, 14_314, 16_314, 18_313, 23_313)
+    fills = [storage_samples.trade(n, timestamp=START_MS // 6_000 * 6_000 + at) for n, at in enumerate(times, 11)]
+    kept = [fill for fill in fills if fill.trade_id != 13]
+    storage_samples.store(database, storage_samples.made(kept, "2s,3s", lateness_ms=60_000).values())
+    with open_database(database, create=True) as opened, closing(opened.connect()) as connection:
+        steps = []
+        for gone in (12, 11):
+            with closing(Backfill(Tools(opened.connect, Away()), ())) as work, pytest.raises(ExchangeUnavailable):
+                list(work.run([SYMBOL]))
+            found = [bar.first_trade_id for bar in storage_samples.bars_of(database).values() if bar.complete]
+            assert found == [16, 16]  # their neighbours prove them
+            steps.append(Chain.load(connection, *KEY).step)
+            connection.execute("DELETE FROM market_data WHERE first_trade_id = %s", [gone])
+        assert steps[0] == steps[1] > 2_000
 
 
 @pytest.fixture

@@ -91,7 +91,16 @@ class Chain:
         roots = [frame for at, frame in enumerate(frames) if not any(frame.holds(small) for small in frames[:at])]
         absent = absent_ids(connection, exchange, symbol)
         found = [_bars(connection, exchange, symbol, frame, absent) for frame in roots]
+        # What one of them shows holds for all, and so does what bars showed that are not stored any more.
+        step = max(ledger.step_of(connection, exchange, symbol), *(bars.ids.step for bars in found))
+        for bars in found:
+            bars.ids.step = step
         return cls(exchange, symbol, frames, found, absent)
+
+    @property
+    def step(self) -> int:
+        """How far time can have stepped back between ids at most, as far as bars have shown (ms)."""
+        return self.base.ids.step
 
     @property
     def base(self) -> Bars:

@@ -196,6 +196,8 @@ class Round:
     def _wear(self) -> None:
         """Lose some bars, and rows of fills behind the ledger's back; another process may have dropped them."""
         if self.rng.random() < 0.3:
+            if not self.tape:  # how far times step back is kept by then, which nothing else shows without these bars
+                self._backfill(away=True)
             self.connection.execute("DELETE FROM market_data WHERE mod(trade_count + last_trade_id, 6) = 0")
             self._tell("bars are lost")
         if self.tape and self.rng.random() < 0.2:
