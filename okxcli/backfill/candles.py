@@ -28,6 +28,7 @@ from okxcli.storage.chain import (
     is_candles_only,
     merge_larger,
     stale_larger,
+    step_outside,
 )
 from okxcli.storage.flats import flats, store_flats
 from okxcli.storage.ledger import Ranges
@@ -69,7 +70,6 @@ class Candles:
             NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
         """
         chain = self._chain(symbol)
-        self._keep_step(chain)
         plan = Plan(symbol, stretches=[], ceiling=chain.known[-1][1])
         holes = [one for one in chain.broken(chain.base) if _touches(one, since_ms, until_ms)]
         spans = _broken(chain, since_ms, until_ms)
@@ -92,15 +92,6 @@ class Candles:
         if chain is None:  # retention has dropped them meanwhile
             raise DatabaseUnavailable(f"the candles of {symbol} are gone: try again")
         return chain
-
-    def _keep_step(self, chain: Chain) -> None:
-        """Keep how far time has stepped back: the bars that show it may be dropped."""
-        connection, key = self._tools.connection, (chain.exchange, chain.symbol)
-        if chain.step > ledger.step_of(connection, *key):
-            with connection.transaction():
-                ledger.introduce(connection, [key])
-                ledger.lock(connection, [key])
-                ledger.note_step(connection, key, chain.step)
 
     def _stretch(self, chain: Chain, since: int, until: int) -> Stretch | None:
         """Return the fills of the bars that touch a span, one more on each side; None where no bar is stored."""
@@ -243,7 +234,9 @@ class Candles:
 
         names = [bars.frame.name for bars in chain.roots]
         maker = RealTimeCandleProcessor(names, keep, lateness_ms=_LATENESS_MS, live=False)
-        maker.seed(EXCHANGE, plan.symbol, (), chain.step, (), 0)  # a stretch alone may not show it
+        # A stretch alone may not show how far time steps back; bars that are to be made again may be wrong.
+        step = chain.step if plan.anew is None else step_outside(tools.connection, chain, since, until)
+        maker.seed(EXCHANGE, plan.symbol, (), step, (), 0)
         try:
             tools.introduce(plan.symbol, writer)
             writer.flush()

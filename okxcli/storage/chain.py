@@ -91,15 +91,14 @@ class Chain:
         roots = [frame for at, frame in enumerate(frames) if not any(frame.holds(small) for small in frames[:at])]
         absent = absent_ids(connection, exchange, symbol)
         found = [_bars(connection, exchange, symbol, frame, absent) for frame in roots]
-        # What one of them shows holds for all, and so does what bars showed that are not stored any more.
-        step = max(ledger.step_of(connection, exchange, symbol), *(bars.ids.step for bars in found))
+        step = max(bars.ids.step for bars in found)
         for bars in found:
-            bars.ids.step = step
+            bars.ids.step = step  # what one of them shows holds for all
         return cls(exchange, symbol, frames, found, absent)
 
     @property
     def step(self) -> int:
-        """How far time can have stepped back between ids at most, as far as bars have shown (ms)."""
+        """How far time can have stepped back between ids at most, as far as the bars show (ms)."""
         return self.base.ids.step
 
     @property
@@ -260,11 +259,19 @@ _START = sql.SQL(
 _MONTH = sql.SQL("(extract(epoch FROM date_trunc('month', start, {})) * 1000)::bigint")
 
 
-def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, absent: Ranges) -> Bars:
-    values = [exchange, symbol, frame.name, stamp(MIN_TIMESTAMP), stamp(MAX_TIMESTAMP)]
+def step_outside(connection: Connection, chain: Chain, since: int, until: int) -> int:
+    """Return how far time can have stepped back (ms), as the bars outside of `[since, until)` show."""
+    key, spans = (chain.exchange, chain.symbol), (Span(MIN_TIMESTAMP, since), Span(until, MAX_TIMESTAMP))
+    sets = [_linked(connection, key, bars.frame, chain.absent, span)[1] for bars in chain.roots for span in spans]
+    return max(ids.step for ids in sets)
+
+
+def _linked(
+    connection: Connection, key: tuple[str, str], frame: Timeframe, absent: Ranges, span: Span
+) -> tuple[list[Link], IdRanges]:
     links: list[Link] = []
     ids = IdRanges(length=frame.length)
-    rows = connection.execute(_LINKS, [*values, ledger.written(absent)])
+    rows = connection.execute(_LINKS, [*key, frame.name, stamp(span.since), stamp(span.until), ledger.written(absent)])
     for first, last, start, end, early, late, whole, mixed, back, begins in rows:
         for a, b in [(first, last)] if whole or first == last else [(first, first), (last, last)]:
             links.append(Link(a, b, start, end))
@@ -272,8 +279,16 @@ def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, 
         ids.step = max(ids.step, mixed, back + 2 * (frame.length - 1) if back is not None and back > 0 else 0)
     for first, last in absent:
         ids.add(first, last)
+    return links, ids
+
+
+def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, absent: Ranges) -> Bars:
+    span = Span(MIN_TIMESTAMP, MAX_TIMESTAMP)
+    links, ids = _linked(connection, (exchange, symbol), frame, absent, span)
     with reader.snapshot(connection):
-        row = connection.execute(_NEWEST, values).fetchone()
+        row = connection.execute(
+            _NEWEST, [exchange, symbol, frame.name, stamp(span.since), stamp(span.until)]
+        ).fetchone()
         newest = MIN_TIMESTAMP if row is None else int(row[0])
         span = Span(newest, frame.end_of(newest))
         return Bars(frame, links, ids, next(reader.candles(connection, Series(exchange, symbol, frame.name), span)))

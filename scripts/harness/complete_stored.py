@@ -196,9 +196,10 @@ class Round:
     def _wear(self) -> None:
         """Lose some bars, and rows of fills behind the ledger's back; another process may have dropped them."""
         if self.rng.random() < 0.3:
-            if not self.tape:  # how far times step back is kept by then, which nothing else shows without these bars
-                self._backfill(away=True)
-            self.connection.execute("DELETE FROM market_data WHERE mod(trade_count + last_trade_id, 6) = 0")
+            lose = "DELETE FROM market_data WHERE mod(trade_count + last_trade_id, 6) = 0"
+            for name, one in self.symbols.items():  # candles alone: nothing else shows how far times step back
+                shown = 0 if self.tape else max(one.market.shown, default=0)
+                self.connection.execute(f"{lose} AND symbol = %s AND first_trade_id > %s", [name, shown])
             self._tell("bars are lost")
         if self.tape and self.rng.random() < 0.2:
             self.connection.execute("DELETE FROM raw_trades WHERE mod(trade_id, 23) = 0")
