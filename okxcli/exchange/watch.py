@@ -113,6 +113,7 @@ class Watch:
         self._tickers: dict[str, Row] = {}
         self._tickers_ms = 0
         self._stopping = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="okx watch", daemon=True)
 
     def start(self) -> None:
@@ -122,6 +123,7 @@ class Watch:
     def stop(self) -> None:
         """Look no more."""
         self._stopping.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(_STOP_S)
 
@@ -132,6 +134,7 @@ class Watch:
     def told(self, row: Row) -> None:
         """Take note of what OKX itself says of an instrument, which is on its way as a line; from any thread."""
         self._pushed_rows.append(row)
+        self._wake.set()  # by the next look the instrument may be back
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
         """Drop what is known of channels that nobody wants any more."""
@@ -144,7 +147,8 @@ class Watch:
             except Exception:
                 if not self._stopping.is_set():
                     _log.exception("a bug of okx in the watch over the connections")
-            self._stopping.wait(self._times.tick_ms / 1000)
+            self._wake.wait(self._times.tick_ms / 1000)
+            self._wake.clear()
 
     def look(self, now: int) -> None:
         """Do what is due at `now` (`passed_ms`)."""

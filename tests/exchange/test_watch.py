@@ -197,6 +197,15 @@ def test_what_okx_says_of_its_instruments_comes_as_it_happens(exchange, caplog):
     assert whole(ids(lines, BTC))
 
 
+def test_what_okx_says_of_its_instruments_is_done_at_once(exchange, caplog):
+    """Not at the next look: until then the instrument may be back."""
+    times = Times(tick_ms=60_000, clock_ms=None)
+    with feed_of(exchange, [BTC, ETH], listing=True, times=times) as feed:
+        read(feed, present(exchange, BTC, ETH))
+        exchange.set_state(ETH, "expired")
+        read(feed, lambda _: told(caplog, "ETH-USDT is retired"))
+
+
 def test_symbols_that_are_none_end_it_although_the_listing_stands(exchange):
     """OKX has nothing of what is asked for: that is told as without it."""
     with (
