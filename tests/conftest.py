@@ -45,7 +45,7 @@ def embedded_dsn() -> Iterator[str]:
     if given:
         yield given
         return
-    from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+    from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
     base = throwaway_base()
     try:

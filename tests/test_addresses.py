@@ -12,9 +12,9 @@ import pytest
 from hostile_server import HostileServer, answer
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchange.archive_download import Downloader
-from okxcli.local.engine import Options
+from okxcli.exchanges.okx.bulk_files.download import Downloader
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 OKX = [sys.executable, "-m", "okxcli"]
 SYMBOL = "BTC-USDT"

@@ -1,11 +1,6 @@
 """In whatever way stored data is lost, altered or stale, some command says so, and names what cures it."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 from harness.comfort import WAYS, Place
 
 

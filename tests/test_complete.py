@@ -6,27 +6,22 @@ The short form of `scripts/chaos complete`.
 import json
 import os
 import random
-import sys
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from psycopg.conninfo import make_conninfo
-
-from okxcli.core.candles import RealTimeCandleProcessor
-from okxcli.core.codec import decode, encode
-from okxcli.core.rollup import CandleRollup
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
 from harness.complete import table
 from harness.complete_lines import Count, Recipe, from_candles, from_trades, parts, play_candles, play_trades
 from harness.complete_stored import Round
 from harness.damage import draw
 from harness.whole import Fill, Known, Market
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
+
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.candles.rollup import CandleRollup
+from okxcli.core.codec import decode, encode
 
 T0 = 1_747_087_200_000
 

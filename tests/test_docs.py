@@ -17,7 +17,7 @@ import typer.main
 from okxcli.cli import build_app
 from okxcli.core import model
 from okxcli.errors import EXIT_MEANING
-from okxcli.runtime import config_schema
+from okxcli.runtime.configuration import config_keys
 
 ROOT = Path(__file__).parents[1]
 MAN = ROOT / "man"
@@ -136,7 +136,7 @@ def test_every_key_of_a_line_is_documented(title, kind):
 def test_every_key_of_the_configuration_is_documented():
     """okx-config(5) names exactly the keys that the schema has."""
     terms = re.findall(r"(?m)^\.TP\n\\fB(.+)\\fR$", section_of("okx-config.5", "KEYS"))
-    known = [key for key, _, _ in config_schema.settings(config_schema.Document())]
+    known = [key for key, _, _ in config_keys.settings(config_keys.Document())]
     assert sorted(key for term in terms for key in term.split(", ")) == sorted([*known, "$schema"])
 
 
@@ -209,7 +209,7 @@ def test_the_examples_of_the_configuration_are_right():
     shown = re.findall(r"(?m)^    \{\n(?:    .*\n)+", text)
     assert len(shown) == 2
     for document in shown:
-        assert config_schema.parse(document)[1] == []
+        assert config_keys.parse(document)[1] == []
 
 
 def test_the_readme_lists_every_command():

@@ -9,25 +9,22 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
 from harness import decoder
 from harness.fuzz_files import Replay
 from harness.fuzz_lines import Candles, Normalize
 from harness.tally import Tally
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from okxcli.collector import Collector
 from okxcli.core.codec import decode
 from okxcli.errors import InputError, InvalidLine
-from okxcli.exchange.archive import Archive
-from okxcli.exchange.archive_files import tables
-from okxcli.exchange.normalize import Normalizer
+from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+from okxcli.exchanges.okx.bulk_files.unpacking import tables
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.local.recording import read_pushes
 from okxcli.local.replay import LocalReplay
-from okxcli.runtime.config import Config
+from okxcli.pipeline.collector import Collector
+from okxcli.runtime.configuration.config_file import Config
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 TRADE = (

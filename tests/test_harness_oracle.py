@@ -1,27 +1,22 @@
 """The judge of `scripts/chaos tape`: right data passes, and one planted mistake of any kind does not."""
 
 import os
-import sys
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 import pytest
+from harness.oracle import Symbol, judge
 from psycopg.conninfo import make_conninfo
 
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.local.exchange import LocalExchange
-from okxcli.local.fills import Fill
-from okxcli.storage.database import open_database
-from okxcli.storage.writer import Writer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
-from harness.oracle import Symbol, judge
+from okxcli.local.venue.fills import Fill
+from okxcli.storage.server.database import open_database
+from okxcli.storage.write.writer import Writer
 
 START = 1_767_571_200_000  # 2026-01-05T00:00Z
 NAME = "PEPE-USDT"

@@ -18,10 +18,10 @@ import zstandard
 from hostile_server import HostileServer, answer, frame
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchange import web
-from okxcli.exchange.limits import Budget
-from okxcli.exchange.rest import RestClient
-from okxcli.exchange.wire import DialError, Wire
+from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, Wire
+from okxcli.exchanges.okx.rest import bounded_http
+from okxcli.exchanges.okx.rest.endpoints import RestClient
+from okxcli.exchanges.okx.rest.rate_limits import Budget
 
 #: Everything below stays under this, Python, its libraries and the largest message allowed included.
 MAX_MIB = 200
@@ -342,8 +342,8 @@ def test_more_of_hostile_rest(case):
 @pytest.mark.parametrize("where", ["head", "body"])
 def test_rest_that_drips(monkeypatch, where):
     """A byte now and then, in the head or in the body, does not keep a request alive."""
-    monkeypatch.setattr(web, "HEAD_S", 0.5)
-    monkeypatch.setattr(web, "BODY_S", 0.5)
+    monkeypatch.setattr(bounded_http, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded_http, "BODY_S", 0.5)
     with HostileServer() as server:
 
         def drip(connection, path):

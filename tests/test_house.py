@@ -102,7 +102,11 @@ def test_the_wheel_holds_what_it_needs(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "okxcli").rglob("*") if path.is_file()}
     assert {name for name in package if "__pycache__" not in name} <= names
-    assert {"okxcli/py.typed", "okxcli/local/instruments.json", "okxcli/storage/migrations/0001_tables.sql"} <= names
+    assert {
+        "okxcli/py.typed",
+        "okxcli/local/venue/instruments.json",
+        "okxcli/storage/schema/migrations/0001_tables.sql",
+    } <= names
     share = {name.partition(".data/data/")[2] for name in names if ".data/data/" in name}
     assert {"share/okx/okx.json", "share/man/man1/okx-stream.1", "share/man/man7/okx-candles.7"} <= share
     assert not any(name.startswith("tests") or name.endswith(".md") for name in names)

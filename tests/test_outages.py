@@ -11,13 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from okxcli.collector import Collector
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
-from okxcli.runtime.config import Config
-from okxcli.storage.database import open_database
-from okxcli.storage.keeper import Keeper
-from okxcli.storage.spool import Spool
+from okxcli.local.network.engine import Options
+from okxcli.pipeline.collector import Collector
+from okxcli.runtime.configuration.config_file import Config
+from okxcli.storage.server.database import open_database
+from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.spool import Spool
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all"], "timeframes": ["1s"]}
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT")
 CUTS = 20

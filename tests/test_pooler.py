@@ -14,11 +14,11 @@ import pooler
 import psycopg
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
-from okxcli.storage import partitions, retention
-from okxcli.storage.chores import session
-from okxcli.storage.database import open_database
+from okxcli.local.network.engine import Options
+from okxcli.storage.candles.housekeeping import session
+from okxcli.storage.schema import partitions, retention
+from okxcli.storage.server.database import open_database
 
 pytestmark = pooler.needed
 T0 = 1747087163557

@@ -14,11 +14,11 @@ import pytest
 from small_proxy import SmallProxy
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchange.rest import RestClient
-from okxcli.exchange.wire import DialError, Wire
-from okxcli.local.engine import Options
+from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, Wire
+from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.local.exchange import LocalExchange
-from okxcli.local.wire import Wire as Accepted
+from okxcli.local.network.engine import Options
+from okxcli.local.network.port import Wire as Accepted
 from okxcli.runtime.proxy import Proxies, parse
 
 BTC = "BTC-USDT"

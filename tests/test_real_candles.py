@@ -9,11 +9,11 @@ import pytest
 import recordings
 from recordings import SHARED, needs_shared
 
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.candles.rollup import CandleRollup
 from okxcli.core.model import StandardizedTrade
-from okxcli.core.rollup import CandleRollup
 from okxcli.errors import InvalidLine
-from okxcli.exchange.normalize import Normalizer
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 LENGTHS = {"5m": 5, "15m": 15, "30m": 30, "1H": 60, "4H": 240}
 

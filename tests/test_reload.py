@@ -12,8 +12,8 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 BTC, ETH, SOL = SYMBOLS = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
 CONFIG = {"symbols": [BTC, ETH], "channels": ["trades-all"], "timeframes": ["1s", "2s"]}

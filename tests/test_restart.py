@@ -12,21 +12,22 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from okxcli.collector import Collector
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.timeframes import parse_list
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
-from okxcli.runtime.config import Config
-from okxcli.storage import gaps, reader
-from okxcli.storage.database import open_database
-from okxcli.storage.keeper import Keeper
-from okxcli.storage.mender import Mender
-from okxcli.storage.reader import EVERYTHING, Series
-from okxcli.storage.recount import recount
-from okxcli.storage.spool import Spool
-from okxcli.storage.writer import Writer
+from okxcli.local.network.engine import Options
+from okxcli.pipeline.collector import Collector
+from okxcli.runtime.configuration.config_file import Config
+from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.ledger import gaps
+from okxcli.storage.ledger.recount import recount
+from okxcli.storage.read import reader
+from okxcli.storage.read.reader import EVERYTHING, Series
+from okxcli.storage.server.database import open_database
+from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.spool import Spool
+from okxcli.storage.write.writer import Writer
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT")
 FRAMES = ("1s", "5s", "1m", "1d")

@@ -17,13 +17,13 @@ from hostile_server import HostileServer, answer
 from test_hostile import GOOD_REST, PUSH, good, harmless, many, okx
 
 from okxcli.errors import UsageError
-from okxcli.exchange import web
-from okxcli.local.engine import Options
+from okxcli.exchanges.okx.rest import bounded_http
 from okxcli.local.exchange import LocalExchange
-from okxcli.runtime.config import load
-from okxcli.runtime.config_schema import parse
+from okxcli.local.network.engine import Options
+from okxcli.runtime.configuration.config_file import load
+from okxcli.runtime.configuration.config_keys import parse
 from okxcli.runtime.log import printable
-from okxcli.storage.spool import Spool
+from okxcli.storage.write.spool import Spool
 
 PACKAGE = Path(__file__).parents[1] / "okxcli"
 SECRET = "s3cr3t-Pa55"
@@ -136,7 +136,7 @@ def test_a_base_address_holds_no_password(tmp_path, schemes):
     """OKX has no use for one there, and it would show in every log line: refused, and not quoted."""
     for url in (f"{schemes[1]}://me:{SECRET}@ws.okx.com", f"{schemes[0]}://{SECRET}@h", f"{schemes[0]}://{SECRET}@[h"):
         with pytest.raises(UsageError, match="holds a name or a password") as caught:
-            web.base(url, schemes, "a base", "wss://ws.okx.com")
+            bounded_http.base(url, schemes, "a base", "wss://ws.okx.com")
         assert SECRET not in str(caught.value)
     done = okx(tmp_path / "home", "stream", "BTC-USDT", "--ws-url", f"wss://me:{SECRET}@ws.okx.com")
     assert done.code == 2 and len(done.err) == 1 and SECRET not in done.err[0]

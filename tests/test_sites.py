@@ -8,9 +8,9 @@ import sys
 import psycopg
 import pytest
 
-from okxcli.exchange.sites import site_event, site_line, site_told
-from okxcli.local.engine import Options
+from okxcli.exchanges.okx.sites import site_event, site_line, site_told
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 OKX = f'"{sys.executable}" -m okxcli'
 

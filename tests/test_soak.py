@@ -7,9 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
 from harness.oracle import Verdict
 from harness.soak import Sample, Soak
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from okxcli.errors import DatabaseUnavailable
-from okxcli.exchange.archive_download import default_folder as files_folder
-from okxcli.runtime.config import candidates
+from okxcli.exchanges.okx.bulk_files.download import default_folder as files_folder
+from okxcli.runtime.configuration.config_file import candidates
 from okxcli.runtime.files import expanded, home
-from okxcli.storage.binaries import Account
-from okxcli.storage.embedded import default_base
-from okxcli.storage.spool import state_folder
+from okxcli.storage.server.binaries import Account
+from okxcli.storage.server.embedded import default_base
+from okxcli.storage.write.spool import state_folder
 
 
 def okx(place, *arguments, data=b"", before="", **variables):

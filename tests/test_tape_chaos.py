@@ -7,9 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
 from harness.rounds import KINDS, Round, rare
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"

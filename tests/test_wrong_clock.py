@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 from okxcli.core.codec import decode
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.writer import Writer
+from okxcli.storage.write.writer import Writer
 
 DAY_S = 86_400
 BTC = "BTC-USDT"
@@ -31,7 +31,7 @@ began, ns, s = time.monotonic(), time.time_ns, time.time
 shift = lambda: off + (step if time.monotonic() - began > after else 0)
 time.time_ns = lambda: ns() + int(shift() * 10**9)
 time.time = lambda: s() + shift()
-from okxcli.storage import chores
+from okxcli.storage.candles import housekeeping
 chores.FIRST_HOUSEKEEPING_S, chores.HOUSEKEEPING_S = 0.5, 1.0
 from okxcli.cli import main
 sys.argv[0] = "okx"

@@ -11,12 +11,12 @@ from okxcli import options
 if TYPE_CHECKING:
     from collections import Counter
 
-    from okxcli.backfill import Backfill
-    from okxcli.runtime.config import Config
+    from okxcli.pipeline.backfill import Backfill
+    from okxcli.runtime.configuration.config_file import Config
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.database import Database
+    from okxcli.storage.server.database import Database
 
 #: The part of OKX's limits that it takes; the other half is for those who follow the present.
 _SHARE = 0.5
@@ -94,13 +94,13 @@ def backfill(
     next run goes on. Exit 1 while ids are left that are neither here nor proven absent. Two at once do not run: the
     second exits with 75. It takes at most half of what OKX allows an address.
     """
-    from okxcli.bulk import BulkLoader
     from okxcli.errors import ExitCode, UsageError
-    from okxcli.exchange.rest import RestClient
-    from okxcli.exchange.sites import origin_of
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.sites import origin_of
+    from okxcli.pipeline.bulk_import import BulkLoader
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
@@ -156,8 +156,8 @@ def backfill(
 def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict[str, tuple[int, int]]:
     """Return the span (ms) of the bars of each symbol that `okx verify` tells of on standard input."""
     from okxcli.errors import UsageError
+    from okxcli.pipeline.verify import span_of
     from okxcli.runtime.filters import LineFilter
-    from okxcli.verify import span_of
 
     if begin is not None or end is not None:
         raise UsageError("- reads the lines of okx verify, which say of what time they are: leave --since and --until")
@@ -186,7 +186,7 @@ def _runs(
 
 def _files_place(site: str, files_url: str | None) -> str | None:
     """Return where the bulk files of an exchange are; None where nobody knows: those of okx.com are of no other."""
-    from okxcli.exchange.archive_download import DEFAULT_FILES_URL
+    from okxcli.exchanges.okx.bulk_files.download import DEFAULT_FILES_URL
 
     return files_url or (DEFAULT_FILES_URL if site == "okx.com" else None)
 
@@ -199,16 +199,16 @@ def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Data
         TryLater: another run holds it.
     """
     from okxcli.errors import TryLater
-    from okxcli.storage import schema
-    from okxcli.storage.connection import lone
-    from okxcli.storage.database import open_database
+    from okxcli.storage.schema import versions
+    from okxcli.storage.server.database import open_database
+    from okxcli.storage.server.pooled_connection import lone
 
     with (
         open_database(dsn, config_dsn=config_dsn, create=False, application="okx backfill") as database,
         database.session() as connection,
     ):
-        schema.guard_origin(connection, site, database.where)
-        with lone(connection, schema.BACKFILL_LOCK) as alone:
+        versions.guard_origin(connection, site, database.where)
+        with lone(connection, versions.BACKFILL_LOCK) as alone:
             if not alone:
                 raise TryLater(f"another okx backfill is at work on {database.where}: try again when it is done")
             yield database
@@ -226,12 +226,12 @@ def _worker(
     proxies: "Proxies",
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
-    from okxcli.backfill import Backfill, BulkFiles, Tools
-    from okxcli.exchange.archive_download import default_folder
-    from okxcli.exchange.history import TradeHistory
-    from okxcli.exchange.instruments import Catalogue
-    from okxcli.exchange.past import instruments
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchanges.okx.bulk_files.download import default_folder
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.rest.history import TradeHistory
+    from okxcli.exchanges.okx.rest.history_stream import instruments
+    from okxcli.exchanges.okx.rest.instrument_list import Catalogue
+    from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 
     def sleep(seconds: float) -> None:
         if not life.stop:
@@ -273,7 +273,7 @@ def _worker(
 
 def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None, rebuild: bool) -> list[Row]:
     """Return what a run would do; requests are what pages of a hundred fills cost, at the pace that it keeps."""
-    from okxcli.exchange.limits import RATES
+    from okxcli.exchanges.okx.rest.rate_limits import RATES
 
     count, seconds = RATES["/api/v5/market/history-trades"]
     found: list[Row] = []

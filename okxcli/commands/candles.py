@@ -57,12 +57,12 @@ def candles(
     never written before it has ended. Other lines are dropped unless --pass keeps them. The same input gives the same
     bytes, however it arrives.
     """
-    from okxcli.core.candles import RealTimeCandleProcessor
+    from okxcli.core.candles.processor import RealTimeCandleProcessor
+    from okxcli.core.candles.rollup import CandleRollup
     from okxcli.core.codec import UnknownType, decode, encode
     from okxcli.core.model import OHLCVCandle
-    from okxcli.core.rollup import CandleRollup
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.exchange.sites import site_told
+    from okxcli.exchanges.okx.sites import site_told
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
     from okxcli.runtime.filters import LineFilter

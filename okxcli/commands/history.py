@@ -10,9 +10,9 @@ from okxcli.commands.stream import ways
 from okxcli.options import FilesUrl, Output, Proxy, RestUrl, RowsAs, Symbols, Verbose
 
 if TYPE_CHECKING:
-    from okxcli.exchange.archive import Archive
-    from okxcli.exchange.past import Past
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.rest.history_stream import Past
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
@@ -77,10 +77,10 @@ def history(
     that the first bar can be proved complete. On a terminal, stderr shows how far it is.
     """
     from okxcli.errors import ExitCode, UsageError
-    from okxcli.exchange.archive import Archive
-    from okxcli.exchange.history import TradeHistory
-    from okxcli.exchange.past import Past
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.rest.history import TradeHistory
+    from okxcli.exchanges.okx.rest.history_stream import Past
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_time
     from okxcli.runtime.progress import Progress
@@ -118,9 +118,9 @@ def history(
 
 def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lifecycle") -> None:
     """Write what REST has, after what the symbols are, and say what it does not show."""
-    from okxcli.exchange.instruments import Catalogue
-    from okxcli.exchange.past import instruments
-    from okxcli.exchange.sites import origin_of, site_event
+    from okxcli.exchanges.okx.rest.history_stream import instruments
+    from okxcli.exchanges.okx.rest.instrument_list import Catalogue
+    from okxcli.exchanges.okx.sites import origin_of, site_event
     from okxcli.runtime.lines import Output as Lines
 
     first = site_event(origin_of(rest.base_url)) + instruments(Catalogue(rest), past.symbols)
@@ -154,7 +154,7 @@ def _fetched(
 ) -> list[str]:
     """Fetch the bulk files of a span into a folder and return them."""
     from okxcli.errors import ExchangeUnavailable, UsageError
-    from okxcli.exchange.archive_download import DEFAULT_FILES_URL, Downloader, default_folder
+    from okxcli.exchanges.okx.bulk_files.download import DEFAULT_FILES_URL, Downloader, default_folder
     from okxcli.runtime.clock import now_ms
     from okxcli.runtime.files import expanded
 
@@ -177,7 +177,7 @@ def _fetched(
 def _from_files(archive: "Archive", rest: "RestClient", output: Path | None, life: "Lifecycle") -> bool:
     """Write what the bulk files have; return whether some of it could not be read."""
     from okxcli.errors import ExchangeUnavailable
-    from okxcli.exchange.instruments import Catalogue, instrument_line
+    from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line
     from okxcli.runtime.lines import Output as Lines
 
     with Lines(output) as out:

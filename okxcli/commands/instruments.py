@@ -41,8 +41,8 @@ def instruments(
     """
     from okxcli.core.codec import encode
     from okxcli.errors import UsageError
-    from okxcli.exchange.instruments import listed
-    from okxcli.exchange.rest import RestClient
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.rest.instrument_list import listed
     from okxcli.runtime import log
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle

@@ -24,7 +24,7 @@ def man(
     made, `okx man lines` the line formats, `okx man 5 config` the keys of the configuration. On a terminal man(1)
     shows the page; where there is none, or in a pipe, it comes as plain text.
     """
-    from okxcli.runtime.manual import find_page, plain
+    from okxcli.runtime.configuration.manual_pages import find_page, plain
     from okxcli.runtime.tables import write_text
 
     page = find_page(topic or [])

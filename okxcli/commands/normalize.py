@@ -28,8 +28,8 @@ def normalize(
     unharmed.
     """
     from okxcli.core.codec import encode
-    from okxcli.exchange.normalize import Normalizer, PartlyInvalid
-    from okxcli.exchange.sites import site_line, site_told
+    from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+    from okxcli.exchanges.okx.sites import site_line, site_told
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
 

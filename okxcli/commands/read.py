@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from okxcli.core.model import Line
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.follow import Kind
+    from okxcli.storage.read.follow import Kind
 
 _HELP = """Read stored rows back as the lines they were.
 
@@ -157,11 +157,11 @@ def _run(
     from okxcli.errors import UsageError
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_time
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage import follow, reader
-    from okxcli.storage.database import open_database
+    from okxcli.storage.read import follow, reader
+    from okxcli.storage.server.database import open_database
 
     log.setup("read", quiet=True)
     if where.follow and where.until is not None:

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from okxcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from okxcli.local.engine import Options
+    from okxcli.local.network.engine import Options
     from okxcli.local.server import LocalServer
 
 _COMMAND = "okx command after --"
@@ -78,7 +78,7 @@ def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path 
     Raises:
         UsageError: `idle` is no duration.
     """
-    from okxcli.local.engine import Options
+    from okxcli.local.network.engine import Options
     from okxcli.runtime.clock import parse_duration
 
     scale = 1.0 if limits else 0.0
@@ -102,12 +102,12 @@ def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data:
 
 def _make_tables(dsn: str) -> None:
     """Have a database that every command can use from the start, and that takes no data of the real exchange."""
-    from okxcli.storage import schema
-    from okxcli.storage.database import Database, resolve
+    from okxcli.storage.schema import versions
+    from okxcli.storage.server.database import Database, resolve
 
     with Database(resolve(dsn, None, {"OKX_DSN": dsn}), "okx simulate") as database, database.session() as connection:
-        schema.migrate(connection, database.where)
-        schema.guard_origin(connection, "local", database.where)
+        versions.migrate(connection, database.where)
+        versions.guard_origin(connection, "local", database.where)
 
 
 def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
@@ -118,7 +118,7 @@ def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: 
     with Child() as child, ExitStack() as stack:
         environment: dict[str, str] = {}
         if database:
-            from okxcli.storage.embedded import THROWAWAY, EmbeddedServer
+            from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer
 
             if data is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="okx-", ignore_cleanup_errors=True))

@@ -13,8 +13,8 @@ from okxcli import options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from okxcli.storage.database import Connection, Database
-    from okxcli.storage.freshness import Freshness
+    from okxcli.storage.read.freshness import Freshness
+    from okxcli.storage.server.database import Connection, Database
 
 #: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
 _PAUSES = 20
@@ -60,9 +60,9 @@ def status(
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.database import open_database
+    from okxcli.storage.server.database import open_database
 
     log.setup("status", quiet=True)
     settings = load(config)
@@ -91,8 +91,8 @@ class Wanted:
 
     def completed(self, found: "list[Freshness]") -> "list[Freshness]":
         """Return the rows to show: those that were found, and one for each channel that should be there and is not."""
-        from okxcli.exchange.rows import EXCHANGE
-        from okxcli.storage.freshness import Freshness
+        from okxcli.exchanges.okx.normalize.converters import EXCHANGE
+        from okxcli.storage.read.freshness import Freshness
 
         rows = [one for one in found if not self.named or one.symbol in self.named]
         for symbol in self.named or self.configured:
@@ -106,9 +106,10 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     """Write the rows once, and on stderr what was found; return whether all is well."""
     from okxcli.runtime.clock import iso, now_ms
     from okxcli.runtime.tables import write_rows, write_text
-    from okxcli.storage import audit, schema
-    from okxcli.storage.freshness import cure_of_ahead, database_size, freshness, quarantined
-    from okxcli.storage.spool import Spool, default_folder
+    from okxcli.storage.ledger import audit
+    from okxcli.storage.read.freshness import cure_of_ahead, database_size, freshness, quarantined
+    from okxcli.storage.schema import versions
+    from okxcli.storage.write.spool import Spool, default_folder
 
     now = now_ms()
     with database.session() as connection:
@@ -116,7 +117,7 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
         size, bad = database_size(connection), quarantined(connection)
         told = list(_findings(connection, wanted, found))
         audited, days = audit.audited(connection)
-        clocks = [one for one in schema.clocks(connection) if now - one.at_ms < _LONGEST_MS]
+        clocks = [one for one in versions.clocks(connection) if now - one.at_ms < _LONGEST_MS]
     rows = [_row(one, now, limit_ms) for one in wanted.completed(found)]
     if clear:
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
@@ -151,7 +152,7 @@ def _findings(connection: "Connection", wanted: Wanted, rows: "list[Freshness]")
     from itertools import groupby
 
     from okxcli.core.tape import FAR
-    from okxcli.storage import audit
+    from okxcli.storage.ledger import audit
 
     for row in rows:
         if (row.missing or 0) > FAR and (not wanted.named or row.symbol in wanted.named):

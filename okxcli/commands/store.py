@@ -9,12 +9,12 @@ import typer
 from okxcli import options
 from okxcli.core.codec import UnknownType, decode
 from okxcli.errors import BUGS, ConfigError, InvalidLine, TryLater
-from okxcli.exchange.sites import site_told
+from okxcli.exchanges.okx.sites import site_told
 from okxcli.runtime.clock import now_ms
 
 if TYPE_CHECKING:
     from okxcli.runtime.filters import LineFilter
-    from okxcli.storage.database import Database
+    from okxcli.storage.server.database import Database
 
 
 _log = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ def store(
     use here before may be away at the start as well; another one must be there (exit 69).
     """
     from okxcli.errors import ExitCode, InputError, OutputError
-    from okxcli.exchange.sites import origin_of
+    from okxcli.exchanges.okx.sites import origin_of
     from okxcli.runtime import log
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.database import open_database
+    from okxcli.storage.server.database import open_database
 
     log.setup("store", verbose=verbose)
     settings = load(config)
@@ -96,8 +96,8 @@ class _Keeping:
     """What the filter calls: lines to the keeper, the keeper's time, the end."""
 
     def __init__(self, run: "LineFilter", database: "Database", origin: str, strict: bool, tee: bool) -> None:
-        from okxcli.storage.keeper import Keeper
-        from okxcli.storage.spool import Spool, default_folder
+        from okxcli.storage.write.durable_writer import Keeper
+        from okxcli.storage.write.spool import Spool, default_folder
 
         self._run = run
         self._database = database

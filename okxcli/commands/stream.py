@@ -22,7 +22,7 @@ from okxcli.options import (
 )
 
 if TYPE_CHECKING:
-    from okxcli.exchange.feed import Feed
+    from okxcli.exchanges.okx.feed.live_feed import Feed
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
@@ -92,9 +92,9 @@ def stream(
     trades-all that were missed meanwhile come from REST, in their order, before those that follow; what OKX itself
     does not have is told as an absent event.
     """
-    from okxcli.exchange.feed import Feed
-    from okxcli.exchange.rest import RestClient
-    from okxcli.exchange.sites import origin_of, site_event
+    from okxcli.exchanges.okx.feed.live_feed import Feed
+    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.exchanges.okx.sites import origin_of, site_event
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
@@ -165,10 +165,12 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
         DatabaseUnavailable: it cannot be reached.
     """
     from okxcli.errors import ConfigError, NoData
-    from okxcli.exchange.sites import origin_of
-    from okxcli.runtime.config import load
-    from okxcli.storage import chain, ledger, schema
-    from okxcli.storage.database import open_database
+    from okxcli.exchanges.okx.sites import origin_of
+    from okxcli.runtime.configuration.config_file import load
+    from okxcli.storage.candles import candle_chain
+    from okxcli.storage.ledger import id_ledger
+    from okxcli.storage.schema import versions
+    from okxcli.storage.server.database import open_database
 
     log = logging.getLogger(__name__)
     found: dict[str, int] = {}
@@ -178,15 +180,15 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
         log.warning("beginning with the present: %s", error)
         return found
     with database, database.session() as connection:
-        origin = schema.origin(connection)
+        origin = versions.origin(connection)
         if origin is not None and origin != origin_of(ws_url):
             raise ConfigError(
                 f"the database at {database.where} holds data from {origin}, and this is {origin_of(ws_url)}: "
                 "its ids say nothing here. Name another one with --dsn"
             )
         for symbol in symbols:
-            newest = ledger.newest(connection, "okx", symbol)
-            last = newest[0] if newest is not None else chain.resume_id(connection, "okx", symbol)
+            newest = id_ledger.newest(connection, "okx", symbol)
+            last = newest[0] if newest is not None else candle_chain.resume_id(connection, "okx", symbol)
             if last is None:
                 log.warning("%s: nothing is stored yet, so it begins with the present", symbol)
             else:
@@ -199,8 +201,8 @@ def ways(ws_url: str | None, rest_url: str | None, proxy: str | None) -> tuple[s
 
     The configuration is not read where nothing of it is asked for.
     """
-    from okxcli.exchange.sites import origin_of
-    from okxcli.runtime.config import Config, load
+    from okxcli.exchanges.okx.sites import origin_of
+    from okxcli.runtime.configuration.config_file import Config, load
     from okxcli.runtime.proxy import Proxies
 
     here = all(url and origin_of(url) == "local" for url in (ws_url, rest_url))

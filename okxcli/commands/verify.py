@@ -9,10 +9,10 @@ import typer
 from okxcli import options
 
 if TYPE_CHECKING:
+    from okxcli.pipeline.verify import Cure, Verifier
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.evidence import Evidence
-    from okxcli.verify import Cure, Verifier
+    from okxcli.storage.candles.bar_evidence import Evidence
 
 _log = logging.getLogger(__name__)
 
@@ -68,18 +68,18 @@ def verify(
     """  # fmt: skip
     from okxcli.core.timeframes import parse_list
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.exchange.bars import ExchangeBars, bar_of
-    from okxcli.exchange.rest import Refused, RestClient
+    from okxcli.exchanges.okx.rest.endpoints import Refused, RestClient
+    from okxcli.exchanges.okx.rest.exchange_bars import ExchangeBars, bar_of
+    from okxcli.pipeline.verify import Cure, Verifier
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
-    from okxcli.runtime.config import load
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.lines import Output
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage import reader
-    from okxcli.storage.database import open_database
-    from okxcli.storage.evidence import Evidence
-    from okxcli.verify import Cure, Verifier
+    from okxcli.storage.candles.bar_evidence import Evidence
+    from okxcli.storage.read import reader
+    from okxcli.storage.server.database import open_database
 
     log.setup("verify", quiet=True)
     try:
@@ -139,7 +139,7 @@ def _compare(
     cure: "Cure",
 ) -> bool:
     """Write what differs, tell `cure` of it, and return whether nothing does."""
-    from okxcli.verify import REVISED
+    from okxcli.pipeline.verify import REVISED
 
     for difference in verifier.differences(begin, end):
         out.line(difference.line())

@@ -12,16 +12,16 @@ from typing import Any
 
 from okxcli.core.decimals import canonical
 from okxcli.errors import UsageError
-from okxcli.local.channels import Channels
-from okxcli.local.engine import Options
 from okxcli.local.faults import Faults, parse_fault
 from okxcli.local.feeds import Feed, FillsFile, MarketFeed
-from okxcli.local.fills import KEEP, Fill
-from okxcli.local.hub import Hub
-from okxcli.local.instruments import Row, row_of
-from okxcli.local.market import Timeline, profiles
+from okxcli.local.network.engine import Options
+from okxcli.local.network.hub import Hub
+from okxcli.local.network.pushes import Channels
 from okxcli.local.server import LocalServer
-from okxcli.local.venue import MarketClock, Venue
+from okxcli.local.venue.fills import KEEP, Fill
+from okxcli.local.venue.instruments import Row, row_of
+from okxcli.local.venue.market import Timeline, profiles
+from okxcli.local.venue.venue import MarketClock, Venue
 
 #: More fills than this are not made up before the start: it would take a minute.
 MAX_HISTORY = 5_000_000

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from okxcli.errors import OutputError
-from okxcli.local.channels import Channels
 from okxcli.local.faults import Faults, use_up
-from okxcli.local.fills import Fill
-from okxcli.local.market import Timeline
-from okxcli.local.venue import Venue
+from okxcli.local.network.pushes import Channels
+from okxcli.local.venue.fills import Fill
+from okxcli.local.venue.market import Timeline
+from okxcli.local.venue.venue import Venue
 
 
 class Feed(Protocol):

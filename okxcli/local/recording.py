@@ -22,12 +22,12 @@ import zstandard
 from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.errors import UsageError
-from okxcli.local.channels import Channels
-from okxcli.local.fills import Fill
-from okxcli.local.hub import Hub, Message
-from okxcli.local.instruments import Row
-from okxcli.local.protocol import Key
-from okxcli.local.venue import Venue
+from okxcli.local.network.conversation import Key
+from okxcli.local.network.hub import Hub, Message
+from okxcli.local.network.pushes import Channels
+from okxcli.local.venue.fills import Fill
+from okxcli.local.venue.instruments import Row
+from okxcli.local.venue.venue import Venue
 
 log = logging.getLogger(__name__)
 

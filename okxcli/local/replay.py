@@ -6,17 +6,17 @@ from decimal import Decimal
 from pathlib import Path
 
 from okxcli.errors import UsageError
-from okxcli.local.channels import Channels
-from okxcli.local.engine import Options
 from okxcli.local.faults import Faults, parse_fault
 from okxcli.local.feeds import Feed
-from okxcli.local.fills import KEEP
-from okxcli.local.hub import Hub
-from okxcli.local.instruments import Row, known_rows, made_up
-from okxcli.local.protocol import Key
+from okxcli.local.network.conversation import Key
+from okxcli.local.network.engine import Options
+from okxcli.local.network.hub import Hub
+from okxcli.local.network.pushes import Channels
 from okxcli.local.recording import Contents, ReplayFeed, survey
 from okxcli.local.server import LocalServer
-from okxcli.local.venue import Listing, MarketClock, Venue
+from okxcli.local.venue.fills import KEEP
+from okxcli.local.venue.instruments import Row, known_rows, made_up
+from okxcli.local.venue.venue import Listing, MarketClock, Venue
 
 _log = logging.getLogger(__name__)
 

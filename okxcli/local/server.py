@@ -13,13 +13,13 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
-from okxcli.local.channels import Channels
-from okxcli.local.engine import Engine, Options
 from okxcli.local.faults import ANY, Planned, parse_fault
 from okxcli.local.feeds import Feed
-from okxcli.local.fills import Fill
-from okxcli.local.hub import Message
-from okxcli.local.venue import Venue
+from okxcli.local.network.engine import Engine, Options
+from okxcli.local.network.hub import Message
+from okxcli.local.network.pushes import Channels
+from okxcli.local.venue.fills import Fill
+from okxcli.local.venue.venue import Venue
 
 Result = TypeVar("Result")
 

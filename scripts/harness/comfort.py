@@ -22,12 +22,13 @@ from psycopg.conninfo import make_conninfo
 
 from okxcli.cli import run as okx
 from okxcli.core.model import BookSnapshot, Ticker
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 from okxcli.runtime.clock import iso, now_ms
-from okxcli.storage import audit, schema
-from okxcli.storage.database import open_database
-from okxcli.storage.writer import Writer
+from okxcli.storage.ledger import audit
+from okxcli.storage.schema import versions
+from okxcli.storage.server.database import open_database
+from okxcli.storage.write.writer import Writer
 
 SYMBOL = "BTC-USDT"
 _DAY = 86_400_000
@@ -296,7 +297,7 @@ class Place:
         with self.copy():
             self.damage(way)
             with psycopg.connect(self.dsn, autocommit=True) as plain:
-                current = schema.version(plain) == schema.newest()
+                current = versions.version(plain) == versions.newest()
             if current:  # as okx collect does all the time
                 with open_database(self.dsn, create=False) as database, database.session() as connection:
                     audit.audit(connection)
@@ -323,7 +324,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Go all ways and print a table: the exit code of each command before the cure, and the cure."""
-    from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+    from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
     bad = 0
     show(f"{'way':36}" + "".join(f"{name:>10}" for name in LOOKS) + "  cure")

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from harness.complete_lines import Count, from_candles, from_trades
 from harness.complete_stored import Round
-from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 KINDS = ("trades", "from", "store", "chain")
 HEADS = ("kind", "markets", "complete", "flat", "wrong", "owed", "unsaid")

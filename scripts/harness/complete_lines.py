@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from harness.damage import Event, draw, line, stream, told
 from harness.whole import LENGTHS, Known, Market
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.candles.rollup import CandleRollup
 from okxcli.core.codec import decode, encode
 from okxcli.core.model import OHLCVCandle
-from okxcli.core.rollup import CandleRollup
 
 Line = dict[str, object]
 #: Timeframes that are made at once; a market has the pace of the first.

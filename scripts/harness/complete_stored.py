@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from harness.complete_lines import Count
 from harness.damage import Event, draw, line, stream
 from harness.whole import LENGTHS, PRICE_PLACES, SIZE_PLACES, Known, Market, text
-from okxcli.backfill import Backfill, Tools
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.candles.rollup import CandleRollup
 from okxcli.core.codec import decode
-from okxcli.core.rollup import CandleRollup
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchange.history import TradeHistory
-from okxcli.storage.database import open_database
-from okxcli.storage.mender import Mender
-from okxcli.storage.opening import reopen
-from okxcli.storage.writer import Writer
+from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.pipeline.backfill import Backfill, Tools
+from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.open_bars import reopen
+from okxcli.storage.server.database import open_database
+from okxcli.storage.write.writer import Writer
 
 #: Bars are short, so that a market of a thousand fills has hundreds.
 FRAMES = ("1s,5s", "1s,5s,1m", "2s,3s,6s", "1s", "5s,15s,1m")

@@ -23,7 +23,7 @@ from harness.fuzz_processes import Processes
 from harness.fuzz_store import Store
 from harness.mutation import Mutator, our_corpus, raw_corpus
 from harness.tally import Hang, Tally, table
-from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 #: A single input that takes longer than this hangs.
 HANG_S = 20

@@ -16,7 +16,7 @@ from harness.decoder import Doubled, NotJson, Undecided
 from harness.mutation import Mutator
 from harness.tally import Tally
 from okxcli.errors import InputError, UsageError
-from okxcli.exchange.archive import Archive
+from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
 from okxcli.local.recording import Push, fills_in, read_pushes
 
 SYMBOL = "BTC-USDT"

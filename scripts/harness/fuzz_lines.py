@@ -5,11 +5,11 @@ from typing import Any
 from harness import decoder
 from harness.decoder import NotJson, Undecided
 from harness.tally import Tally
-from okxcli.core.candles import RealTimeCandleProcessor
+from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import UnknownType, decode, encode
 from okxcli.core.model import Line, OHLCVCandle
 from okxcli.errors import InvalidLine
-from okxcli.exchange.normalize import Normalizer, PartlyInvalid
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
 
 #: Reasons that say that a line is no JSON.
 _NO_JSON = ("not JSON", "not UTF-8", "NUL bytes")

@@ -10,7 +10,7 @@ from harness import common
 from harness.tally import Tally
 from okxcli.core.codec import decode, encode
 from okxcli.errors import InvalidLine
-from okxcli.exchange.normalize import Normalizer, PartlyInvalid
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
 
 #: Seconds that a run may take.
 _PATIENCE_S = 120

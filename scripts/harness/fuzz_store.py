@@ -12,8 +12,8 @@ from harness.fuzz_lines import read_line
 from harness.tally import Tally
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
-from okxcli.storage.database import Database, open_database
-from okxcli.storage.writer import Writer
+from okxcli.storage.server.database import Database, open_database
+from okxcli.storage.write.writer import Writer
 
 _BATCH = 150
 #: Lines after which there is a new database: damaged times make a partition for many a day of a century.

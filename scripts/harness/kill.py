@@ -98,10 +98,13 @@ def copying(real):
         board[0] = 5
     return copy
 
-from okxcli.core.candles import RealTimeCandleProcessor
-from okxcli.exchange.normalize import Normalizer
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage import candles, spool, tape, writer
+from okxcli.storage.write import candle_table
+from okxcli.storage.write import spool
+from okxcli.storage.write import trade_tables
+from okxcli.storage.write import writer
 
 Lifecycle.wait = during(1, Lifecycle.wait)
 Normalizer.feed = during(2, Normalizer.feed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from okxcli.core.codec import encode
 from okxcli.core.model import Line
 from okxcli.errors import InvalidLine
-from okxcli.exchange.normalize import Normalizer
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 

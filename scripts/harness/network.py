@@ -29,7 +29,7 @@ from harness.common import Row
 from harness.gate import Gate
 from harness.network_faults import FAULTS, RUN, Field, flags
 from harness.scene import Scene
-from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
 RATE = 60.0

@@ -25,7 +25,9 @@ from harness.scene import Scene
 RUN = """
 import os, socket, sys, time
 scale, flags, repair = float(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1) == "repair"
-from okxcli.exchange import feed, session, watch
+from okxcli.exchanges.okx.feed import live_feed
+from okxcli.exchanges.okx.connection import session
+from okxcli.exchanges.okx.feed import liveness
 def shorter(*milliseconds):
     return [round(number / scale) for number in milliseconds]
 for name in ("PING_AFTER_MS", "PONG_TIMEOUT_MS", "ACK_TIMEOUT_MS"):

@@ -32,7 +32,7 @@ from harness.server import Postgres
 
 # `okx` as it is, but for one trade that the keeper forgets.
 _PLANT = """
-from okxcli.storage.keeper import Keeper
+from okxcli.storage.write.durable_writer import Keeper
 add, seen = Keeper.add, [0]
 def forget(self, line, raw=None):
     if type(line).__name__ == "StandardizedTrade":

@@ -24,8 +24,8 @@ from harness import common, oracle
 from harness.common import Row
 from harness.oracle import Symbol, Verdict
 from harness.server import Postgres
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 NINE = (
     "BTC-USDT", "ETH-USDT", "SOL-USDT", "PEPE-USDT", "DOGE-USDT", "XRP-USDT", "TON-USDT", "UNI-USDT", "ETH-USDC",

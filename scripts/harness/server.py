@@ -12,8 +12,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from okxcli.errors import DatabaseUnavailable
-from okxcli.storage import postmaster
-from okxcli.storage.embedded import EmbeddedServer, throwaway_base
+from okxcli.storage.server import postmaster
+from okxcli.storage.server.embedded import EmbeddedServer, throwaway_base
 
 #: Small enough for a tmpfs; commits are forced to disk as they are for users.
 SETTINGS = {"shared_buffers": "64MB", "max_wal_size": "96MB", "min_wal_size": "32MB", "max_connections": "30"}

@@ -26,7 +26,7 @@ from psycopg import sql
 from harness import common, oracle
 from harness.oracle import Symbol, Verdict
 from okxcli.local.exchange import LocalExchange
-from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 SYMBOLS = (
     "BTC-USDT", "ETH-USDT", "SOL-USDT", "DOGE-USDT", "TON-USDT", "ETH-USDC", "BTC-USDC", "UNI-USDT", "PEPE-USDT"

@@ -37,11 +37,11 @@ PATIENCE_S = 40.0
 _RUN = """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
-from okxcli.exchange import doubts
+from okxcli.exchanges.okx.feed import absence_proof
 doubts.SPREAD_MS = evidence
-from okxcli.storage import doubts
+from okxcli.storage.ledger import unsettled
 doubts.SPREAD_MS = evidence
-from okxcli.exchange import feed
+from okxcli.exchanges.okx.feed import live_feed
 if not repair:
     made = feed.Feed.__init__
     def without(self, *arguments, **options):

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from harness.rounds import Plan, Round, rare, table, tell
 from harness.stage import Stage
-from okxcli.storage.embedded import THROWAWAY, EmbeddedServer, throwaway_base
+from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 
 def play(number: int, plan: Plan, server_dsn: str, base: str) -> Round:

@@ -10,10 +10,10 @@ import time
 import psycopg
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 from okxcli.runtime.clock import iso, now_ms
-from okxcli.storage import schema
+from okxcli.storage.schema import versions
 
 OKX = [sys.executable, "-m", "okxcli"]
 
@@ -84,7 +84,7 @@ def stored(database, symbol="BTC-USDT"):
 @pytest.fixture
 def tables(database):
     """A database with tables and nothing in them, which belongs to the local exchange."""
-    from okxcli.storage.database import open_database
+    from okxcli.storage.server.database import open_database
 
     with open_database(database, create=True, origin="local"):
         pass
@@ -152,7 +152,7 @@ def test_something_is_left(run, exchange, database):
 def test_a_second_run(run, database):
     """Ends at once with 75, in one line, while another holds the lock."""
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", [schema.BACKFILL_LOCK])
+        connection.execute("SELECT pg_advisory_lock(%s)", [versions.BACKFILL_LOCK])
         status, rows, err = run("backfill")
     assert (status, rows) == (75, [])
     assert err.count("\n") == 1 and "another okx backfill" in err
@@ -193,7 +193,7 @@ def test_killed_again_and_again(start, run, exchange, database):
 def test_half_of_the_budget(run, exchange, tmp_path, monkeypatch):
     """Its turns in the account that all processes share are those of a part, nine in each window of OKX's at most,
     while the other half is free for a collector."""
-    from okxcli.exchange.limits import MachineBudget
+    from okxcli.exchanges.okx.rest.rate_limits import MachineBudget
 
     since = iso(exchange.fills("BTC-USDT")[0].ts)
     assert run("backfill", "BTC-USDT", "--since", since)[0] == 0

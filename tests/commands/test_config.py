@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from okxcli.cli import run
-from okxcli.runtime import config as configuration
+from okxcli.runtime.configuration import config_file as configuration
 
 
 @pytest.fixture

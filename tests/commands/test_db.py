@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from okxcli.storage import schema
+from okxcli.storage.schema import versions
 
 OKX = [sys.executable, "-m", "okxcli", "db"]
 
@@ -132,7 +132,7 @@ def test_mistakes_in_sql_are_one_line(filled, statement, words):
 def test_shell_is_psql(filled):
     """psql opens on the same database; its arguments and its exit status are passed on."""
     done = filled("shell", "--", "-Atc", "SELECT value FROM meta WHERE key = 'schema_version'")
-    assert done.stdout == f"{schema.newest()}\n"
+    assert done.stdout == f"{versions.newest()}\n"
     assert filled("shell", "--", "-c", "SELECT 1/0").returncode == 1
 
 

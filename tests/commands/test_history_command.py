@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 
 @pytest.fixture(scope="module")

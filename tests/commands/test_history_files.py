@@ -7,16 +7,13 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import psycopg
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "exchange"))
 from bulk_files import GENERATIONS, daily, modern, name, newest, write
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 SYMBOL = "BTC-USDT"
 START_MS = 1_767_582_000_000  # 2026-01-05T03:00Z

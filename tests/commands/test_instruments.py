@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from okxcli.cli import run
 from okxcli.errors import UsageError
-from okxcli.runtime.manual import find_page, pages, plain
+from okxcli.runtime.configuration.manual_pages import find_page, pages, plain
 
 
 @pytest.mark.parametrize(

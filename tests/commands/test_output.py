@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 T0 = 1_747_087_200_000
 FULL = "No space left on device"

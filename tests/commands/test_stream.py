@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 
 @pytest.fixture(scope="module")

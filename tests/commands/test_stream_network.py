@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 BTC = "BTC-USDT"
 #: Of a symbol that nobody asked for: it is passed on like any push, and fills what may wait.

@@ -7,10 +7,10 @@ import pytest
 from recordings import SHARED, captured, collected, needs_shared
 
 from okxcli.core.model import BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
-from okxcli.exchange.normalize import Normalizer
-from okxcli.local import channels as channels_module
-from okxcli.local.engine import Options
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network import pushes as channels_module
+from okxcli.local.network.engine import Options
 
 START = 1_774_000_020_000
 SYMBOLS = ("BTC-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP")

@@ -6,8 +6,8 @@ import pytest
 from local_client import rest
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 BTC, ETH = "BTC-USDT", "ETH-USDT"
 FREE = Options(limits=0)

@@ -12,7 +12,7 @@ from local_client import rest
 from recordings import DATA, SHARED, captured, collected, needs_shared
 
 from okxcli.errors import UsageError
-from okxcli.local.engine import Options
+from okxcli.local.network.engine import Options
 from okxcli.local.recording import read_pushes, survey
 from okxcli.local.replay import LocalReplay
 

@@ -13,8 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from okxcli.errors import UsageError
-from okxcli.local.engine import Options
 from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 BTC, PEPE = "BTC-USDT", "PEPE-USDT"
 START = 1_747_087_140_000

@@ -1,1 +1,0 @@
-"""Everything that knows OKX: protocol and session (pure), normalisation, WebSocket, REST, instruments."""

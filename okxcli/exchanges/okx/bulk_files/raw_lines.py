@@ -1,0 +1,232 @@
+"""OKX's bulk files of trades and one-minute candles as the raw lines that `stream` writes, oldest first.
+
+A file is read once to learn what is in it and once more to be written out, so that memory stays bounded and the order
+is right: a symbol's fills by id, whatever files they come from and in whatever order they stand there. Files that
+neither overlap nor are out of order are read straight through; the others are sorted.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from pathlib import Path
+
+from okxcli.errors import InputError, UsageError
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, RowsAs, UnknownLayout, read_name
+from okxcli.exchanges.okx.bulk_files.raw_rows import candle_lines, trade_lines
+from okxcli.exchanges.okx.bulk_files.scan import Part, scan
+from okxcli.exchanges.okx.bulk_files.sorting import in_order
+from okxcli.exchanges.okx.bulk_files.unpacking import find, tables
+
+_log = logging.getLogger(__name__)
+
+#: Channels that bulk files can stand in for.
+CHANNELS: dict[str, Kind] = {"trades-all": "trades", "candle1m": "candles"}
+
+_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_BATCH = 5_000
+_FOREVER = 1 << 62
+
+
+class Archive:
+    """The rows of `symbols` in the bulk files at `paths` (files, folders, patterns), from `since_ms` to `until_ms`.
+
+    With `since_ms`, the fill right before the first one comes along if it is there: the link that proves the first
+    bar. `damaged` counts rows that could not be read, `unreadable` files, `rows` what was given out; `progress` is
+    called with bytes done and all bytes. `rows_as` says what rows of trades are, whatever they look like.
+
+    Raises:
+        UsageError: no such file or pattern, an odd symbol, a channel that no file stands in for.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        symbols: Iterable[str],
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        channel: str = "trades-all",
+        progress: Callable[[int, int], None] | None = None,
+        rows_as: RowsAs | None = None,
+    ) -> None:
+        self.symbols = list(dict.fromkeys(symbols))
+        for symbol in self.symbols:
+            if _SYMBOL.fullmatch(symbol) is None:
+                raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
+        if channel not in CHANNELS:
+            hint = ". Make larger bars of those with okx candles --from 1m" if channel.startswith("candle") else ""
+            raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(CHANNELS)}{hint}")
+        self.kind = CHANNELS[channel]
+        self.since_ms = since_ms
+        self.until_ms = until_ms
+        self.damaged = self.unreadable = self.rows = 0
+        self._rows_as = rows_as
+        self._progress = progress or (lambda done, total: None)
+        self._sizes = {path: path.stat().st_size for path in find(paths) if self._worth_reading(path)}
+        self._done = 0
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that may hold what is wanted, by the time that their names tell."""
+        return sorted(self._sizes, key=lambda path: (_period(path), path))
+
+    def lines(self) -> Iterator[list[bytes]]:
+        """Yield raw lines, without newlines, in lists of some thousand.
+
+        Each symbol's come by id (candles: by time); symbols that have files of their own take turns file by file.
+        """
+        for merged, rows in self.blocks():
+            yield candle_lines(rows) if self.kind == "candles" else trade_lines(rows, merged)
+
+    def blocks(self) -> Iterator[tuple[bool, list[Row]]]:
+        """Yield (whether they are merged trades, rows of one or several symbols), in the order of `lines`."""
+        windows = [_Window(self.since_ms, self.until_ms, self.kind == "trades") for _ in (False, True)]
+        for cluster in self._clusters():
+            plans = (_groups(part for part in cluster if part.merged is merged) for merged in (False, True))
+            for group in merge(*plans, key=lambda group: group[0].since_ms):
+                merged = group[0].merged
+                for rows in self._rows(group):
+                    kept = windows[merged].of(rows)
+                    if kept:
+                        self.rows += len(kept)
+                        yield merged, kept
+                for part in group:
+                    self._advance(part.table.path)
+
+    def _worth_reading(self, path: Path) -> bool:
+        """Whether a file's name lets it hold what is wanted. The day before counts: its last fill is a link."""
+        name = read_name(path.name)
+        if name is None:
+            return True
+        if (name.kind == "candlesticks") != (self.kind == "candles"):
+            return False
+        if self.since_ms is not None and name.until_ms + DAY_MS <= self.since_ms:
+            return False
+        if self.until_ms is not None and name.since_ms - DAY_MS >= self.until_ms:
+            return False
+        return any(name.may_hold(symbol) for symbol in self.symbols)
+
+    def _clusters(self) -> Iterator[list[Part]]:
+        """Yield the parts of files, those together that must be looked at together to know their order.
+
+        What lies before the period of the next file, by name and by content, need not wait for it.
+        """
+        cluster: list[Part] = []
+        until = 0
+        for path in self.paths:
+            since, end = _period(path)
+            parts = self._scan(path)
+            if cluster and since >= until and not any(old.clashes(new) for old in cluster for new in parts):
+                yield cluster
+                cluster = []
+            cluster += parts
+            until = max(until, end)
+        yield cluster
+
+    def _scan(self, path: Path) -> list[Part]:
+        """Return what a file holds; nothing, after a word, if it cannot be read."""
+        try:
+            scans = [scan(table, self.symbols, self.kind, self._rows_as) for table in tables(path)]
+        except (InputError, UnknownLayout) as error:
+            self.unreadable += 1
+            _log.warning("left out: %s", error if isinstance(error, InputError) else f"{path}: {error}")
+            scans = []
+        self._advance(path)
+        self.damaged += sum(found.damaged for found in scans)
+        parts = [part for found in scans for part in found.parts]
+        if not parts:
+            self._advance(path)  # it will not be read again
+        return parts
+
+    def _advance(self, path: Path) -> None:
+        self._done += self._sizes[path]
+        self._progress(self._done, 2 * sum(self._sizes.values()))
+
+    def _rows(self, group: list[Part]) -> Iterator[list[Row]]:
+        """Yield the rows of files that belong together, by symbol and key or as they stand if that is in order."""
+        if len(group) == 1 and group[0].rising:
+            for rows in group[0].read():
+                yield rows if self.kind == "trades" else list(filter(_confirmed, rows))
+            return
+        every = (row for part in group for rows in part.read() for row in rows)
+        ordered = in_order(every) if self.kind == "trades" else _one_each(in_order(filter(_confirmed, every)))
+        batch: list[Row] = []
+        for row in ordered:
+            batch.append(row)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        yield batch
+
+
+def trades(
+    paths: Iterable[str | Path], symbols: Iterable[str], since_ms: int | None = None, until_ms: int | None = None
+) -> Iterator[bytes]:
+    """Yield the trades of bulk files as raw lines without newlines, each symbol's by id. See `Archive`."""
+    for lines in Archive(paths, symbols, since_ms, until_ms).lines():
+        yield from lines
+
+
+class _Window:
+    """Passes on the rows of a span of time, and the fill right before the first of each symbol.
+
+    From the first row at or after the beginning on, a time that steps back before it is no reason to leave a hole.
+    """
+
+    def __init__(self, since_ms: int | None, until_ms: int | None, link: bool) -> None:
+        self._since = since_ms or 0
+        self._until = _FOREVER if until_ms is None else until_ms
+        self._all = since_ms is None and until_ms is None
+        self._link = link and since_ms is not None
+        self._before: dict[bytes, Row] = {}  # the last one before the span
+        self._began: set[bytes] = set()
+
+    def of(self, rows: list[Row]) -> list[Row]:
+        """Return those of `rows` that are to be written."""
+        if self._all:
+            return rows
+        kept: list[Row] = []
+        before, began = self._before, self._began
+        for row in rows:
+            _, time, symbol, _ = row
+            if time >= self._until:
+                continue
+            if symbol not in began:
+                if time < self._since:
+                    before[symbol] = row
+                    continue
+                began.add(symbol)
+                if self._link and symbol in before and before[symbol][0] == row[0] - 1:
+                    kept.append(before[symbol])
+            kept.append(row)
+        return kept
+
+
+def _groups(parts: Iterable[Part]) -> list[list[Part]]:
+    """Return parts by time, those together that overlap in a symbol's keys."""
+    groups: list[list[Part]] = []
+    for part in sorted(parts, key=lambda part: part.since_ms):
+        at = next((i for i, group in enumerate(groups) if any(old.clashes(part) for old in group)), len(groups))
+        groups[at:] = [[*(old for group in groups[at:] for old in group), part]]
+    return groups
+
+
+def _period(path: Path) -> tuple[int, int]:
+    """Return the time that a file's name tells; all time if it tells none."""
+    name: FileName | None = read_name(path.name)
+    return (name.since_ms, name.until_ms) if name is not None else (0, _FOREVER)
+
+
+def _confirmed(row: Row) -> bool:
+    return row[3][-1] == b"1"
+
+
+def _one_each(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield one bar for each minute; of two that differ the first, after a word."""
+    last: Row | None = None
+    for row in rows:
+        if last is not None and row[:3] == last[:3]:
+            _log.warning("two bars of %s that start at %d differ: the first is taken", row[2].decode(), row[0])
+            continue
+        last = row
+        yield row

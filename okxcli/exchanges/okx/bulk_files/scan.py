@@ -1,0 +1,241 @@
+"""What stands in a bulk file, found by reading it once: per symbol its ids, times, order, and whether they are fills.
+
+A file of aggregates (several fills in one row) must not be taken for the tape. It is known by its name, or by its ids:
+those of fills follow one another; those of aggregates have steps everywhere. Whoever knows better may say so.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from operator import lt
+
+from okxcli.errors import InvalidLine
+from okxcli.exchanges.okx.bulk_files.layouts import FileName, Kind, Layout, Row, RowsAs, read_layout, read_name
+from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks, first_line
+
+_log = logging.getLogger(__name__)
+
+#: A file of fills may lack some: so many holes in a thousand of its rows. Aggregates have 190 to 390 (measured).
+HOLES_PER_THOUSAND = 5
+_BITS = 16
+_MASK = (1 << _BITS) - 1
+#: 32 MiB for 268 million ids, three times the largest month known.
+_MAX_PAGES = 4_096
+#: Damaged rows of a file that are told one by one.
+_TOLD = 10
+
+
+class _Ids:
+    """A set of ids, a bit each in pages of 65,536: whatever their order, a million of neighbours take 128 KiB.
+
+    `overflow` tells that they are too far apart to be kept; no file of fills is like that.
+    """
+
+    def __init__(self) -> None:
+        self.overflow = False
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, number: int) -> None:
+        """Add one id."""
+        page = self._page(number >> _BITS)
+        page[(number & _MASK) >> 3] |= 1 << (number & 7)
+
+    def add_run(self, first: int, last: int) -> None:
+        """Add the ids `first .. last`."""
+        while first <= last:
+            if first & 7 or last - first < 7:
+                self.add(first)
+                first += 1
+                continue
+            count = min(last - first + 1, (1 << _BITS) - (first & _MASK)) >> 3
+            at = (first & _MASK) >> 3
+            self._page(first >> _BITS)[at : at + count] = b"\xff" * count
+            first += count << 3
+
+    def runs(self) -> tuple[int, int]:
+        """Return how many runs of neighbours there are, and how many ids."""
+        runs = ids = 0
+        before, carry = -1, 0
+        for number in sorted(self._pages):
+            bits = int.from_bytes(self._pages[number], "little")
+            carry = carry if number == before + 1 else 0
+            runs += (bits & ~(bits << 1 | carry)).bit_count()
+            ids += bits.bit_count()
+            before, carry = number, bits >> _MASK
+        return runs, ids
+
+    def _page(self, number: int) -> bytearray:
+        page = self._pages.get(number)
+        if page is None:
+            if len(self._pages) >= _MAX_PAGES:
+                self.overflow = True
+                return bytearray(1 << (_BITS - 3))
+            page = self._pages[number] = bytearray(1 << (_BITS - 3))
+        return page
+
+
+class Extent:
+    """The rows of one symbol in one table: the lowest and highest key, the times, and whether the keys rise."""
+
+    def __init__(self, fills: bool) -> None:
+        self.rows = 0
+        self.first = self.last = 0
+        self.since_ms = self.until_ms = 0
+        self.rising = True
+        self.merged = False
+        self.missing = 0  # ids between the first and the last that no row has
+        self._ids: _Ids | None = _Ids() if fills else None
+        self._newest = 0  # the key of the row before
+
+    def add(self, keys: list[int], times: list[int]) -> None:
+        """Take note of rows in the order of the file."""
+        if not keys:
+            return
+        if self.rising and keys[0] > self._newest and all(map(lt, keys, keys[1:])):
+            low, high = keys[0], keys[-1]
+        else:
+            self.rising = False
+            low, high = min(keys), max(keys)
+        earliest, latest = min(times), max(times)
+        if not self.rows:
+            self.first, self.last, self.since_ms, self.until_ms = low, high, earliest, latest + 1
+        self.first, self.last = min(self.first, low), max(self.last, high)
+        self.since_ms, self.until_ms = min(self.since_ms, earliest), max(self.until_ms, latest + 1)
+        self.rows += len(keys)
+        self._newest = keys[-1]
+        if self._ids is None:
+            return
+        if self.rising and high - low + 1 == len(keys):
+            self._ids.add_run(low, high)
+        else:
+            for key in keys:
+                self._ids.add(key)
+
+    def are_aggregates(self, damaged: int) -> bool:
+        """Whether the ids have more holes than files of fills do; each damaged row excuses one. To be asked once."""
+        ids, self._ids = self._ids, None
+        if ids is None or ids.overflow:
+            return ids is not None
+        runs, count = ids.runs()
+        self.missing = self.last - self.first + 1 - count
+        return (runs - 1 - damaged) * 1000 > count * HOLES_PER_THOUSAND
+
+
+class Part:
+    """The rows of a table that are of some symbols: all fills, all merged trades, or all candles.
+
+    `since_ms` and `until_ms` are those of its rows, `name` what the file's name tells.
+    """
+
+    def __init__(self, table: Table, layout: Layout, name: FileName | None, extents: dict[bytes, Extent]) -> None:
+        self.table = table
+        self.layout = layout
+        self.name = name
+        self.extents = extents
+        self.merged = next(iter(extents.values())).merged
+        self.since_ms = min(extent.since_ms for extent in extents.values())
+        self.rising = all(extent.rising for extent in extents.values())
+
+    def read(self) -> Iterator[list[Row]]:
+        """Yield the rows block by block, in the order of the file, damaged ones left out without a word.
+
+        Raises:
+            InputError: the file is damaged as a whole.
+        """
+        wanted = self.extents.keys()
+        for rows, _ in _rows(self.table, self.layout):
+            if kept := [row for row in rows if row[2] in wanted]:
+                yield kept
+
+    def clashes(self, later: "Part") -> bool:
+        """Whether rows of `later` belong before or among the rows of this one."""
+        return self.merged == later.merged and any(
+            symbol in later.extents and later.extents[symbol].first <= extent.last
+            for symbol, extent in self.extents.items()
+        )
+
+
+class Scan:
+    """What one reading of a table found: its parts, and how many of its rows are damaged."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.parts: list[Part] = []
+        self.damaged = 0
+
+    def fault(self, number: int, reason: str) -> None:
+        """Count and log a damaged row."""
+        self.damaged += 1
+        if self.damaged <= _TOLD:
+            _log.warning("%s: row %d: %s", self.table, number, reason)
+
+
+def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | None = None) -> Scan:
+    """Read a table; it has no parts if it is of another kind, empty, or holds none of the symbols.
+
+    `rows_as` says what rows of trades are, whatever they look like.
+
+    Raises:
+        InputError: the file is damaged as a whole.
+        UnknownLayout: it is no file of OKX's.
+    """
+    found = Scan(table)
+    name = read_name(table.name) or read_name(table.path.name)
+    if name is not None and ((name.kind == "candlesticks") != (kind == "candles")):
+        return found
+    head = first_line(table)
+    if not head.strip():
+        return found
+    own = name.stem if name is not None else next(iter(symbols)) if len(symbols) == 1 else None
+    layout = read_layout(head, own)
+    if layout.kind != kind or (layout.symbol is not None and own not in symbols):
+        return found
+    extents: dict[bytes, Extent] = {}
+    wanted = {symbol.encode() for symbol in symbols}
+    for rows, faults in _rows(table, layout):
+        for number, reason in faults:
+            found.fault(number, reason)
+        for symbol in {row[2] for row in rows} & wanted:
+            extents.setdefault(symbol, Extent(kind == "trades")).add(
+                [row[0] for row in rows if row[2] == symbol], [row[1] for row in rows if row[2] == symbol]
+            )
+    if found.damaged > _TOLD:
+        _log.warning("%s: %d rows are damaged and passed over", table, found.damaged)
+    for symbol, extent in extents.items():
+        if kind == "trades":
+            _judge(found, symbol.decode(), extent, name is not None and name.kind == "aggtrades", rows_as)
+    for merged in (False, True):
+        if some := {symbol: extent for symbol, extent in extents.items() if extent.merged == merged}:
+            found.parts.append(Part(table, layout, name, some))
+    return found
+
+
+def _judge(found: Scan, symbol: str, extent: Extent, named: bool, rows_as: RowsAs | None) -> None:
+    """Decide whether the rows of a symbol are fills, and say so if not."""
+    extent.merged = (extent.are_aggregates(found.damaged) or named) if rows_as is None else rows_as == "aggregates"
+    if extent.merged and rows_as is None:
+        _log.warning(
+            "%s: %s: merged trades (%s), kept out of the tape. If it is a file of fills that lacks some: --as fills",
+            found.table,
+            symbol,
+            "by its name" if named else f"{extent.rows} rows with {extent.missing} ids missing between them",
+        )
+
+
+def _rows(table: Table, layout: Layout) -> Iterator[tuple[list[Row], list[tuple[int, str]]]]:
+    """Yield (rows, faults as (line number, reason)) block by block."""
+    for start, block in blocks(table):
+        headed = start == 1 and layout.header
+        number, text = (2, block[block.find(b"\n") + 1 :]) if headed else (start, block)
+        rows = layout.rows(text)
+        if rows is not None:
+            yield rows, []
+            continue
+        rows, faults = [], []
+        for place, line in enumerate(text[:-1].split(b"\n"), number):
+            if not line.strip():
+                continue
+            try:
+                rows.append(layout.row(line.rstrip(b"\r")))
+            except InvalidLine as reason:
+                faults.append((place, str(reason)))
+        yield rows, faults

@@ -1,0 +1,57 @@
+"""What a session asks its driver to do."""
+
+from dataclasses import dataclass
+
+from okxcli.exchanges.okx.connection.channels import Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this text frame."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand on the frame that was just given: it is data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every subscription is answered, and at least one stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """OKX refuses this subscription for good; the others are unharmed."""
+
+    subscription: Subscription
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Open another connection, and close this one when that is ready: it will end soon by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """This connection is dead: close what is left of it and open another; `slow`: not at once."""
+
+    reason: str
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Tell people; `level` is one of `logging`."""
+
+    level: int
+    text: str
+
+
+Action = Send | Deliver | Ready | Refuse | Replace | Reconnect | Log

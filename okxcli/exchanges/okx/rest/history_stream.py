@@ -1,0 +1,103 @@
+"""The past of several symbols as one stream of raw lines, oldest first, from OKX's REST."""
+
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from typing import NamedTuple
+
+from okxcli.errors import UsageError
+from okxcli.exchanges.okx.connection.channels import path_of
+from okxcli.exchanges.okx.feed.live_feed import TAPE
+from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line
+
+_TIME = b'"ts":"'
+_BAR = b'"data":[["'
+
+
+class Missing(NamedTuple):
+    """Ids, both ends included, that REST did not show."""
+
+    symbol: str
+    first: int
+    last: int
+
+
+class Past:
+    """The fills (`trades-all`) or OKX's own bars (`candle1m`...) of `symbols` from `since_ms` on, before `until_ms`.
+
+    Fills begin with the one before `since_ms`, which is the link that proves the first bar. `missing` has what REST
+    does not show. `progress` is called with what is done and, where that is known, what there is to do.
+
+    Raises:
+        UsageError: no such channel, or one without a past.
+    """
+
+    def __init__(
+        self,
+        history: TradeHistory,
+        symbols: Iterable[str],
+        channel: str,
+        since_ms: int,
+        until_ms: int,
+        progress: Callable[[int, int | None], None] = lambda done, total: None,
+    ) -> None:
+        path_of(channel)
+        if channel != TAPE and not channel.startswith("candle"):
+            raise UsageError(f"OKX keeps no past of {channel}: only of {TAPE} and of candles (candle1m, candle1H ...)")
+        if since_ms >= until_ms:
+            raise UsageError("--since is not before --until: there is nothing between them")
+        self.missing: list[Missing] = []
+        self._history = history
+        self.symbols = list(dict.fromkeys(symbols))
+        self._channel = channel
+        self._span = (since_ms, until_ms)
+        self._progress = progress
+        self._done = 0
+        self._total = 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines, those of several symbols merged by time.
+
+        Raises:
+            NoSuchInstrument: OKX has no such symbol.
+            ExchangeUnavailable: REST does not answer.
+        """
+        one = self._fills if self._channel == TAPE else self._bars
+        for _, line in merge(*(one(symbol) for symbol in self.symbols), key=lambda found: found[0]):
+            yield line
+
+    def _fills(self, symbol: str) -> Iterator[tuple[int, bytes]]:
+        first, last = self._history.span(symbol, *self._span)
+        self._total += max(0, last - first + 1)
+        for page in self._history.range(symbol, first, last):
+            self.missing += [Missing(symbol, *part) for part in page.missing]
+            self._done += page.last - page.first + 1
+            self._progress(self._done, self._total)
+            for line in page.lines:
+                at = line.find(_TIME) + len(_TIME)
+                yield int(line[at : line.find(b'"', at)]), line
+
+    def _bars(self, symbol: str) -> Iterator[tuple[int, bytes]]:
+        bar = self._channel.removeprefix("candle")
+        for line in self._history.candles(symbol, bar, *self._span):
+            self._done += 1
+            self._progress(self._done, None)
+            at = line.find(_BAR) + len(_BAR)
+            yield int(line[at : line.find(b'"', at)]), line
+
+
+def instruments(catalogue: Catalogue, symbols: Iterable[str]) -> list[bytes]:
+    """Return the lines that tell what `symbols` are.
+
+    Raises:
+        UsageError: OKX lists none of that name; the nearest one is told.
+        ExchangeUnavailable: a list could not be had.
+    """
+    wanted = list(dict.fromkeys(symbols))
+    rows = catalogue.find(wanted)
+    unknown = [symbol for symbol in wanted if symbol not in rows]
+    if unknown:
+        near = catalogue.nearest(unknown[0])
+        hint = f" Did you mean {near}?" if near else ""
+        raise UsageError(f"OKX has no {unknown[0]}.{hint} All names: okx instruments --symbols")
+    return [instrument_line(row) for row in rows.values()]

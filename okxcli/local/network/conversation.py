@@ -1,0 +1,215 @@
+"""One WebSocket connection's conversation as pure functions: a request text in, replies and subscriptions out.
+
+Wording, codes and key order follow recorded traffic: acks `id, event, arg, connId`; errors `event, msg, code, connId`
+without `arg`. Time is an argument (seconds of any steady clock; the login's is the wall clock).
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from okxcli.local.venue.bars import PERIODS
+
+#: Channel and what it is about: an instrument id, an instrument type, or "".
+Key = tuple[str, str]
+
+#: Path and the argument that names the subject. Channels marked silent are acked and never push.
+_PUBLIC = {
+    "trades": "instId",
+    "tickers": "instId",
+    "books": "instId",
+    "books5": "instId",
+    "bbo-tbt": "instId",
+    "instruments": "instType",
+    "status": "",
+}
+SILENT = ("mark-price", "index-tickers", "funding-rate", "open-interest", "price-limit")
+_LOGIN_ONLY = ("books-l2-tbt", "books50-l2-tbt")
+_PRIVATE = ("orders", "account", "positions", "balance_and_position", "liquidation-warning", "account-greeks", "fills")
+_KINDS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION", "EVENTS", "ANY")
+
+PATHS = ("/ws/v5/public", "/ws/v5/business", "/ws/v5/private")
+REQUESTS_PER_HOUR = 480
+LOGIN_WINDOW_S = 30
+
+_ID = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
+_ADVICE = "Please use the correct URL, channel and parameters referring to API document."
+
+
+class Reply(NamedTuple):
+    """A message to send at once."""
+
+    text: str
+
+
+class Subscribe(NamedTuple):
+    """Start to push `key`; comes after its ack and not for a subscription that stands already."""
+
+    key: Key
+
+
+class Unsubscribe(NamedTuple):
+    """Stop to push `key`; comes before its ack."""
+
+    key: Key
+
+
+Action = Reply | Subscribe | Unsubscribe
+
+
+def channel_on(path: str, channel: str) -> str | None:
+    """Return the argument that names the subject of `channel` ("" for none); None where `path` has no such channel."""
+    if path == "/ws/v5/public":
+        if channel in SILENT or channel in _LOGIN_ONLY:
+            return "instId"
+        return _PUBLIC.get(channel)
+    if path == "/ws/v5/business":
+        known = channel == "trades-all" or (channel.startswith("candle") and channel[6:] in PERIODS)
+        return "instId" if known else None
+    return "" if channel in _PRIVATE else None
+
+
+class Session:
+    """The state of one connection: what it subscribed, how many requests it made, whether it is logged in.
+
+    `listed(channel, symbol)` tells whether the exchange has that. `keys` maps an API key to its secret and passphrase.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        conn_id: str,
+        listed: Callable[[str, str], bool],
+        keys: Mapping[str, tuple[str, str]] | None = None,
+        requests_per_hour: int = REQUESTS_PER_HOUR,
+    ) -> None:
+        self.path = path
+        self.conn_id = conn_id
+        self.subscriptions: dict[Key, dict[str, Any]] = {}
+        self.ever_subscribed = False
+        self.logged_in = False
+        self._listed = listed
+        self._keys = keys or {}
+        self._limit = requests_per_hour
+        self._requests: deque[float] = deque()
+
+    def receive(self, text: str, now_s: float, wall_s: float) -> list[Action]:
+        """Return what the request `text` leads to, in order."""
+        try:
+            request = json.loads(text)
+        except (ValueError, RecursionError):
+            return [self._error("60012", f"Illegal request: {text}")]
+        identity = request.get("id") if isinstance(request, dict) else None
+        known = identity if isinstance(identity, str) and _ID.fullmatch(identity) else None
+        if not isinstance(request, dict) or "op" not in request:
+            return [self._error("60012", f"Invalid request: {text}", known)]
+        if identity is not None and known is None:
+            return [self._error("60033", "Parameter id error")]
+        operation, args = request["op"], request.get("args")
+        if operation not in ("subscribe", "unsubscribe", "login"):
+            return [self._error("60019", f"Invalid op: {operation}", known)]
+        if not isinstance(args, list) or not args:
+            return [self._error("60012", f"Invalid request: {text}", known)]
+        while self._requests and self._requests[0] <= now_s - 3600:
+            self._requests.popleft()
+        if len(self._requests) >= self._limit:
+            return [self._error("60014", "Requests too frequent", known)]
+        self._requests.append(now_s)
+        if operation == "login":
+            return [self._login(args[0], wall_s)]
+        one = self._subscribe if operation == "subscribe" else self._unsubscribe
+        return [action for arg in args for action in one(arg, known)]
+
+    def _subscribe(self, arg: object, identity: str | None) -> list[Action]:
+        found = self._resolve(arg, identity)
+        if isinstance(found, Reply):
+            return [found]
+        key, echoed = found
+        ack = self._ack("subscribe", echoed, identity)
+        if self.path == "/ws/v5/private" and not self.logged_in:
+            return [self._error("60011", "Please log in", identity)]
+        if key[0] in _LOGIN_ONLY:  # acked first, then refused: nobody here has the fee tier
+            code, why = ("64003", "Your trading fee tier is too low") if self.logged_in else ("60011", "Please log in")
+            return [ack, self._error(code, why, identity)]
+        if key in self.subscriptions:
+            return [ack]
+        self.subscriptions[key] = echoed
+        self.ever_subscribed = True
+        return [ack, Subscribe(key)]
+
+    def _unsubscribe(self, arg: object, identity: str | None) -> list[Action]:
+        found = self._resolve(arg, identity)
+        if isinstance(found, Reply):
+            return [found]
+        key, echoed = found
+        ack = self._ack("unsubscribe", echoed, identity)
+        if self.subscriptions.pop(key, None) is None:
+            return [ack]
+        return [Unsubscribe(key), ack]
+
+    def _resolve(self, arg: object, identity: str | None) -> tuple[Key, dict[str, Any]] | Reply:
+        """Return the key of an argument and what of it is echoed, or the error that it earns."""
+        if not isinstance(arg, dict):
+            return self._error("60013", "Invalid args", identity)
+        if "uly" in arg:
+            return self._error("64000", "uly is no longer accepted, use instFamily", identity)
+        channel = arg.get("channel")
+        kind = channel_on(self.path, channel) if isinstance(channel, str) else None
+        subject = arg.get(kind) if kind else ""
+        good = kind is not None and isinstance(subject, str)
+        if good and kind == "instType":
+            good = subject in _KINDS
+        elif good and kind == "instId" and (str(channel), str(subject)) not in self.subscriptions:
+            good = self._listed(str(channel), str(subject))
+        if not good:
+            return self._error("60018", f"Wrong URL or {_named(arg)} doesn't exist. {_ADVICE}", identity)
+        echoed = {"channel": channel, kind: subject} if kind else {"channel": channel}
+        return (str(channel), str(subject)), echoed
+
+    def _login(self, arg: object, wall_s: float) -> Reply:
+        fields = arg if isinstance(arg, dict) else {}
+        key, passphrase, stamp, sign = (str(fields.get(n, "")) for n in ("apiKey", "passphrase", "timestamp", "sign"))
+        if self.logged_in:
+            return self._error("60031", "The WebSocket endpoint does not allow multiple or repeated logins.")
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", stamp, re.ASCII) is None:
+            return self._error("60004", "Invalid timestamp")
+        if abs(float(stamp) - wall_s) > LOGIN_WINDOW_S:
+            return self._error("60006", "Timestamp request expired")
+        if key not in self._keys:
+            return self._error("60032", "API key doesn't exist")
+        secret, password = self._keys[key]
+        if passphrase != password:
+            return self._error("60024", "Wrong passphrase")
+        digest = hmac.new(secret.encode(), f"{stamp}GET/users/self/verify".encode(), hashlib.sha256).digest()
+        if not hmac.compare_digest(base64.b64encode(digest), sign.encode()):
+            return self._error("60007", "Invalid sign")
+        self.logged_in = True
+        return Reply(_text({"event": "login", "code": "0", "msg": "", "connId": self.conn_id}))
+
+    def notice(self) -> Reply:
+        """Return the warning that the connection will be closed (64008)."""
+        message = "The connection will soon be closed for a service upgrade. Please reconnect."
+        return Reply(_text({"event": "notice", "msg": message, "code": "64008", "connId": self.conn_id}))
+
+    def _ack(self, event: str, arg: dict[str, Any], identity: str | None) -> Reply:
+        named = {} if identity is None else {"id": identity}
+        return Reply(_text({**named, "event": event, "arg": arg, "connId": self.conn_id}))
+
+    def _error(self, code: str, message: str, identity: str | None = None) -> Reply:
+        named = {} if identity is None else {"id": identity}
+        return Reply(_text({**named, "event": "error", "msg": message, "code": code, "connId": self.conn_id}))
+
+
+def _named(arg: dict[str, Any]) -> str:
+    """Name an argument as 60018 does: `channel:books,instId:BTC-USDT`."""
+    shown = ("channel", "instId", "instType", "instFamily")
+    return ",".join(f"{name}:{arg[name]}" for name in shown if name in arg) or "channel:null"
+
+
+def _text(message: dict[str, Any]) -> str:
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,303 @@
+"""The event loop of the local exchange: one port for WebSocket and REST, a heartbeat that publishes and flushes."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from okxcli.errors import OkxError, UsageError
+from okxcli.local.faults import ANY, Faults, Planned
+from okxcli.local.feeds import Feed
+from okxcli.local.network.conversation import PATHS, REQUESTS_PER_HOUR, Key, Session
+from okxcli.local.network.hub import Hub, Message
+from okxcli.local.network.port import Response, Wire
+from okxcli.local.network.pushes import Channels
+from okxcli.local.network.request_limits import Limits
+from okxcli.local.network.rest_answers import PREFIX, answer, refusal, too_many
+from okxcli.local.network.websocket_connection import MAX_BACKLOG, Connection
+from okxcli.local.venue.venue import Venue
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_S = 0.003  # between two beats: what comes in between leaves in one block
+_HTML = b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the exchange listens and how strict it is.
+
+    `limits` scales all rate limits (0: none). `keys` maps API keys to (secret, passphrase). With `cert` (and `key`,
+    where it is a file of its own; both PEM) the port speaks TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    idle_s: float = 30.0
+    limits: float = 1.0
+    requests_per_hour: int = REQUESTS_PER_HOUR
+    max_backlog: int = MAX_BACKLOG
+    keys: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    seed: int = 1
+    cert: Path | None = None
+    key: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the server's side of TLS, None without a certificate.
+
+        Raises:
+            UsageError: the certificate or its key cannot be used.
+        """
+        if self.cert is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key)
+        except OSError as error:  # SSLError is one
+            raise UsageError(f"cannot use the certificate {self.cert}: {error.strerror or error}") from None
+        return context
+
+
+class Engine:
+    """Serves a venue. Everything here runs in one event loop; `local/exchange.py` is the way in from other threads."""
+
+    def __init__(self, venue: Venue, channels: Channels, options: Options, planned: Sequence[Planned] = ()) -> None:
+        self.venue = venue
+        self.channels = channels
+        self.hub: Hub = channels.hub
+        self.faults: Faults = channels.hub.faults
+        self.options = options
+        self.feed: Feed | None = None
+        self.offers: Callable[[str, str], bool] = lambda channel, symbol: True
+        self.wires: set[Wire] = set()
+        self.connections: set[Connection] = set()
+        self.counts: Counter[str] = Counter()
+        self.port = 0
+        self._limits = Limits(options.limits)
+        self._random = Random(f"{options.seed}/engine")
+        self._planned = [(time.monotonic() + one.after_s, one) for one in planned]
+        self._ended: asyncio.Future[None] | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._idle_checked_s = 0.0
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until `end` is called; `ready` is called once the port is open.
+
+        Raises:
+            UsageError: the port cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        tls = self.options.tls()
+        try:
+            server = await loop.create_server(lambda: Wire(self), self.options.host, self.options.port, ssl=tls)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise UsageError(f"cannot listen on {self.options.host}:{self.options.port}: {why}. Try --port 0") from None
+        self.port = server.sockets[0].getsockname()[1]
+        ready()
+        self.wake()
+        try:
+            await self._ended
+        finally:
+            server.close()
+            if self._beat is not None:
+                self._beat.cancel()
+            for one in list(self.connections):
+                one.close(1001, "")
+            await asyncio.sleep(0)
+            for wire in list(self.wires):
+                wire.abort()
+            if self.feed is not None:
+                self.feed.close()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Stop serving; `error` comes out of `run`."""
+        if self._ended is not None and not self._ended.done():
+            if error is None:
+                self._ended.set_result(None)
+            else:
+                self._ended.set_exception(error)
+
+    def guard(self, act: Callable[..., None], *arguments: object) -> None:
+        """Call `act`; an error that it did not expect ends the server instead of vanishing in the event loop."""
+        try:
+            act(*arguments)
+        except Exception as error:
+            if not isinstance(error, OkxError):
+                log.exception("the local exchange failed")
+            self.end(error)
+
+    def wake(self) -> None:
+        """Beat as soon as possible, because something changed."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = asyncio.get_running_loop().call_later(0, self.guard, self._tick)
+
+    def _tick(self) -> None:
+        """Publish what is due, send it, and come back when there is more."""
+        now_s = time.monotonic()
+        wake = now_s + 1.0
+        self._faults_due(now_s)
+        for due in (
+            self.feed.step(now_s) if self.feed is not None else None,
+            self.channels.pump(now_s),
+            self.hub.release(now_s),
+            min((moment for moment, _ in self._planned), default=None),
+        ):
+            wake = wake if due is None else min(wake, due)
+        for one in list(self.connections):
+            one.flush()
+        idle_pace_s = min(0.5, self.options.idle_s / 10)
+        if now_s - self._idle_checked_s >= idle_pace_s:
+            self._idle_checked_s = now_s
+            for one in list(self.connections):
+                one.check_idle(now_s, self.options.idle_s)
+        wake = min(wake, self._idle_checked_s + idle_pace_s)
+        delay = max(_SHORTEST_S, wake - time.monotonic())
+        self._beat = asyncio.get_running_loop().call_later(delay, self.guard, self._tick)
+
+    # WebSocket
+
+    def refusal(self, client: str, path: str) -> Response | None:
+        """Return the answer to a handshake that is refused, None to accept it."""
+        now_s = time.monotonic()
+        self.counts["handshakes"] += 1
+        if path not in PATHS:
+            return Response(404, b'{"msg":"Not Found","code":"404","data":[]}')
+        if now_s < self.faults.refuse_until or not self._limits.handshake(client, now_s):
+            self.counts["handshakes refused"] += 1
+            return Response(429, b"Too Many Requests", "text/plain")
+        return None
+
+    def session(self, path: str) -> Session:
+        """Return the conversation of a new connection on `path`."""
+        conn_id = f"{self._random.getrandbits(32):08x}"
+        return Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+
+    def _listed(self, channel: str, symbol: str) -> bool:
+        if channel == "index-tickers" and self.venue.find(f"{symbol}-SWAP") is not None:
+            return True  # indices are named as spot pairs are, and a swap has one too
+        return self.venue.find(symbol) is not None and self.offers(channel, symbol)
+
+    def subscribe(self, key: Key, connection: Connection) -> None:
+        """Start to push a channel to a connection, beginning with its present state."""
+        if key in connection.deaf:
+            return
+        first = self.hub.add(key, connection)
+        self.channels.subscribed(key, connection, first, time.monotonic())
+        self.wake()
+
+    def unsubscribe(self, key: Key, connection: Connection) -> None:
+        """Stop to push a channel to a connection."""
+        self.hub.remove(key, connection)
+        if key not in self.hub.subscribers:
+            self.channels.forget(key)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that is closing."""
+        self.connections.discard(connection)
+        for key in list(connection.session.subscriptions):
+            self.unsubscribe(key, connection)
+
+    def keeps_silent(self) -> bool:
+        """Tell whether pings get no answer now."""
+        self.counts["pings"] += 1
+        return time.monotonic() < self.faults.no_pong_until
+
+    def ignores_requests(self) -> bool:
+        """Tell whether requests get no ack now."""
+        return time.monotonic() < self.faults.no_ack_until
+
+    # REST
+
+    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
+        """Answer a REST request, by its merits and by the faults that are on."""
+        now_s = time.monotonic()
+        endpoint = path.removeprefix(PREFIX)
+        self.counts[f"GET {endpoint}"] += 1
+        if now_s < self.faults.html_until:
+            return Response(503, _HTML, "text/html", self.faults.slow_rest_s)
+        if now_s < self.faults.busy_until or not self._limits.request(client, endpoint, now_s):
+            self.counts["429"] += 1
+            return Response(*too_many(), delay_s=self.faults.slow_rest_s)
+        if method != "GET":
+            return Response(*refusal(405, "50115", "Invalid request method."))
+        listing = self.venue.find(query.get("instId"))
+        if endpoint == "market/books" and listing is not None:
+            self.channels.books_now(listing)
+        age = self.faults.stale_rest_ms if self.faults.stale_rest_ms and self._random.random() < 0.5 else 0
+        if age:
+            self.counts["old answers"] += 1
+        found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
+        return Response(found.status, found.body, delay_s=self.faults.slow_rest_s)
+
+    # Faults
+
+    def _faults_due(self, now_s: float) -> None:
+        due = [one for moment, one in self._planned if moment <= now_s]
+        if not due:
+            return
+        self._planned = [(moment, one) for moment, one in self._planned if moment > now_s]
+        for one in due:
+            self.inflict(one)
+            if one.every_s is not None:
+                self._planned.append((now_s + one.every_s, one))
+
+    def inflict(self, planned: Planned) -> None:
+        """Make a fault happen now."""
+        log.debug("fault: %s", planned.name)
+        if planned.name == "cut":
+            self.cut()
+        elif planned.name == "freeze":
+            self.freeze()
+        elif planned.name == "notice":
+            self.notice(planned.seconds)
+        else:
+            self.faults.apply(planned, list(self.venue.listings), time.monotonic())
+
+    def cut(self, path: str = ANY) -> int:
+        """Drop the connections of `path` (all of them by default) without a close frame; return how many."""
+        chosen = self.on(path)
+        for one in chosen:
+            one.cut()
+        return len(chosen)
+
+    def freeze(self, path: str = ANY) -> int:
+        """Leave the connections of `path` half open: nothing is read from them or sent on them; return how many."""
+        chosen = self.on(path)
+        for one in chosen:
+            one.frozen = True
+        return len(chosen)
+
+    def deafen(self, channel: str, symbol: str, lasting: bool) -> int:
+        """Push subscriptions nothing any more that stay acked, until they or (`lasting`) their connection are anew."""
+        count = 0
+        for one in self.connections:
+            for key in list(one.session.subscriptions):
+                if channel in (ANY, key[0]) and symbol in (ANY, key[1]):
+                    self.unsubscribe(key, one)
+                    count += 1
+                    if lasting:
+                        one.deaf.add(key)
+        return count
+
+    def on(self, path: str) -> list[Connection]:
+        """Return the open connections whose path ends in `path` (`public`, `business`), or all of them (`*`)."""
+        return [one for one in self.connections if path == ANY or one.session.path.endswith(path)]
+
+    def notice(self, after_s: float) -> None:
+        """Announce an upgrade on public and private connections, as OKX does, and close every one `after_s` later."""
+        chosen = list(self.connections)
+        for one in chosen:
+            if not one.session.path.endswith("business"):
+                one.push(Message(one.session.notice().text.encode()))
+                one.flush()
+        loop = asyncio.get_running_loop()
+        for one in chosen:
+            loop.call_later(after_s, one.close, 1001, "Service upgrade")

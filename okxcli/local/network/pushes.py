@@ -1,0 +1,230 @@
+"""The messages of every channel, each at its pace.
+
+The paces are those of the wall clock: `books`, `books5` and `tickers`
+at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their end; an unchanged book is repeated
+after a minute.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from okxcli.local.faults import use_up
+from okxcli.local.network.conversation import SILENT, Key
+from okxcli.local.network.hub import Hub, Message, Subscriber
+from okxcli.local.network.rest_answers import STATUS
+from okxcli.local.venue.bars import bar_end, bar_start
+from okxcli.local.venue.books import Increments, Snapshots
+from okxcli.local.venue.fills import Fill, Merged, merged
+from okxcli.local.venue.venue import Listing, Venue
+
+PACE_S = {"books": 0.1, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
+CANDLE_PACE_S = 1.0
+CONFIRM_LAG_MS = 600  # recorded: the final push of a bar comes 0.6 to 1.7 s after its end
+REPEAT_S = 60.0
+
+
+class _Paced:
+    """When a channel may speak next, what it said last, and when it changed last."""
+
+    __slots__ = ("bar", "changed_s", "next_s", "state")
+
+    def __init__(self, now_s: float) -> None:
+        self.next_s = now_s
+        self.changed_s = now_s
+        self.state: object = None
+        self.bar = 0
+
+
+class Channels:
+    """Makes the messages of a venue's channels and publishes them.
+
+    `first_push`: a new subscription of `trades` or `trades-all` gets the newest trade at once, however old it is.
+    """
+
+    def __init__(self, venue: Venue, hub: Hub, first_push: bool = True, books_snapshot: bool = True) -> None:
+        self._venue = venue
+        self.hub = hub
+        self._first_push = first_push
+        self._books_snapshot = books_snapshot
+        self._paced: dict[Key, _Paced] = {}
+        self.confirm_lag_ms = CONFIRM_LAG_MS
+        #: Whether a channel is made from the fills; a recording plays some of them as they were.
+        self.makes: Callable[[Key], bool] = lambda key: True
+
+    def subscribed(self, key: Key, subscriber: Subscriber, first: bool, now_s: float) -> None:
+        """Send a new subscriber what it gets at once: the state of its channel."""
+        channel, subject = key
+        now = self._venue.clock.now_ms()
+        if channel == "status" and self.makes(key):
+            self._send_one(key, subscriber, [STATUS])
+        listing = self._venue.find(subject)
+        if listing is None or not self.makes(key):
+            return
+        paced = self._paced.get(key)
+        if paced is None:
+            paced = self._paced[key] = _Paced(now_s + PACE_S.get(channel, CANDLE_PACE_S))
+        if self.hub.faults.is_muted(*key):
+            return
+        if channel in ("trades", "trades-all") and self._first_push:
+            last = listing.tape.last if channel == "trades-all" else listing.tape.last_group()
+            if last is not None:
+                subscriber.push(trade_message(channel, listing, last))
+        elif channel == "tickers":
+            self._send_one(key, subscriber, [listing.ticker.data(now)])
+        elif channel in ("books5", "bbo-tbt"):
+            state = listing.books5 if channel == "books5" else listing.bbo
+            if first:
+                state.advance(now)
+            self._send_one(key, subscriber, [state.data(subject if channel == "books5" else None)])
+        elif channel == "books":
+            if first:
+                listing.books.advance(now)
+            if self._books_snapshot:
+                self._send_one(key, subscriber, [listing.books.snapshot()], "snapshot")
+        elif channel.startswith("candle"):
+            name = channel.removeprefix("candle")
+            row = listing.bars.row(name, bar_start(name, now), now)
+            paced.bar = paced.bar or bar_start(name, now)
+            if row is not None:
+                self._send_one(key, subscriber, [row])
+
+    def forget(self, key: Key) -> None:
+        """Drop the pace of a channel that nobody listens to any more."""
+        self._paced.pop(key, None)
+
+    def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
+        """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
+        hub, symbol = self.hub, listing.symbol
+        if ("trades-all", symbol) in hub.subscribers:
+            for fill in fills:
+                if fill.trade_id in silent:
+                    continue
+                message = trade_message("trades-all", listing, fill)
+                hub.publish(("trades-all", symbol), message)
+                if use_up(hub.faults.duplicate, symbol):
+                    hub.publish(("trades-all", symbol), message)
+        if ("trades", symbol) in hub.subscribers:
+            for trade in merged(fills):
+                ids = range(trade.trade_id - trade.matches + 1, trade.trade_id + 1)
+                if not silent or silent.isdisjoint(ids):
+                    hub.publish(("trades", symbol), trade_message("trades", listing, trade))
+
+    def pump(self, now_s: float) -> float:
+        """Publish what is due on the paced channels at `now_s`; return the moment when it is to be called again."""
+        now = self._venue.clock.now_ms()
+        wake = now_s + 1.0
+        for key, paced in list(self._paced.items()):
+            listing = self._venue.find(key[1])
+            if key not in self.hub.subscribers:
+                del self._paced[key]
+                continue
+            if listing is None or key[0] in SILENT or key[0].startswith("trades"):
+                continue
+            if paced.next_s <= now_s:
+                paced.next_s = now_s + self._step(key, paced, listing, now, now_s)
+            wake = min(wake, paced.next_s)
+        return wake
+
+    def _step(self, key: Key, paced: _Paced, listing: Listing, now: int, now_s: float) -> float:
+        channel = key[0]
+        if channel.startswith("candle"):
+            return self._candle(key, paced, listing, now)
+        if channel == "tickers":
+            state = listing.ticker.state(now)
+            if state != paced.state:
+                paced.state = state
+                self._publish(key, [listing.ticker.data(now)])
+        elif channel == "books":
+            self._books(key, paced, listing.books, now, now_s)
+        else:
+            self._snapshot(key, paced, listing.books5 if channel == "books5" else listing.bbo, now, now_s)
+        return PACE_S.get(channel, 0.1)
+
+    def _snapshot(self, key: Key, paced: _Paced, state: Snapshots, now: int, now_s: float) -> None:
+        if state.advance(now):
+            paced.changed_s = now_s
+        elif now_s - paced.changed_s < REPEAT_S:
+            return
+        paced.changed_s = now_s
+        self._publish(key, [state.data(key[1] if key[0] == "books5" else None)])
+
+    def _books(self, key: Key, paced: _Paced, state: Increments, now: int, now_s: float) -> None:
+        update = state.advance(now)
+        if update is None:
+            if now_s - paced.changed_s < REPEAT_S:
+                return
+            update = state.unchanged(now)
+        paced.changed_s = now_s
+        self._publish(key, [update], "update")
+
+    def _candle(self, key: Key, paced: _Paced, listing: Listing, now: int) -> float:
+        """Publish the final push of every bar that is over, and the running bar if it changed."""
+        name = key[0].removeprefix("candle")
+        # A bar may be over long before its final push: the running one is then pushed first, as OKX does.
+        while paced.bar and bar_end(name, paced.bar) + self.confirm_lag_ms <= now:
+            final = listing.bars.row(name, paced.bar, now)
+            if final is not None:
+                self._publish(key, [final])
+            paced.bar = bar_end(name, paced.bar)
+        row = listing.bars.row(name, bar_start(name, now), now)
+        if row is not None and row != paced.state:
+            paced.state = row
+            paced.bar = paced.bar or bar_start(name, now)
+            self._publish(key, [row])
+        if not paced.bar:
+            return CANDLE_PACE_S
+        until_final = self._venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
+        return min(CANDLE_PACE_S, max(0.005, until_final))
+
+    def books_now(self, listing: Listing) -> None:
+        """Bring the `books` state up to date for REST, telling its subscribers of the step."""
+        now = self._venue.clock.now_ms()
+        if listing.books.ts + 50 <= now:  # OKX refreshes the REST book every 50 ms
+            update = listing.books.advance(now)
+            if update is not None:
+                self._publish(("books", listing.symbol), [update], "update")
+
+    def instruments(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Publish changed instrument rows on the `instruments` channel of their type."""
+        for row in rows:
+            for kind in (row["instType"], "ANY"):
+                self._publish(("instruments", kind), [row])
+
+    def _publish(self, key: Key, data: list[Any], action: str | None = None) -> None:
+        if key in self.hub.subscribers:
+            self.hub.publish(key, _message(key, data, action))
+
+    def _send_one(self, key: Key, subscriber: Subscriber, data: list[Any], action: str | None = None) -> None:
+        subscriber.push(_message(key, data, action))
+
+
+def arg_of(key: Key) -> dict[str, str]:
+    """Return the `arg` of a channel's messages."""
+    channel, subject = key
+    if not subject:
+        return {"channel": channel}
+    return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
+
+
+def trade_message(channel: str, listing: Listing, trade: Fill | Merged) -> Message:
+    """Return the push of one fill (`trades-all`) or of one merged trade (`trades`); built by hand, being hot."""
+    symbol = listing.symbol
+    text = (
+        f'{{"arg":{{"channel":"{channel}","instId":"{symbol}"}},"data":[{{"instId":"{symbol}",'
+        f'"tradeId":"{trade.trade_id}","px":"{trade.price}","sz":"{trade.size}","side":"{trade.side}",'
+    )
+    if channel == "trades-all":
+        text += f'"source":"{trade.source}","ts":"{trade.ts}"}}]}}'
+    else:
+        seq = trade.ts - 1_577_836_800_000
+        text += f'"ts":"{trade.ts}","count":"{trade.matches}","source":"{trade.source}","seqId":{seq}}}]}}'
+    return Message(text.encode())
+
+
+def _message(key: Key, data: list[Any], action: str | None = None) -> Message:
+    message: dict[str, Any] = {"arg": arg_of(key)}
+    if action is not None:
+        message["action"] = action
+    message["data"] = data
+    return Message(json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())

@@ -1,0 +1,135 @@
+"""Whole days from OKX's bulk files instead of thousands of pages of REST: which, fetched, and into the database.
+
+OKX cuts its files at midnight of UTC+8. A file that it does not have, or that cannot be had whole, is no failure: REST
+is asked for that day.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from okxcli.core.model import StandardizedTrade
+from okxcli.errors import InvalidLine, OutputError, TryLater
+from okxcli.exchanges.okx.bulk_files.download import Downloader
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, OFFSET_MS
+from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.exchanges.okx.rest.endpoints import TRADES_PAGE
+from okxcli.pipeline.backfill.fetch_plan import Days, Plan
+from okxcli.pipeline.bulk_import import BulkLoader
+from okxcli.runtime.clock import now_ms
+from okxcli.runtime.proxy import Proxies
+from okxcli.storage.server.database import Database
+
+_log = logging.getLogger(__name__)
+
+#: OKX's documentation has the files two days after their day.
+PUBLISHED_MS = 2 * DAY_MS
+#: REST has the fills of three months, and it is not said to the day: what is older comes from files at any price.
+HORIZON_MS = 85 * DAY_MS
+#: A file costs as much time as so many pages of REST, at the pace that backfill keeps: some four seconds.
+WORTH_PAGES = 20
+
+
+class BulkFiles:
+    """Bulk files of whole days, from `base_url` by way of `folder`, where they are kept.
+
+    `timeframes` are the bars that are made of them, with `fill` flat ones too. `stopped` is asked now and then whether
+    to end early.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        base_url: str,
+        folder: Path,
+        timeframes: Iterable[str],
+        *,
+        fill: bool = False,
+        describe: Callable[[str], list[bytes]] = lambda symbol: [],
+        stopped: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], int] = now_ms,
+        proxies: Proxies | None = None,
+    ) -> None:
+        self._database = database
+        self._timeframes = list(timeframes)
+        self._fill = fill
+        self._describe = describe
+        self._stopped = stopped
+        self._clock = clock
+        self._base_url = base_url
+        self._loader = Downloader(base_url, folder, sleep=sleep, stop=stopped, attempts=3, quiet=True, proxies=proxies)
+        self._fetched: dict[Days, list[Path]] = {}
+
+    def choose(self, spans: Iterable[tuple[int, int, int]]) -> list[Days]:
+        """Return the days to take from files, oldest first, of spans of time (ms) that lack so many fills.
+
+        Those that lie whole in a span, are published by now, and would cost more pages than a file is worth, or of
+        which REST has nothing any more; the fills of a span are taken to be spread evenly over it.
+        """
+        now = self._clock()
+        found: list[Days] = []
+        for count, since, until in spans:
+            edge = (now - HORIZON_MS + OFFSET_MS) // DAY_MS
+            first = -(-(since + OFFSET_MS) // DAY_MS)
+            last = (min(until, now - PUBLISHED_MS) + OFFSET_MS) // DAY_MS
+            # What OKX has told the ids of is younger than that: the older days of a beginning are not counted in.
+            a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - OFFSET_MS)) if until > since else 0
+            if a_day < WORTH_PAGES * TRADES_PAGE:
+                last = min(last, edge)
+            if first < last:
+                held = min(count, round(count * (last - first) * DAY_MS / (until - since)))
+                found.append(Days(first * DAY_MS - OFFSET_MS, last * DAY_MS - OFFSET_MS, held))
+        return sorted(found)
+
+    def fetch(self, plan: Plan) -> list[Path]:
+        """Fetch the files of a plan's days, as far as they can be had, and say once what REST is asked for instead."""
+        self._loader.missing.clear()
+        reason = ""
+        for days in plan.days:
+            if self._stopped():
+                break
+            try:
+                self._fetched[days] = self._loader.fetch(plan.symbol, days.since_ms, days.until_ms, self._clock())
+            except (OutputError, TryLater) as error:
+                reason = str(error)
+        missing = self._loader.missing
+        if missing:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            reason = f"{missing[0]}{more} cannot be had from {self._base_url}"
+        if reason and not self._stopped():
+            _log.warning("%s: asking REST instead of bulk files: %s", plan.symbol, reason)
+        return [path for days in plan.days for path in self._fetched.get(days, ())]
+
+    def load(self, plan: Plan, counts: Counter[str]) -> None:
+        """Store what the files of a plan's days hold, and the bars of it; what they lack is still to be asked for."""
+        symbol = plan.symbol
+        paths = self.fetch(plan)
+        for days in plan.days:
+            some = [path for path in paths if path in self._fetched.get(days, ())]
+            if not some or self._stopped():
+                continue
+            loader = BulkLoader(
+                self._database, [symbol], self._timeframes, days.since_ms, days.until_ms, self._fill, self._describe
+            )
+            counts["candles"] += loader.load(some, self._stopped).candles
+            counts.update(loader.by_symbol()[symbol])
+
+    def fills(self, plan: Plan, since_ms: int, until_ms: int) -> Iterator[StandardizedTrade]:
+        """Yield the fills of a plan's days within a span from the files that were fetched, by rising id."""
+        normalizer = Normalizer()
+        for days in plan.days:
+            paths = self._fetched.get(days, [])
+            if not paths or days.since_ms < since_ms or days.until_ms > until_ms:
+                continue
+            for lines in Archive(paths, [plan.symbol], days.since_ms, days.until_ms).lines():
+                for raw in lines:
+                    try:
+                        found = normalizer.feed(raw)
+                    except InvalidLine as reason:
+                        _log.warning("%s: a row of a bulk file: %s", plan.symbol, reason)
+                        continue
+                    yield from (one for one in found if isinstance(one, StandardizedTrade) and one.origin == "file")

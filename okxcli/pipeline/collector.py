@@ -1,0 +1,343 @@
+"""The whole pipe in one process: feed, normalise, make candles, store. Composes what the filters call, adds no rule.
+
+Lines flow from the feed's inbox through the normaliser and the candle maker into the keeper, which commits them, or
+spools them while Postgres is away. When even the spool has no room nothing is taken from the feed: what has come waits
+in the inbox, which is bounded and stops reading the sockets when it is full.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
+from okxcli.errors import BUGS, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
+from okxcli.exchanges.okx.feed.live_feed import TAPE, Feed
+from okxcli.exchanges.okx.normalize.converters import EXCHANGE
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+from okxcli.runtime.clock import ClockDoubt
+from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.memory import give_back
+from okxcli.runtime.signals import Lifecycle
+from okxcli.storage.candles.housekeeping import Chores
+from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.open_bars import newest_ids, reopen
+from okxcli.storage.server.database import Connection
+from okxcli.storage.write.durable_writer import Keeper
+
+_log = logging.getLogger(__name__)
+
+#: Time between two lines in the log file that say that all is well.
+_HEARTBEAT_S = 60.0
+#: Time between two times that freed memory is given back: the later, the more of it has new neighbours that stay.
+_GIVE_BACK_S = 10.0
+#: Rejected messages told one by one; the closing counts have them all.
+_TOLD = 50
+#: Rejected messages of a run that are kept in the table `quarantine`.
+_QUARANTINED = 1_000
+#: Time between two tries to take up another configuration while the database cannot be read.
+_RETRY_S = 5.0
+#: Bars held before they go to the keeper.
+_HELD = 1_000
+
+
+class Collector:
+    """Collects what `config` names from `feed` into `keeper`.
+
+    Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
+    and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
+    incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
+    the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
+    feed's, which is corrected when OKX's time is known better.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        keeper: Keeper,
+        session: Callable[[], AbstractContextManager[Connection]],
+        clock: Callable[[], int],
+        *,
+        housekeep: Callable[[Config], None] = lambda config: None,
+        mender: Callable[[Config], Mender] | None = None,
+        load: Callable[[], Config] | None = None,
+    ) -> None:
+        self.rejected = 0
+        self.stored_books = 0
+        self.messages = 0
+        self._config = config
+        self._feed = feed
+        self._keeper = keeper
+        self._session = session
+        self._clock = clock
+        self._housekeep = housekeep
+        self._mender = mender
+        self._load = load
+        self._normalizer = Normalizer()
+        self._doubt = ClockDoubt()
+        self._ready: deque[Line] = deque()
+        self._book_slots: dict[tuple[str, str], int] = {}
+        self._candles_due: int | None = None
+        self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+        self._next_giving = time.monotonic() + _GIVE_BACK_S
+        self._wish: Config | None = None  # a configuration that is to be taken up
+        self._next_try = 0.0
+        self._removed: set[str] = set()
+        self._candles, self.chores = self._made(config)
+
+    def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Chores]:
+        """Return the candle maker for a configuration, and the chores beside it."""
+        self._fill_by_fill = TAPE in config.channels
+        mender = self._mender(config) if self._mender is not None else None
+        chores = Chores(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
+        if not config.timeframes:
+            return None, chores
+        candles = RealTimeCandleProcessor(
+            config.timeframes, self._take_bar, config.lateness_ms, config.grace_ms, config.fill
+        )
+        if self._fill_by_fill:
+            candles.on_candle(chores.note)
+        return candles, chores
+
+    def run(self, life: Lifecycle, seconds: float | None = None) -> None:
+        """Collect until a signal, or for so many seconds; then store everything that has come.
+
+        Raises:
+            TryLater: at the end, when Postgres is away and lines are left in the spool.
+            OkxError: what `Feed.poll` raises.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        self.chores.start()
+        while not life.stop and (end is None or time.monotonic() < end):
+            # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
+            if life.wait(None if self._keeper.full else self._feed.fileno(), self._wait_s(end)):
+                self.take(self._feed.poll())
+            self.tick()
+            if life.reload:
+                life.reload = False
+                self._read_again()
+            if self._wish is not None:
+                self._try_change(self._wish)
+        self._feed.stop()
+        while lines := self._feed.poll():
+            self.take(lines)
+        self.chores.stop()
+        self.finish()
+
+    def reopen(self, connection: Connection, symbols: Iterable[str] | None = None) -> None:
+        """Take up the bars that are open by what is stored, before anything of these symbols (all) is taken in."""
+        if not self._fill_by_fill or self._candles is None:
+            return
+        candles = self._candles
+
+        def give(line: Line) -> None:
+            candles.feed(line)
+            if len(self._ready) >= _HELD:
+                self._store()
+
+        for symbol in self._config.symbols if symbols is None else symbols:
+            last = reopen(connection, EXCHANGE, symbol, candles, give)
+            self._store()
+            if last is not None:
+                _log.debug("%s: goes on after id %d", symbol, last)
+
+    # Another configuration
+
+    def _read_again(self) -> None:
+        """Read the configuration anew; one with mistakes changes nothing."""
+        if self._load is None:
+            return
+        try:
+            self._wish = self._load()
+        except OkxError as error:
+            _log.error("the configuration stays as it was: %s", "; ".join(str(error).splitlines()))
+            return
+        self._next_try = 0.0
+        if not self._keeper.up:
+            _log.info("the new configuration is taken up when the database is back")
+
+    def _try_change(self, config: Config) -> None:
+        """Take up another configuration, as soon as the database is there: it says where symbols begin."""
+        if not self._keeper.up or time.monotonic() < self._next_try:
+            return
+        try:
+            self.change(config)
+        except DatabaseUnavailable as error:
+            _log.debug("the new configuration has to wait: %s", error)
+            self._next_try = time.monotonic() + _RETRY_S
+            return
+        except OkxError as error:
+            _log.error("the configuration stays as it was: %s", error)
+        self._wish = None
+
+    def change(self, config: Config) -> None:
+        """Collect what `config` names from now on. What is common to it and the one before goes on undisturbed.
+
+        New symbols begin as at a start: after their newest stored fill, with the bars that were open then. What has
+        come of symbols that are not wanted any more is stored.
+
+        Raises:
+            DatabaseUnavailable: it is away; nothing has changed.
+            UsageError: a symbol that cannot be; nothing has changed.
+        """
+        before = self._config
+        new = [symbol for symbol in config.symbols if symbol not in before.symbols]
+        gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
+        others = _of_candles(config) != _of_candles(before)
+        taped = new if TAPE in before.channels else config.symbols
+        with self._session() as connection:
+            resume = newest_ids(connection, EXCHANGE, taped) if TAPE in config.channels else {}
+            self.take(self._feed.poll())
+            if config.proxy != before.proxy:
+                self._feed.go_through(config.proxy)
+            self.take(self._feed.change(config.symbols, config.channels, resume))
+            self._config = config
+            self._removed = (self._removed | set(gone)) - set(config.symbols)
+            for symbol in gone if self._candles is not None else ():
+                self._candles.forget(EXCHANGE, symbol)  # type: ignore[union-attr]
+            self._store()
+            if others:
+                self._begin_anew(connection)
+            else:
+                self._reopen_what_can_be(connection, new)
+        _tell_change(before, config, new, gone)
+
+    def _begin_anew(self, connection: Connection) -> None:
+        """Make other candles from now on, beginning with what is stored of the open bars."""
+        if self._candles is not None:
+            self._candles.finish()
+        self._store()
+        self._keeper.finish()
+        self.chores.stop()
+        self._candles, self.chores = self._made(self._config)
+        self._candles_due = None
+        self.chores.start()
+        self._reopen_what_can_be(connection, self._config.symbols)
+
+    def _reopen_what_can_be(self, connection: Connection, symbols: Iterable[str]) -> None:
+        try:
+            self.reopen(connection, symbols)
+        except DatabaseUnavailable as error:
+            _log.warning("bars that are open now will be incomplete until okx backfill mends them: %s", error)
+
+    def take(self, lines: list[bytes]) -> None:
+        """Put raw lines through to the keeper; those that are bad are told and counted."""
+        for line in lines:
+            self.messages += 1
+            try:
+                for item in self._normalized(line):
+                    self._route(item)
+            except InvalidLine as reason:
+                self._reject(line, str(reason), reason.early)
+            except BUGS as error:
+                _log.exception("a bug of okx")
+                self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
+        self._store()
+
+    def _normalized(self, line: bytes) -> list[Line]:
+        try:
+            return self._normalizer.feed(line)
+        except PartlyInvalid as reason:
+            self._reject(line, str(reason), reason.early)
+            return reason.lines
+
+    def _route(self, item: Line) -> None:
+        """Give one line to those whom it concerns, a bar before the trade that closed it."""
+        if isinstance(item, BookSnapshot):
+            if self._config.books_every_ms:
+                key, slot = (item.symbol, item.origin), item.timestamp // self._config.books_every_ms
+                if self._book_slots.get(key) == slot:
+                    return
+                self._book_slots[key] = slot
+            self.stored_books += 1
+        elif self._candles is not None and self._is_for_candles(item):
+            self._candles.feed(item)
+        self._ready.append(item)
+
+    def _take_bar(self, bar: Line) -> None:
+        """Put a bar in line; a long quiet may make millions of flat ones at once, which are not all held."""
+        self._ready.append(bar)
+        if len(self._ready) >= _HELD:
+            self._store()
+
+    def _is_for_candles(self, item: Line) -> bool:
+        """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
+        if self._removed and getattr(item, "symbol", None) in self._removed:
+            return False
+        return not isinstance(item, StandardizedTrade) or (item.origin != "trades") == self._fill_by_fill
+
+    def _reject(self, line: bytes, reason: str, early: tuple[Early, ...] = ()) -> None:
+        self.rejected += 1
+        if self.rejected <= _QUARANTINED or early:  # trades may be taken back, all of them
+            self._keeper.refuse(line, reason)
+        self._doubt.note(early)
+        if self.rejected <= _TOLD:
+            _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
+
+    def tick(self) -> None:
+        """Do what time has made due: candles by the exchange's clock, a batch."""
+        if self._candles is not None:
+            self._candles_due = self._candles.advance(self._feed.clock())
+        self._store()
+        self._keeper.tick()
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+            _log.debug("alive: %s", self.counts())
+        if time.monotonic() >= self._next_giving:
+            self._next_giving = time.monotonic() + _GIVE_BACK_S
+            give_back()
+
+    def _wait_s(self, end: float | None) -> float:
+        waits = [max(self._next_heartbeat - time.monotonic(), 0)]
+        due = self._keeper.due_in(self._clock())
+        if due is not None:
+            waits.append(due)
+        if self._candles_due is not None:
+            waits.append(max(self._candles_due - self._feed.clock(), 0) / 1000)
+        if end is not None:
+            waits.append(max(end - time.monotonic(), 0))
+        return min(waits)
+
+    def _store(self) -> None:
+        while self._ready:
+            self._keeper.add(self._ready.popleft())
+
+    def finish(self) -> None:
+        """Write what late trades changed and commit everything.
+
+        Raises:
+            TryLater: Postgres is away; the lines are in the spool.
+        """
+        if self._candles is not None:
+            self._candles.finish()
+        self._store()
+        left = self._keeper.finish()
+        if left:
+            raise TryLater(self._keeper.explain_left(left))
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of every step, as the filters give them."""
+        candles = self._candles.counts() if self._candles is not None else {}
+        made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
+        return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()
+
+
+def _of_candles(config: Config) -> tuple[object, ...]:
+    """Return all that a candle maker is made of."""
+    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, TAPE in config.channels
+
+
+def _tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:
+    """Say in a line what a new configuration changes, and in another what it cannot change now."""
+    parts = [f"+{symbol}" for symbol in new] + [f"-{symbol}" for symbol in gone]
+    for name in ("channels", "timeframes"):
+        was, has = getattr(before, name), getattr(after, name)
+        parts += [f"+{one}" for one in has if one not in was] + [f"-{one}" for one in was if one not in has]
+    _log.info("the configuration is read again: %s", " ".join(parts) or "the same symbols, channels and timeframes")
+    fixed = ("dsn", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
+    later = [name.removesuffix("_s") for name in fixed if getattr(before, name) != getattr(after, name)]
+    if later:
+        _log.warning("this takes effect at the next start: %s", ", ".join(later))

@@ -1,0 +1,157 @@
+"""The configuration: where it lies, what it says once it is checked, and what is wrong with it.
+
+Owns the search order and the values that the rest of the package uses. `config_keys` knows how the file
+is spelled; it is loaded only when there is a file to read, because pydantic is slow to import.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from okxcli.errors import ConfigError
+from okxcli.runtime.files import user_folder
+
+_log = logging.getLogger(__name__)
+
+#: The last place that is looked at, for services that have no home.
+SYSTEM_FILE = Path("/etc/okx/okx.json")
+
+#: A configuration is a page of text; what is longer is some other file named by mistake.
+MAX_BYTES = 1_048_576
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a configuration says; without a file, the defaults.
+
+    Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
+    None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
+    `tickers`, `trades` and `candles` are kept; None is for ever. `path` is the file it was read from.
+    """
+
+    symbols: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ("trades-all",)
+    timeframes: tuple[str, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
+    lateness_ms: int = 10_000
+    grace_ms: int = 2_000
+    fill: bool = False
+    dsn: str | None = field(default=None, repr=False)
+    books_every_ms: int = 1_000
+    keep_days: Mapping[str, int | None] = field(
+        default_factory=lambda: {"books": 7, "tickers": 30, "trades": None, "candles": None}
+    )
+    ws_url: str | None = None
+    rest_url: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    connect_timeout_s: float = 30.0
+    log_file: Path | None = None
+    log_level: str = "info"
+    path: Path | None = None
+
+
+def candidates(env: Mapping[str, str]) -> list[Path]:
+    """Return the places where a configuration is looked for when none is named, in order.
+
+    The working directory is none of them: a file that happens to lie there must not decide what is collected.
+    """
+    return [user_file(env), SYSTEM_FILE]
+
+
+def user_file(env: Mapping[str, str]) -> Path:
+    """Return the user's own configuration file: `$XDG_CONFIG_HOME/okx/okx.json`, which need not exist."""
+    return user_folder("XDG_CONFIG_HOME", ".config", env) / "okx" / "okx.json"
+
+
+def find(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    """Return the file to read: `path`, else `OKX_CONFIG`, else the first candidate that exists, else None."""
+    if path is not None:
+        return path
+    if env.get("OKX_CONFIG"):
+        return Path(env["OKX_CONFIG"])
+    for place in candidates(env):
+        if place.is_file():
+            return place
+    return None
+
+
+def load(path: Path | None = None, env: Mapping[str, str] = os.environ, *, required: bool = False) -> Config:
+    """Return the configuration that `find` names, or the defaults when there is none.
+
+    Warns on the log when others can read a file that holds a password. With `required` there must be a file, and it
+    must name symbols.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or has mistakes: all of them, one a line.
+    """
+    found = find(path, env)
+    if found is None:
+        if required:
+            places = ", ".join(str(place) for place in candidates(env))
+            raise ConfigError(f"no configuration at {places}. Make one: okx config init; or name one: --config FILE")
+        return Config()
+    text = read(found)
+    from okxcli.runtime.configuration import config_keys
+
+    document, mistakes = config_keys.parse(text)
+    if document is None or mistakes:
+        raise ConfigError(_told(found, mistakes))
+    config = config_keys.to_config(document, found)
+    if required and not config.symbols:
+        raise ConfigError(_told(found, ['symbols: none given; name at least one, such as ["BTC-USDT"]']))
+    for warning in warnings(found, config):
+        _log.warning("%s", warning)
+    return config
+
+
+def check(path: Path) -> list[str]:
+    """Return every mistake in the file at `path`, one line each, in the order of the file's keys; [] if it is right.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    text = read(path)
+    from okxcli.runtime.configuration import config_keys
+
+    return config_keys.parse(text)[1]
+
+
+def warnings(path: Path, config: Config) -> list[str]:
+    """Return what is not wrong but unwise: a password in a file that others can read."""
+    if config.dsn is None and config.proxy is None:
+        return []
+    from okxcli.runtime.configuration.config_values import holds_password
+    from okxcli.runtime.proxy import parse
+
+    mode = stat.S_IMODE(path.stat().st_mode)
+    proxy = parse(config.proxy or "")
+    if mode & 0o077 and (holds_password(config.dsn or "") or (proxy is not None and proxy.password is not None)):
+        return [f"{path} holds a password and others can read it (mode {mode:04o}). Try: chmod 600 {path}"]
+    return []
+
+
+def read(path: Path) -> str:
+    """Return the text of the configuration file at `path`.
+
+    Raises:
+        ConfigError: missing, unreadable, over 1 MiB, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path} is no configuration: over 1 MiB")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no configuration: not UTF-8") from None
+
+
+def _told(path: Path, mistakes: list[str]) -> str:
+    if len(mistakes) == 1:
+        return f"{path}: {mistakes[0]}"
+    return "\n".join([f"{path}: {len(mistakes)} mistakes", *(f"  {mistake}" for mistake in mistakes)])

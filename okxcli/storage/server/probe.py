@@ -1,0 +1,99 @@
+"""Tries in a thread of its own whether a database that is away takes writes again: a try may hang for seconds."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import psycopg
+
+from okxcli.errors import BUGS, ConfigError, OkxError
+from okxcli.storage.server.database import Connection, Database
+
+_log = logging.getLogger(__name__)
+
+# A writer's own lock on every table it may write to; their partitions are not asked, there may be thousands.
+_TRY_LOCKS = (
+    "LOCK TABLE ONLY symbols, ONLY trade_ledger, ONLY raw_trades, ONLY merged_trades, ONLY market_data,"
+    " ONLY order_books, ONLY tickers, ONLY instruments IN ROW EXCLUSIVE MODE"
+)
+
+
+class Probe:
+    """Looks for one database at a time, from `begin` until `found`. `connect` gives a new connection to it."""
+
+    def __init__(self, database: Database, connect: Callable[[], Connection]) -> None:
+        self._database = database
+        self._connect = connect
+        self._ended = threading.Event()
+        self._stopped = threading.Event()
+        self._connection: Connection | None = None
+        self._misfit: ConfigError | None = None
+
+    def begin(self, pause_s: float) -> None:
+        """Try every so many seconds."""
+        self._ended.clear()
+        threading.Thread(target=self._run, args=(pause_s,), name="okx reach database", daemon=True).start()
+
+    @property
+    def found(self) -> bool:
+        """Whether the search has ended: `result` tells how."""
+        return self._ended.is_set()
+
+    def result(self) -> None:
+        """Take note that the search has ended.
+
+        Raises:
+            ConfigError: the database is there, and is not the one that we are for.
+        """
+        self._ended.clear()
+        if self._misfit is not None:
+            raise self._misfit
+
+    def take(self) -> Connection | None:
+        """Return the connection that was made, once; the caller closes it."""
+        connection, self._connection = self._connection, None
+        return connection
+
+    def stop(self) -> None:
+        """Try no more."""
+        self._stopped.set()
+        connection = self.take()
+        if connection is not None:
+            connection.close()
+
+    def _run(self, pause_s: float) -> None:
+        while not self._stopped.wait(pause_s):
+            try:
+                self._database.revive()
+                connection = self._connect()
+            except ConfigError as error:
+                self._misfit = error
+                self._ended.set()
+                return
+            except (OkxError, OSError, psycopg.Error) as error:
+                _log.debug("still away: %s", error)
+                continue
+            except BUGS:  # whatever it is, the next try may do
+                _log.exception("a bug of okx")
+                continue
+            if _takes_writes(connection) and not self._stopped.is_set():
+                self._connection = connection
+                self._ended.set()
+                return
+            connection.close()
+
+
+def _takes_writes(connection: Connection) -> bool:
+    """Whether the database is neither a standby nor read-only, and nobody holds one of the tables locked for long."""
+    try:
+        with connection.transaction():
+            row = connection.execute(
+                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
+            ).fetchone()
+            if row is None or row[0]:
+                return False
+            connection.execute(_TRY_LOCKS)
+    except psycopg.Error as error:
+        _log.debug("it is there, but takes nothing: %s", error)
+        return False
+    return True

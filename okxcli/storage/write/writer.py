@@ -1,0 +1,363 @@
+"""Lines into Postgres: batches, one transaction each, durable when `flush` returns.
+
+A batch ends at 5,000 lines or 250 ms after its first. A connection that breaks is made anew and the batch sent again,
+which does no harm even if it had been committed after all: the ledger and the keys know what is there. A row that
+Postgres refuses, or that one of our own bugs chokes on, is found by halving the batch, and goes to quarantine alone.
+"""
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import psycopg
+
+from okxcli.core.codec import encode
+from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.errors import BUGS, DatabaseUnavailable
+from okxcli.runtime.clock import now_ms
+from okxcli.storage.ledger import id_ledger
+from okxcli.storage.schema.partitions import DAY_MS, Partitions
+from okxcli.storage.server.database import Connection, explain
+from okxcli.storage.write import candle_table, snapshots, trade_tables
+from okxcli.storage.write.far_ids import Anchors
+from okxcli.storage.write.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
+
+_log = logging.getLogger(__name__)
+
+#: A deep book weighs as much as one row for every ten levels, so that a batch of any lines is some megabytes.
+BATCH_ROWS = 5_000
+BATCH_MS = 250
+#: Longest wait between two tries to reach a database that went away.
+_BACK_OFF_S = 2.0
+#: Quarantined lines that are told one by one; the closing counts tell of all.
+_TOLD = 20
+
+# SQLSTATE classes that blame the row: data exception, integrity, an exception raised by a trigger, program limit.
+_POISON = ("22", "23", "P0", "54")
+_Batch = list[tuple[Line, bytes | None]]
+
+#: The counts of `Writer.counts`, in their order: rows by table, ids noted absent, lines that changed nothing, refused.
+COUNTS = (
+    "raw_trades",
+    "merged_trades",
+    "market_data",
+    "order_books",
+    "tickers",
+    "instruments",
+    "absent",
+    "duplicates",
+    "quarantined",
+)
+
+
+class Writer:
+    """Collects lines and commits them in batches.
+
+    `connect` gives a new connection in autocommit mode (`Database.connect`). `on_durable` is called after each commit
+    with the bytes of the lines that are now stored (in their order, duplicates included, refused ones not), as far as
+    `add` was given any. `patience_s` is how long a batch is tried again while the database cannot be reached. `proven`
+    says that the candles were rebuilt from rows that the ledger proves, and so beat any other. Each transaction is made
+    in the context that `watch` gives.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        *,
+        where: str = "the database",
+        clock: Callable[[], int] = now_ms,
+        batch_rows: int = BATCH_ROWS,
+        batch_ms: int = BATCH_MS,
+        patience_s: float = 30.0,
+        on_durable: Callable[[list[bytes]], None] | None = None,
+        proven: bool = False,
+        watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._connect = connect
+        self._watch = watch
+        self._where = where
+        self._clock = clock
+        self._batch_rows = batch_rows
+        self._batch_ms = batch_ms
+        self._patience_s = patience_s
+        self._on_durable = on_durable
+        self._proven = proven
+        self._batch: _Batch = []
+        self._unreadable: list[Unreadable] = []
+        self._began_ms = 0
+        self._weight = 0
+        self._connection: Connection | None = None
+        self._partitions = Partitions()
+        self._introduced: set[id_ledger.Key] = set()
+        self._anchors: Anchors = {}
+        self._counts: Counter[str] = Counter()
+        self._told = 0
+
+    @property
+    def pending(self) -> int:
+        """How many lines are not committed yet."""
+        return len(self._batch) + len(self._unreadable)
+
+    def add(self, line: Line, raw: bytes | None = None) -> None:
+        """Take a line in; commit the batch if it is full. `raw` is what it came in as.
+
+        Raises:
+            DatabaseUnavailable: as `flush`.
+        """
+        self._begin()
+        self._batch.append((line, raw))
+        self._weight += 1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10
+        if self._weight >= self._batch_rows:
+            self.flush()
+
+    def refuse(self, raw: bytes, reason: str) -> None:
+        """Take in a line that could not be decoded, for the quarantine.
+
+        Raises:
+            DatabaseUnavailable: as `flush`.
+        """
+        self._begin()
+        self._unreadable.append(Unreadable(raw, reason))
+        self._weight += 1
+        if self._weight >= self._batch_rows:
+            self.flush()
+
+    def _begin(self) -> None:
+        if not self.pending:
+            self._began_ms = self._clock()
+            self._weight = 0
+
+    def due_in(self, now: int) -> float | None:
+        """Return the seconds until the batch is to be flushed, 0 when that is past; None when there is none."""
+        if not self.pending:
+            return None
+        # A wall clock that was set back must not hold a batch up.
+        return min(max(self._began_ms + self._batch_ms - now, 0), self._batch_ms) / 1000
+
+    def flush(self) -> None:
+        """Commit everything taken in so far; when this returns it is durable, or in quarantine.
+
+        Raises:
+            DatabaseUnavailable: the database could not be reached within the patience, or refuses as a whole. The
+                lines are still pending: `flush` may be called again.
+        """
+        if self._unreadable:
+            try:
+                self._patiently(self._set_aside)
+            except psycopg.Error as error:
+                raise explain(error, self._where) from None
+            self._counts["quarantined"] += len(self._unreadable)
+            self._unreadable.clear()
+        if not self._batch:
+            return
+        refused = self._store(self._batch)
+        batch, self._batch = self._batch, []
+        if self._on_durable is not None:
+            gone = {id(one.line) for one in refused}
+            self._on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
+
+    def take_pending(self) -> list[bytes]:
+        """Return the lines that are not committed, as they came in or as they are written, and forget them."""
+        batch, self._batch = self._batch, []
+        unreadable, self._unreadable = self._unreadable, []
+        return [raw if raw is not None else encode(line) for line, raw in batch] + [one.raw for one in unreadable]
+
+    def counts(self) -> dict[str, int]:
+        """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
+        return {name: self._counts[name] for name in COUNTS}
+
+    def close(self) -> None:
+        """Close the connection; what is pending stays uncommitted."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._partitions.forget()
+        self._introduced.clear()
+        self._anchors.clear()
+
+    def _store(self, batch: _Batch, thorough: bool = False) -> list[Refused]:
+        """Commit a batch and return what went to quarantine; halve it if Postgres, or a bug, refuses a row of it."""
+        try:
+            return self._commit(batch, thorough)
+        except psycopg.Error as error:
+            reason = _reason(error)
+            if not _blames_a_row(error):
+                raise explain(error, self._where) from None
+        except BUGS as error:
+            reason = f"a bug of okx: {type(error).__name__}: {error}"
+            if thorough and len(batch) == 1:
+                _log.exception("a bug of okx, on the line %s", _shown(batch[0]))
+        if not thorough:
+            # Perhaps no row is to blame, but what we believed: a partition was dropped, rows and ledger disagree.
+            self._forget()
+            return self._store(batch, thorough=True)
+        if len(batch) == 1:
+            return self._commit([], True, [Refused(batch[0][0], reason)], batch)
+        middle = len(batch) // 2
+        return self._store(batch[:middle], True) + self._store(batch[middle:], True)
+
+    def _commit(
+        self, batch: _Batch, thorough: bool, refused: list[Refused] | None = None, origin: _Batch | None = None
+    ) -> list[Refused]:
+        """Commit a batch in one transaction; try again on a new connection while the way to the database is broken."""
+        raw = {id(line): text for line, text in origin or batch if text is not None}
+        outcome = self._patiently(lambda connection: self._transact(connection, batch, thorough, refused or [], raw))
+        for one in outcome.refused:
+            self._tell(one)
+        outcome.counts["quarantined"] = len(outcome.refused)
+        self._counts += outcome.counts
+        return outcome.refused
+
+    def _patiently(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        until = time.monotonic() + self._patience_s
+        wait_s = 0.05
+        away = False
+        while True:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = self._connect()
+                with self._watch(self._connection):
+                    outcome = work(self._connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if _blames_a_row(error):
+                    raise
+                failure = explain(error, self._where)
+            except DatabaseUnavailable as error:
+                failure = error
+            else:
+                if away:
+                    _log.info("Postgres at %s is back", self._where)
+                return outcome
+            self.close()
+            if time.monotonic() + wait_s > until:
+                raise failure
+            if not away and self._patience_s >= 1:  # with less, whoever has so little says what comes next
+                _log.warning("%s: trying again for %.0f s", failure, self._patience_s)
+            away = self._patience_s >= 1
+            time.sleep(wait_s)
+            wait_s = min(wait_s * 2, _BACK_OFF_S)
+
+    def _set_aside(self, connection: Connection) -> Outcome:
+        """Commit what could not be decoded to the quarantine."""
+        with connection.transaction():
+            quarantine_unreadable(connection, self._unreadable)
+        return Outcome()
+
+    def _transact(
+        self,
+        connection: Connection,
+        batch: _Batch,
+        thorough: bool,
+        refused: list[Refused],
+        raw: dict[int, bytes],
+    ) -> Outcome:
+        parts = _Parts([line for line, _ in batch])
+        outcome = Outcome(refused=list(refused))
+        now = self._clock()
+        for table, days in parts.days().items():
+            self._partitions.ensure(connection, table, days, now // DAY_MS)
+        keys = parts.keys()
+        new = keys - self._introduced
+        if new:
+            id_ledger.introduce(connection, list(new))
+            self._introduced |= new
+        with connection.transaction():
+            if keys and id_ledger.lock(connection, list(keys)) < len(keys):
+                id_ledger.introduce(connection, list(keys))
+                id_ledger.lock(connection, list(keys))
+            parts.store(connection, outcome, thorough, self._proven, now, self._anchors)
+            quarantine(connection, outcome.refused, raw)
+        return outcome
+
+    def _tell(self, one: Refused) -> None:
+        told, self._told = self._told, self._told + 1
+        if told < _TOLD:
+            beside = f", stored is {one.stored.decode()}" if one.stored else ""
+            _log.warning("quarantined (%s): %s%s", one.reason, encode(one.line).decode()[:500], beside)
+        elif told == _TOLD:
+            _log.warning("more lines are quarantined; the table quarantine has them all")
+
+
+class _Parts:
+    """A batch by type of line, each in the order it came; trades by symbol as well."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self.trades: trade_tables.Groups = defaultdict(list)
+        self.merged: trade_tables.Groups = defaultdict(list)
+        self.candles: list[OHLCVCandle] = []
+        self.books: list[BookSnapshot] = []
+        self.tickers: list[Ticker] = []
+        self.instruments: list[Instrument] = []
+        self.absent: list[Absent] = []
+        for line in lines:
+            if isinstance(line, StandardizedTrade):
+                (self.merged if trade_tables.is_merged(line) else self.trades)[line.exchange, line.symbol].append(line)
+            elif isinstance(line, OHLCVCandle):
+                self.candles.append(line)
+            elif isinstance(line, BookSnapshot):
+                self.books.append(line)
+            elif isinstance(line, Ticker):
+                self.tickers.append(line)
+            elif isinstance(line, Instrument):
+                self.instruments.append(line)
+            else:
+                self.absent.append(line)
+
+    def days(self) -> dict[str, set[int]]:
+        """Return the UTC days (numbers since 1970) that each partitioned table needs."""
+        return {
+            "raw_trades": {line.timestamp // DAY_MS for group in self.trades.values() for line in group},
+            "merged_trades": {line.timestamp // DAY_MS for group in self.merged.values() for line in group},
+            "market_data": {line.timestamp // DAY_MS for line in self.candles},
+            "order_books": {line.timestamp // DAY_MS for line in self.books},
+            "tickers": {line.timestamp // DAY_MS for line in self.tickers},
+        }
+
+    def keys(self) -> set[id_ledger.Key]:
+        """Return the symbols to lock: of everything but instruments, which have a lock of their own."""
+        parts = (self.candles, self.books, self.tickers, self.absent)
+        return (
+            {(line.exchange, line.symbol) for part in parts for line in part} | self.trades.keys() | self.merged.keys()
+        )
+
+    def store(
+        self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int, anchors: Anchors
+    ) -> None:
+        """Store every type, within the transaction that holds the locks."""
+        if self.trades:
+            trade_tables.store_trades(connection, self.trades, outcome, thorough, anchors)
+        if self.merged:
+            trade_tables.store_merged(connection, self.merged, outcome)
+        if self.absent:
+            trade_tables.store_absent(connection, self.absent, outcome, now, anchors)
+        if self.candles:
+            candle_table.store_candles(connection, self.candles, outcome, proven)
+        if self.books:
+            snapshots.store_books(connection, self.books, outcome)
+        if self.tickers:
+            snapshots.store_tickers(connection, self.tickers, outcome)
+        if self.instruments:
+            snapshots.store_instruments(connection, self.instruments, outcome, now)
+
+
+def _blames_a_row(error: psycopg.Error) -> bool:
+    """Whether it is a value that is wrong: by Postgres' word, or psycopg's own, which will not even send it."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)
+    return error.sqlstate[:2] in _POISON
+
+
+def _shown(one: tuple[Line, bytes | None]) -> str:
+    line, raw = one
+    return (repr(line) if raw is None else raw.decode(errors="replace"))[:500]
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Return Postgres' own word on why it refuses a row, in one line."""
+    text = error.diag.message_primary or str(error)
+    return " ".join(text.split())
