@@ -24,7 +24,7 @@ from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.local.recording import read_pushes
 from okxcli.local.replay import LocalReplay
 from okxcli.pipeline.collector import Collector
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 TRADE = (

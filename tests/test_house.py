@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,32 @@ def test_nothing_grows_too_large():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(code_of(node)) > 60
     ]
     assert found == []
+
+
+def test_rooms_are_small_and_names_are_told_apart():
+    """A package has at most a dozen modules, and no two modules have one name; but for the commands, one file each."""
+    rooms = {path.parent for path in MODULES}
+    sizes = {str(room.relative_to(ROOT)): len([*room.glob("[!_]*.py")]) for room in rooms}
+    assert {room: size for room, size in sizes.items() if size > 12} == {"okxcli/commands": sizes["okxcli/commands"]}
+    names = Counter(path.stem for path in MODULES if path.stem != "__init__" and path.parent.name != "commands")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def imported(path):
+    """Return the modules of the package that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("okxcli"):
+            place = ROOT.joinpath(*node.module.split("."))
+            yield from (place / f"{alias.name}.py" for alias in node.names)
+            yield place.with_suffix(".py")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Not for a type either, nor inside of a function."""
+    left = {path: {one for one in imported(path) if one in MODULES} for path in MODULES}
+    while free := {path for path, needs in left.items() if not needs & left.keys()}:
+        left = {path: needs for path, needs in left.items() if path not in free}
+    assert sorted(str(path.relative_to(ROOT)) for path in left) == []
 
 
 def test_money_is_never_a_float():

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 from okxcli.storage.server.database import open_database
 from okxcli.storage.write.durable_writer import Keeper
 from okxcli.storage.write.spool import Spool

@@ -18,7 +18,7 @@ from okxcli.core.timeframes import parse_list
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 from okxcli.storage.candles.live_mending import Mender
 from okxcli.storage.ledger import gaps
 from okxcli.storage.ledger.recount import recount

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from okxcli.pipeline.backfill import Backfill
-    from okxcli.runtime.configuration.config_file import Config
+    from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle

@@ -10,8 +10,9 @@ from okxcli import options
 
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.feed.live_feed import Feed
-    from okxcli.runtime.configuration.config_file import Config
-    from okxcli.storage.server.database import Connection, Database
+    from okxcli.runtime.configuration.config import Config
+    from okxcli.storage.server.database import Database
+    from okxcli.storage.server.pooled_connection import Connection
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +52,8 @@ def collect(
     from okxcli.pipeline.collector import Collector
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration
-    from okxcli.runtime.configuration.config_file import Config, load
+    from okxcli.runtime.configuration.config import Config
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import tell_counts
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.candles.housekeeping import session

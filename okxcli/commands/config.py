@@ -13,7 +13,7 @@ from okxcli import options
 from okxcli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from okxcli.runtime.configuration.config_file import Config
+    from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.configuration.disk_estimate import Share
 
 _HELP = """Write, check and show the configuration.

@@ -12,7 +12,7 @@ from okxcli import options
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.rest.history import TradeHistory
     from okxcli.storage.ledger.gaps import IdRange
-    from okxcli.storage.server.database import Connection
+    from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
 

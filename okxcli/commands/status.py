@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from okxcli.storage.read.freshness import Freshness
-    from okxcli.storage.server.database import Connection, Database
+    from okxcli.storage.server.database import Database
+    from okxcli.storage.server.pooled_connection import Connection
 
 #: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
 _PAUSES = 20

@@ -202,7 +202,8 @@ def ways(ws_url: str | None, rest_url: str | None, proxy: str | None) -> tuple[s
     The configuration is not read where nothing of it is asked for.
     """
     from okxcli.exchanges.okx.sites import origin_of
-    from okxcli.runtime.configuration.config_file import Config, load
+    from okxcli.runtime.configuration.config import Config
+    from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.proxy import Proxies
 
     here = all(url and origin_of(url) == "local" for url in (ws_url, rest_url))

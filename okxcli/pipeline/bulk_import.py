@@ -34,7 +34,8 @@ from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.read import reader
 from okxcli.storage.read.reader import Series
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection, Database, explain
+from okxcli.storage.server.database import Database, explain
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.bulk_load import store_day
 from okxcli.storage.write.writer import Writer
 

@@ -18,13 +18,13 @@ from okxcli.exchanges.okx.feed.live_feed import TAPE, Feed
 from okxcli.exchanges.okx.normalize.converters import EXCHANGE
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
 from okxcli.runtime.clock import ClockDoubt
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
 from okxcli.runtime.signals import Lifecycle
 from okxcli.storage.candles.housekeeping import Chores
 from okxcli.storage.candles.live_mending import Mender
 from okxcli.storage.candles.open_bars import newest_ids, reopen
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.durable_writer import Keeper
 
 _log = logging.getLogger(__name__)

@@ -205,6 +205,11 @@ class Engine:
         for key in list(connection.session.subscriptions):
             self.unsubscribe(key, connection)
 
+    @property
+    def max_backlog(self) -> int:
+        """Bytes that may wait for a slow reader before its connection is closed."""
+        return self.options.max_backlog
+
     def keeps_silent(self) -> bool:
         """Tell whether pings get no answer now."""
         self.counts["pings"] += 1

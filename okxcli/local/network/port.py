@@ -1,15 +1,13 @@
 """The port of the local exchange: reads HTTP heads, answers REST, hands WebSocket handshakes over."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from okxcli.local.network.websocket_connection import Connection
-
-if TYPE_CHECKING:
-    from okxcli.local.network.engine import Engine
+from okxcli.local.network.conversation import Session
+from okxcli.local.network.websocket_connection import Connection, Host
 
 _MAX_HEAD = 64 * 1024
 
@@ -21,6 +19,28 @@ class Response(NamedTuple):
     body: bytes
     content_type: str = "application/json"
     delay_s: float = 0.0
+
+
+class Engine(Host, Protocol):
+    """What the port asks of the engine that it belongs to."""
+
+    wires: "set[Wire]"
+    connections: set[Connection]
+
+    def guard(self, act: Callable[..., None], *arguments: object) -> None:
+        """Call something; a failure ends the engine."""
+
+    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
+        """Answer a REST request."""
+
+    def refusal(self, client: str, path: str) -> Response | None:
+        """Return why a client gets no connection; None if it gets one."""
+
+    def session(self, path: str) -> Session:
+        """Return the conversation of a new connection."""
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection and its subscriptions."""
 
 
 class _Head(NamedTuple):
@@ -60,7 +80,7 @@ def _parse(raw: bytes) -> _Head | None:
 class Wire(asyncio.Protocol):
     """One TCP connection: REST requests one after the other, or a WebSocket from its first request on."""
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._buffer = b""
         self._busy = False

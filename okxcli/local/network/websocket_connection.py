@@ -7,7 +7,7 @@ a message which many uncompressed connections get is framed once and written in 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
@@ -18,9 +18,6 @@ from websockets.server import ServerProtocol
 from okxcli.local.network.conversation import Key, Reply, Session, Subscribe, Unsubscribe
 from okxcli.local.network.hub import Message
 
-if TYPE_CHECKING:
-    from okxcli.local.network.engine import Engine
-
 MAX_REQUEST = 64 * 1024
 #: Bytes that may wait for a slow reader before the connection is closed with 4005.
 MAX_BACKLOG = 16 * 1024 * 1024
@@ -28,11 +25,31 @@ _CLOSE_GRACE_S = 1.0
 _DEFLATE = ServerPerMessageDeflateFactory(compress_settings={"level": 1, "memLevel": 5})
 
 
+class Host(Protocol):
+    """What a connection asks of the engine that it belongs to."""
+
+    @property
+    def max_backlog(self) -> int:
+        """Bytes that may wait for a slow reader."""
+
+    def keeps_silent(self) -> bool:
+        """Whether pings get no answer."""
+
+    def ignores_requests(self) -> bool:
+        """Whether requests get no answer."""
+
+    def subscribe(self, key: Key, connection: "Connection") -> None:
+        """Send what is published under `key` to a connection."""
+
+    def unsubscribe(self, key: Key, connection: "Connection") -> None:
+        """Send it no more."""
+
+
 class Connection:
     """A connection after its HTTP head was read. Not thread-safe: it lives in the engine's event loop."""
 
     def __init__(
-        self, engine: "Engine", transport: asyncio.Transport, session: Session, on_gone: Callable[[], None]
+        self, engine: Host, transport: asyncio.Transport, session: Session, on_gone: Callable[[], None]
     ) -> None:
         self.session = session
         self.requests = 0
@@ -132,7 +149,7 @@ class Connection:
         if self._outbox:
             self._transport.write(b"".join(self._outbox))
             self._outbox.clear()
-            if self.backlog > self._engine.options.max_backlog:
+            if self.backlog > self._engine.max_backlog:
                 self.close(4005, "Buffer is full, cannot write data")
 
     def check_idle(self, now_s: float, idle_s: float) -> None:

@@ -12,7 +12,7 @@ from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.ledger import unsettled
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
 
 _log = logging.getLogger(__name__)

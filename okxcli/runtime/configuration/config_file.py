@@ -1,17 +1,17 @@
 """The configuration: where it lies, what it says once it is checked, and what is wrong with it.
 
-Owns the search order and the values that the rest of the package uses. `config_keys` knows how the file
-is spelled; it is loaded only when there is a file to read, because pydantic is slow to import.
+Owns the search order. `config_keys` knows how the file is spelled; it is loaded only when there is a file to read,
+because pydantic is slow to import.
 """
 
 import logging
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from okxcli.errors import ConfigError
+from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.files import user_folder
 
 _log = logging.getLogger(__name__)
@@ -21,35 +21,6 @@ SYSTEM_FILE = Path("/etc/okx/okx.json")
 
 #: A configuration is a page of text; what is longer is some other file named by mistake.
 MAX_BYTES = 1_048_576
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a configuration says; without a file, the defaults.
-
-    Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
-    None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
-    `tickers`, `trades` and `candles` are kept; None is for ever. `path` is the file it was read from.
-    """
-
-    symbols: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ("trades-all",)
-    timeframes: tuple[str, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
-    lateness_ms: int = 10_000
-    grace_ms: int = 2_000
-    fill: bool = False
-    dsn: str | None = field(default=None, repr=False)
-    books_every_ms: int = 1_000
-    keep_days: Mapping[str, int | None] = field(
-        default_factory=lambda: {"books": 7, "tickers": 30, "trades": None, "candles": None}
-    )
-    ws_url: str | None = None
-    rest_url: str | None = None
-    proxy: str | None = field(default=None, repr=False)
-    connect_timeout_s: float = 30.0
-    log_file: Path | None = None
-    log_level: str = "info"
-    path: Path | None = None
 
 
 def candidates(env: Mapping[str, str]) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from okxcli.runtime.configuration import config_values as values
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.files import expanded
 
 Channel = Literal["trades-all", "trades", "books5", "bbo-tbt", "tickers"]

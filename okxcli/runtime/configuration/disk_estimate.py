@@ -7,7 +7,7 @@ measured where a recording was to be had and an assumption elsewhere; `HOW` says
 from dataclasses import dataclass
 
 from okxcli.core.timeframes import Timeframe
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 
 _DAY_S = 86_400
 

@@ -10,7 +10,7 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.read import reader
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.row_format import fields_of, stamp
 
 _BAR = sql.SQL(

@@ -18,7 +18,7 @@ from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.read import reader
 from okxcli.storage.read.reader import Series, Span
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.row_format import stamp
 
 

@@ -8,7 +8,7 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.rebuild import Starts, starts_with_rows
 from okxcli.storage.ledger.proof import Proof, count_within
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.row_format import stamp
 
 

@@ -14,7 +14,7 @@ from okxcli.storage.ledger.proof import Proof, count_within
 from okxcli.storage.read import reader
 from okxcli.storage.read.reader import Series, Span
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write import candle_table
 from okxcli.storage.write.outcome import Outcome
 from okxcli.storage.write.row_format import stamp

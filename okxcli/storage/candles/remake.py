@@ -16,7 +16,7 @@ from okxcli.storage.candles.rebuild import rebuild, starts_in
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.proof import Day, Proof
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.candle_table import stored_frames
 from okxcli.storage.write.outcome import TAKEN_OUT, Refused, quarantine
 from okxcli.storage.write.row_format import fields_of, stamp

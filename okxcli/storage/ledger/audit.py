@@ -18,7 +18,7 @@ from okxcli.storage.ledger import id_ledger, recount
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.read import reader
 from okxcli.storage.schema import partitions
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Key
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.candle_table import stored_frames
 from okxcli.storage.write.row_format import fields_of, stamp
 

@@ -20,7 +20,7 @@ from okxcli.runtime.clock import now_ms
 from okxcli.storage.read import reader
 from okxcli.storage.read.reader import EVERYTHING, Series, Span
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 #: How many of the newest bars of a series are watched for revisions.
 _WATCHED = 20

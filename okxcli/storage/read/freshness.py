@@ -9,7 +9,7 @@ from okxcli.core.timeframes import parse_list
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.read.reader import snapshot
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.row_format import stamp
 
 #: Rates are counted over this long.

@@ -11,7 +11,7 @@ from psycopg.adapt import Loader
 
 from okxcli.core.decimals import plain
 from okxcli.errors import UsageError
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 _FETCH = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

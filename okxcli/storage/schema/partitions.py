@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from psycopg import sql
 
 from okxcli.storage.schema.versions import PARTITION_LOCK
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 DAY_MS = 86_400_000
 

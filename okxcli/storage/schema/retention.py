@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from okxcli.storage.schema import partitions
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from okxcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from okxcli.storage.server.database import Connection
+    from okxcli.storage.server.pooled_connection import Connection
 
 # One number of ours for each thing that is locked in a database, since Postgres knows advisory locks by number alone.
 MIGRATION_LOCK = 0x6F6B78_01

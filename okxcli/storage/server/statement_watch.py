@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
 

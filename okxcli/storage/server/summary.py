@@ -6,7 +6,7 @@ from psycopg import sql
 
 from okxcli.storage.schema import versions
 from okxcli.storage.schema.partitions import STEP
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 _SMALL = ("instruments", "trade_ledger", "quarantine", "symbols")
 

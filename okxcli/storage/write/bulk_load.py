@@ -15,7 +15,7 @@ from okxcli.storage.ledger.id_ledger import Covered
 from okxcli.storage.schema import partitions
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.schema.versions import PARTITION_LOCK
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.copying import copy
 from okxcli.storage.write.row_format import columns_of
 

@@ -7,7 +7,7 @@ from typing import LiteralString
 import msgspec
 from psycopg import sql
 
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.row_format import arrays, columns_of, moments, type_of
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from okxcli.core.codec import encode
 from okxcli.core.model import Line
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 #: How the reason begins of what was stored and was taken out: it is stored again only if somebody asks for that.
 TAKEN_OUT = "taken out: "

@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 from okxcli.core.model import Line
 from okxcli.errors import BUGS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.outcome import TAKEN_OUT
 from okxcli.storage.write.writer import Writer
 

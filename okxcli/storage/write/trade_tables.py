@@ -18,7 +18,7 @@ from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Key, Known, Sums
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Connection
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.copying import copy, insert
 from okxcli.storage.write.far_ids import Anchors, is_far, near_ones
 from okxcli.storage.write.outcome import Outcome, Refused

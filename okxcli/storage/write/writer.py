@@ -19,7 +19,8 @@ from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
-from okxcli.storage.server.database import Connection, explain
+from okxcli.storage.server.database import explain
+from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write import candle_table, snapshots, trade_tables
 from okxcli.storage.write.far_ids import Anchors
 from okxcli.storage.write.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable

@@ -9,7 +9,7 @@ import pytest
 from okxcli.errors import ConfigError
 from okxcli.runtime.configuration import config_file as subject
 from okxcli.runtime.configuration import config_keys
-from okxcli.runtime.configuration.config_file import Config
+from okxcli.runtime.configuration.config import Config
 
 ROOT = Path(__file__).parents[3]
 
