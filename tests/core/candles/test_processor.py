@@ -407,6 +407,7 @@ def test_bars_equal_a_plain_loop(tape):
             assert provably_complete(tape, candle, 0) or not candle.complete
 
 
+@pytest.mark.slow
 @given(tapes(), st.randoms(use_true_random=False))
 def test_order_of_arrival_inside_the_window_does_not_matter(tape, rng):
     """Shuffling trades inside the lateness window leaves the last line of every bar as it was."""
@@ -438,6 +439,7 @@ def test_repeating_any_part_adds_nothing(tape, start, length, at):
     assert run(tape) == run([*tape[:at], *part, *tape[at:]])
 
 
+@pytest.mark.slow
 @given(tapes(symbols=3), st.randoms(use_true_random=False))
 def test_symbols_do_not_touch_each_other(tape, rng):
     """Any interleaving of symbols, and one after the other, gives the same lines for each."""
@@ -501,6 +503,7 @@ def test_candles_of_candles_are_candles_of_trades(tape, fill):
     assert not missing_at_the_end(direct, rolled)
 
 
+@pytest.mark.slow
 @given(tapes(symbols=2))
 def test_candles_of_candles_where_time_steps_back(tape):
     """Where ids of one bar lie between those of another, the figures are the same, and `complete` is never a lie."""
@@ -521,6 +524,7 @@ def test_repeating_candles_adds_nothing(tape, start, length, at):
     assert roll(small, "1s", "5s,1m") == roll([*small[:at], *part, *small[at:]], "1s", "5s,1m")
 
 
+@pytest.mark.slow
 @given(tapes(holes=False, step_back=False))
 def test_quotients_are_rounded_fill_by_fill(tape):
     """Coins of an inverse contract: a quotient of 16 places for each fill, half to even, and from there exact sums, so

@@ -157,6 +157,7 @@ def test_lines_are_passed_on_only_when_durable(make, outage):
     assert passed == [b"1", *(encode(trade(i)) for i in range(2, 8))]
 
 
+@pytest.mark.slow
 def test_a_table_that_somebody_holds_locked(make, database):
     """A lock that lasts does not hold the intake up for longer than its time-out: the batch is spooled."""
     keeper = make()
@@ -241,6 +242,7 @@ def test_a_login_that_is_refused_later(make, database, outage, monkeypatch):
     assert stored(database) == [1, 2]
 
 
+@pytest.mark.slow
 def test_little_room_is_told_once(make, outage, caplog):
     """Before there is none."""
     keeper = make(spool={"max_bytes": 130 * len(encode(trade(119)))})
@@ -254,6 +256,7 @@ def test_little_room_is_told_once(make, outage, caplog):
     assert not keeper.full
 
 
+@pytest.mark.slow
 def test_an_end_in_a_hurry(make, database):
     """Once the process is to end, a lock is not waited for: the batch is spooled, and told."""
     keeper = make(hurried=lambda: True)
@@ -355,6 +358,7 @@ def test_away_at_the_start(make, database, outage, tmp_path, monkeypatch):
     assert stored(database) == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_an_embedded_server_that_is_slow_to_start(tmp_path, monkeypatch):
     """One that has to recover is not waited for: lines are spooled until it is up, and it is used once only."""
     monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)

@@ -3,6 +3,7 @@
 import json
 from collections import deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ class Play:
             self.obey(self.session.tick(self.now))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(WISHES)
 def test_what_is_wanted_is_subscribed_in_the_end(wishes):

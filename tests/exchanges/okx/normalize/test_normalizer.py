@@ -532,6 +532,7 @@ _JSON = st.recursive(
 _ROW = st.dictionaries(st.sampled_from([*TRADE, "count", "asks", "bids", "seqId", "instType", "last"]), _JSON)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     channel=st.sampled_from(["trades-all", "trades", "books5", "bbo-tbt", "tickers", "candle1m", "instruments", "x"]),
