@@ -261,14 +261,14 @@ def test_a_long_quiet_is_not_held_in_memory():
     """A day without a fill is 86,400 flat bars of a second: they pass through, they do not pile up."""
     held = []
 
-    class Keeper:
+    class DurableWriter:
         up = full = False
 
         def add(self, line):
             held.append(len(collector._ready))
 
     config = Config(symbols=("BTC-USDT",), timeframes=("1s",), fill=True)
-    collector = Collector(config, None, Keeper(), None, lambda: 0)
+    collector = Collector(config, None, DurableWriter(), None, lambda: 0)
     for number, time in ((7, "1747087163557"), (8, "1747173563557"), (9, "1747173593557")):
         collector.take([(PUSH % (ROW % "1")).replace("734864333", str(number)).replace("1747087163557", time).encode()])
     assert len(held) > 86_400

@@ -16,7 +16,7 @@ from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
 from okxcli.runtime.configuration.config import Config
 from okxcli.storage.server.database import open_database
-from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.durable_writer import DurableWriter
 from okxcli.storage.write.spool import Spool
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all"], "timeframes": ["1s"]}
@@ -161,7 +161,7 @@ def test_a_message_that_is_none(database, tmp_path):
     push = {"arg": {"channel": "trades-all", "instId": "BTC-USDT"}, "data": [row]}
     bad = json.dumps(push | {"data": [row | {"px": "1e400"}]}).encode()
     with open_database(database, create=True) as opened:
-        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool"))
         config = Config(symbols=("BTC-USDT",), timeframes=("1m",))
         collector = Collector(config, None, keeper, opened.session, lambda: 1_747_008_001_000)
         collector.take([b"nonsense", json.dumps(push).encode(), bad])

@@ -19,13 +19,13 @@ from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
 from okxcli.runtime.configuration.config import Config
-from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.ledger import gaps
 from okxcli.storage.ledger.recount import recount
 from okxcli.storage.read import reader
 from okxcli.storage.read.reader import EVERYTHING, Series
 from okxcli.storage.server.database import open_database
-from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.durable_writer import DurableWriter
 from okxcli.storage.write.spool import Spool
 from okxcli.storage.write.writer import Writer
 
@@ -184,8 +184,8 @@ def test_a_hole_that_is_filled_while_the_day_is_open(tmp_path, database):
     lost = range(18, 22)
     frames = parse_list("1m,1h,1d")
     with open_database(database, create=True) as opened:
-        keeper = Keeper(opened, Spool(tmp_path / "spool"), clock=lambda: now[0])
-        mender = Mender(opened.session, frames, lambda: now[0])
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool"), clock=lambda: now[0])
+        mender = LiveMender(opened.session, frames, lambda: now[0])
         config = Config(symbols=("BTC-USDT",), timeframes=tuple(frame.name for frame in frames))
         feed = Silent(lambda: now[0])
         collector = Collector(config, feed, keeper, opened.session, feed.clock, mender=lambda config: mender)

@@ -57,11 +57,11 @@ def collect(
     from okxcli.runtime.filters import tell_counts
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.candles.housekeeping import session
-    from okxcli.storage.candles.live_mending import Mender
+    from okxcli.storage.candles.live_mending import LiveMender
     from okxcli.storage.ledger import audit
     from okxcli.storage.schema import retention
     from okxcli.storage.server.database import open_database
-    from okxcli.storage.write.durable_writer import Keeper
+    from okxcli.storage.write.durable_writer import DurableWriter
     from okxcli.storage.write.spool import Spool, default_folder
 
     log.setup("collect", verbose=verbose, quiet=quiet, log_file=log_file)
@@ -80,7 +80,7 @@ def collect(
         feed = _feed(settings, ws_base, rest_url, database, proxy)
         clock = feed.clock  # the exchange's as soon as it is known
         feed.measure()
-        keeper = Keeper(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
+        keeper = DurableWriter(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
 
         def housekeep(now: Config) -> None:
             with session(database) as connection:
@@ -88,9 +88,9 @@ def collect(
                 audit.audit(connection)
                 _note_clock(connection, feed)
 
-        def mender(now: Config) -> Mender:
+        def mender(now: Config) -> LiveMender:
             frames = parse_list(now.timeframes) if now.timeframes else ()
-            return Mender(lambda: session(database), frames, clock, now.fill)
+            return LiveMender(lambda: session(database), frames, clock, now.fill)
 
         connect = partial(session, database)
         collector = Collector(

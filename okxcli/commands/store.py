@@ -96,7 +96,7 @@ class _Keeping:
     """What the filter calls: lines to the keeper, the keeper's time, the end."""
 
     def __init__(self, run: "LineFilter", database: "Database", origin: str, strict: bool, tee: bool) -> None:
-        from okxcli.storage.write.durable_writer import Keeper
+        from okxcli.storage.write.durable_writer import DurableWriter
         from okxcli.storage.write.spool import Spool, default_folder
 
         self._run = run
@@ -107,7 +107,7 @@ class _Keeping:
         self._kept = 0
         self.deaf = False  # nobody is there to pass lines on to
         spool = Spool(default_folder(database.where))
-        self.keeper = Keeper(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
+        self.keeper = DurableWriter(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
 
     def _pass_on(self, lines: list[bytes]) -> None:
         if not self.deaf:

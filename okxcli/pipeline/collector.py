@@ -21,11 +21,11 @@ from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage.candles.housekeeping import Chores
-from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.housekeeping import Housekeeping
+from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import newest_ids, reopen
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.durable_writer import DurableWriter
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +57,12 @@ class Collector:
         self,
         config: Config,
         feed: Feed,
-        keeper: Keeper,
+        keeper: DurableWriter,
         session: Callable[[], AbstractContextManager[Connection]],
         clock: Callable[[], int],
         *,
         housekeep: Callable[[Config], None] = lambda config: None,
-        mender: Callable[[Config], Mender] | None = None,
+        mender: Callable[[Config], LiveMender] | None = None,
         load: Callable[[], Config] | None = None,
     ) -> None:
         self.rejected = 0
@@ -88,11 +88,11 @@ class Collector:
         self._removed: set[str] = set()
         self._candles, self.chores = self._made(config)
 
-    def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Chores]:
+    def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Housekeeping]:
         """Return the candle maker for a configuration, and the chores beside it."""
         self._fill_by_fill = TAPE in config.channels
         mender = self._mender(config) if self._mender is not None else None
-        chores = Chores(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
+        chores = Housekeeping(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
         if not config.timeframes:
             return None, chores
         candles = RealTimeCandleProcessor(

@@ -15,7 +15,7 @@ from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.pipeline.backfill import Backfill, Tools
-from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import reopen
 from okxcli.storage.server.database import open_database
 from okxcli.storage.write.writer import Writer
@@ -37,7 +37,7 @@ _NAMES = ("symbol", "timeframe", "start", "timestamp", "open", "high", "low", "c
 
 
 class Nodes:
-    """REST as `exchange.rest.RestClient` gives it, answered from whole markets. Some answers are old."""
+    """REST as `rest.endpoints.RestClient` gives it, answered from whole markets. Some answers are old."""
 
     def __init__(self, markets: Iterable[Market], rng: random.Random) -> None:
         self.away = False
@@ -250,7 +250,7 @@ class Round:
             names[0] if alone else names, lateness_ms=self._lateness, fill=self._fill, live=rng.random() < 0.3
         )
         writer = Writer(self._database.connect, clock=self.clock)
-        mender = Mender(self._database.session, parse_list(self.frames), self.clock, self._fill)
+        mender = LiveMender(self._database.session, parse_list(self.frames), self.clock, self._fill)
         maker.on_candle(writer.add)
         if larger:
             maker.on_candle(CandleRollup(names[0], larger, writer.add, fill=self._fill).feed)
@@ -334,7 +334,7 @@ class _Collector:
     """Makes candles of what comes and stores both; where no fills are stored, a pipe that stores the candles."""
 
     def __init__(
-        self, place: Round, goes_on: bool, maker: RealTimeCandleProcessor, writer: Writer, mender: Mender
+        self, place: Round, goes_on: bool, maker: RealTimeCandleProcessor, writer: Writer, mender: LiveMender
     ) -> None:
         self.goes_on = goes_on
         self._place = place

@@ -32,15 +32,15 @@ from harness.server import Postgres
 
 # `okx` as it is, but for one trade that the keeper forgets.
 _PLANT = """
-from okxcli.storage.write.durable_writer import Keeper
-add, seen = Keeper.add, [0]
+from okxcli.storage.write.durable_writer import DurableWriter
+add, seen = DurableWriter.add, [0]
 def forget(self, line, raw=None):
     if type(line).__name__ == "StandardizedTrade":
         seen[0] += 1
         if seen[0] == 500:
             return
     add(self, line, raw)
-Keeper.add = forget
+DurableWriter.add = forget
 from okxcli.cli import main
 main()
 """

@@ -74,7 +74,7 @@ _FALSE: LiteralString = (
 
 
 class Ids(Protocol):
-    """What is known of a symbol's ids: `storage.proof.Proof`, or `storage.chain.Chain` without a ledger."""
+    """What is known of a symbol's ids: `ledger.proof.Proof`, or `candle_chain.Chain` without a ledger."""
 
     exchange: str
     symbol: str

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from okxcli.core.model import OHLCVCandle
 from okxcli.errors import BUGS, OkxError
-from okxcli.storage.candles.live_mending import Mender
+from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.server.database import Database
 from okxcli.storage.server.pooled_connection import Connection
 
@@ -26,13 +26,13 @@ _PACE_S = 0.25
 _STOP_S = 1.0
 
 
-class Chores:
+class Housekeeping:
     """Runs `mender` and `housekeep` now and then, as long as `possible` says that the database is there.
 
     `note` may be called from any thread.
     """
 
-    def __init__(self, possible: Callable[[], bool], housekeep: Callable[[], None], mender: Mender | None) -> None:
+    def __init__(self, possible: Callable[[], bool], housekeep: Callable[[], None], mender: LiveMender | None) -> None:
         self._possible = possible
         self._housekeep = housekeep
         self._mender = mender

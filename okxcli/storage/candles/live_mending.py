@@ -30,7 +30,7 @@ _MOST = 2_000
 _Key = tuple[str, str, str, int]
 
 
-class Mender:
+class LiveMender:
     """Watches the closed bars that are written. `session` gives a connection for a `with` block."""
 
     def __init__(

@@ -41,7 +41,7 @@ _LITTLE_BYTES = 512 << 20
 _LOOK_S = 60.0
 
 
-class Keeper:
+class DurableWriter:
     """Takes lines and never loses one that `add` has taken.
 
     `on_durable` is called with the raw lines of each commit, as by `Writer`: while the database is away they wait.

@@ -9,7 +9,7 @@ from storage_samples import bars_of, made, market, store
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.candles.candle_chain import Chain
 from okxcli.storage.candles.flat_bars import flats, store_flats
-from okxcli.storage.candles.live_mending import AGAIN_MS, FIRST_MS, Mender
+from okxcli.storage.candles.live_mending import AGAIN_MS, FIRST_MS, LiveMender
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.server.database import open_database
 
@@ -110,7 +110,7 @@ def test_a_collector_that_was_started_anew_after_a_quiet(database, connection):
     )
     clock = Clock()
     with open_database(database, create=False) as opened:
-        mender = Mender(opened.session, FRAMES, clock, fill=True)
+        mender = LiveMender(opened.session, FRAMES, clock, fill=True)
         mender.note(first)
         connection.execute("DELETE FROM market_data WHERE timestamp = to_timestamp(%s / 1000.0)", [first.timestamp])
         clock.now += FIRST_MS

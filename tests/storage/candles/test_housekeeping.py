@@ -7,10 +7,10 @@ from storage_samples import candle
 
 from okxcli.errors import DatabaseUnavailable
 from okxcli.storage.candles import housekeeping as chores_module
-from okxcli.storage.candles.housekeeping import Chores
+from okxcli.storage.candles.housekeeping import Housekeeping
 
 
-class Mender:
+class LiveMender:
     """Notes what it is told, and when it is asked to work."""
 
     def __init__(self):
@@ -33,8 +33,8 @@ def wait_for(condition):
 def test_nothing_is_done_while_the_database_is_away(monkeypatch):
     """Bars are noted meanwhile; the first housekeeping comes when it is back."""
     monkeypatch.setattr(chores_module, "FIRST_HOUSEKEEPING_S", 0.0)
-    there, done, mender = [False], [], Mender()
-    chores = Chores(lambda: there[0], lambda: done.append(1), mender)
+    there, done, mender = [False], [], LiveMender()
+    chores = Housekeeping(lambda: there[0], lambda: done.append(1), mender)
     chores.note(candle())
     chores.work()
     assert (mender.bars, mender.ticks, done) == ([candle()], 0, [])
@@ -48,7 +48,7 @@ def test_no_housekeeping_in_the_first_minutes(monkeypatch):
     """What drops rows by the clock waits until that may be right; then it comes, and again after a while."""
     now, done = [1_000.0], []
     monkeypatch.setattr(chores_module.time, "monotonic", lambda: now[0])
-    chores = Chores(lambda: True, lambda: done.append(now[0]), None)
+    chores = Housekeeping(lambda: True, lambda: done.append(now[0]), None)
     for _ in range(1_000):
         chores.work()
         now[0] += 1
@@ -64,7 +64,7 @@ def test_work_that_hangs_holds_nobody_up(monkeypatch):
         hung.set()
         release.wait(30)
 
-    chores = Chores(lambda: True, hang, Mender())
+    chores = Housekeeping(lambda: True, hang, LiveMender())
     chores.start()
     try:
         assert hung.wait(20)
@@ -81,14 +81,14 @@ def test_work_that_fails_is_tried_again():
     """The database going away in the middle, or a bug in one chore, is not the end of the others."""
     times = []
 
-    class Failing(Mender):
+    class Failing(LiveMender):
         def tick(self):
             super().tick()
             times.append(1)
             raise DatabaseUnavailable("gone") if len(times) % 2 else TypeError("a bug")
 
     mender = Failing()
-    chores = Chores(lambda: True, lambda: None, mender)
+    chores = Housekeeping(lambda: True, lambda: None, mender)
     chores.start()
     try:
         wait_for(lambda: mender.ticks >= 3)

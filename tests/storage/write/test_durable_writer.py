@@ -18,7 +18,7 @@ from okxcli.storage.server.database import Database, open_database
 from okxcli.storage.server.embedded import EmbeddedServer, throwaway_base
 from okxcli.storage.server.statement_watch import Watchdog
 from okxcli.storage.write import durable_writer as module
-from okxcli.storage.write.durable_writer import Keeper
+from okxcli.storage.write.durable_writer import DurableWriter
 from okxcli.storage.write.spool import Spool
 
 T0 = 1_747_087_200_000
@@ -58,7 +58,7 @@ def make(database, tmp_path):
 
     def keeper(**options):
         opened = open_database(database, create=True, origin="local", env={})
-        keeper = Keeper(opened, Spool(tmp_path / "spool", **options.pop("spool", {})), **options)
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool", **options.pop("spool", {})), **options)
         made.append((keeper, opened))
         return keeper
 
@@ -343,7 +343,7 @@ def test_away_at_the_start(make, database, outage, tmp_path, monkeypatch):
         open_database(database, create=True, origin="another", env=env, later=True)
     with open_database(database, create=True, origin="local", env=env, later=True) as opened:
         assert not opened.ready
-        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool"))
         try:
             for i in range(1, 10):
                 keeper.add(trade(i))
@@ -375,7 +375,7 @@ def test_an_embedded_server_that_is_slow_to_start(tmp_path, monkeypatch):
     monkeypatch.setattr(EmbeddedServer, "start", slowly)
     with open_database(create=True, origin="local", env=env, later=True) as opened:
         assert not opened.ready
-        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool"))
         try:
             keeper.add(trade(1))
             time.sleep(1.5)  # the thread that probes has met the one that starts it
@@ -416,7 +416,7 @@ def test_away_at_the_start_and_another_ones(make, database, outage, tmp_path, mo
     open_database(database, create=True, origin="local", env=env).close()
     outage.begin()
     with open_database(database, create=True, origin="local", env=env, later=True) as opened:
-        keeper = Keeper(opened, Spool(tmp_path / "spool"))
+        keeper = DurableWriter(opened, Spool(tmp_path / "spool"))
         try:
             keeper.add(trade(1))
             outage.end()

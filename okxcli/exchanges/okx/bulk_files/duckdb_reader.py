@@ -1,7 +1,7 @@
 """A bulk file by way of DuckDB: read, checked, written out for Postgres and cut into bars, a million rows a second.
 
 Only for files without a fault: every row of the usual form, the ids of each symbol consecutive, which proves that they
-are fills and not aggregates. Whatever is not like that is left to `archive`, which reads row by row and can tell what
+are fills and not aggregates. Whatever is not like that is left to `raw_lines`, which reads row by row and can tell what
 is wrong. Numbers are exact decimals here too.
 """
 

@@ -1,7 +1,8 @@
 """`OKXWebSocketClient`: keeps subscriptions of one endpoint alive over one connection after the other.
 
-A thread of its own drives `session.Session` with `wire.Wire`: dials, hands on what arrives, reconnects with back-off,
-replaces a connection that OKX is about to close. What is said on the wire and what it means is decided elsewhere.
+A thread of its own drives `session.Session` with `nonblocking_socket.Wire`: dials, hands on what arrives,
+reconnects with back-off, replaces a connection that OKX is about to close. What is said on the wire and what it means
+is decided elsewhere.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ MAX_BYTES = 24 << 20
 MAX_MESSAGES = 100_000
 
 
-class Inbox:
+class MessageQueue:
     """A queue of lines. Any thread puts, one takes; `fileno` is readable while lines or news wait.
 
     `put` never blocks and never refuses: who puts looks at `full` before it reads more. `on_room` is called, in the

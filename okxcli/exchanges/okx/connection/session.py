@@ -2,7 +2,7 @@
 
 A session wants subscriptions. It asks for them in batches, verifies each answer, keeps the connection alive and says
 when it is dead. It owns no socket, clock or thread: `now` is milliseconds of any clock that never steps back, and a
-driver (`websocket.py`) does what the actions say. One session is one socket; the next socket gets a new one.
+driver (`client`) does what the actions say. One session is one socket; the next socket gets a new one.
 """
 
 import logging

@@ -27,7 +27,7 @@ class Room:
         self.left = left
 
 
-class DiskOverflow:
+class DiskQueue:
     """The waiting lines of one symbol, given and returned without newlines. Used by one thread."""
 
     def __init__(self, room: Room) -> None:

@@ -1,7 +1,7 @@
 """`Repair`: has the holes of a feed filled from REST, by threads of its own, so that nobody waits for an answer.
 
-The one who polls the feed passes its lines through `feed`; all decisions are those of `holes.Holes`. Answers come a
-page at a time, taken in turn from all symbols that want some; what nobody takes is not asked for.
+The one who polls the feed passes its lines through `feed`; all decisions are those of `GapTracker`. Answers come a page
+at a time, taken in turn from all symbols that want some; what nobody takes is not asked for.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from okxcli.errors import OkxError
-from okxcli.exchanges.okx.feed.gap_tracker import Fetch, Holes, Page
+from okxcli.exchanges.okx.feed.gap_tracker import Fetch, GapTracker, Page
 from okxcli.exchanges.okx.rest.endpoints import NoSuchInstrument
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.runtime.clock import passed_ms
@@ -58,7 +58,7 @@ class Repair:
 
     def __init__(
         self,
-        holes: Holes,
+        holes: GapTracker,
         history: TradeHistory,
         poke: Callable[[], None],
         dress: Callable[[list[bytes]], list[bytes]],

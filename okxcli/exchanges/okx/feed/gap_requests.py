@@ -20,7 +20,7 @@ class Overflow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Ask REST for the fills `first .. last` of a symbol; the page's ends are given to `Holes.page` in their order.
+    """Ask REST for the fills `first .. last` of a symbol; the page's ends go to `GapTracker.page` in their order.
 
     `last` None: up to the newest. `first` None: from one fill before the time `since_ms` on. `known` is an id above
     `last` that exists. `doubt`: asked only to see whether they are there by now. `limited`: what takes minutes is to be

@@ -16,7 +16,7 @@ from okxcli.exchanges.okx.feed.absence_proof import SPREAD_MS, Doubts, Page
 from okxcli.exchanges.okx.feed.gap_requests import Fetch, Held, Overflow, Tape
 from okxcli.exchanges.okx.feed.trade_pushes import HEAD, absent_line, ids_of
 
-__all__ = ["Fetch", "Holes", "Overflow", "Page"]
+__all__ = ["Fetch", "GapTracker", "Overflow", "Page"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _TOLD = 20
 _OLD_PUSH = 10_000
 
 
-class Holes:
+class GapTracker:
     """The tapes of `symbols`. `resume` has the last id that is known of a symbol; `since`: begin with the past.
 
     `overflow` makes a place for the lines of a symbol that come while its past is fetched and are too many to be held.

@@ -20,11 +20,11 @@ from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
-from okxcli.exchanges.okx.connection.message_queue import Inbox
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue
 from okxcli.exchanges.okx.connection.session import Seen
-from okxcli.exchanges.okx.feed.disk_queue import DiskOverflow, Room
+from okxcli.exchanges.okx.feed.disk_queue import DiskQueue, Room
 from okxcli.exchanges.okx.feed.gap_repair import Repair
-from okxcli.exchanges.okx.feed.gap_tracker import Holes
+from okxcli.exchanges.okx.feed.gap_tracker import GapTracker
 from okxcli.exchanges.okx.feed.listings import CHANNEL, Listing
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.feed.mute_channels import Watchdog
@@ -86,7 +86,7 @@ class Feed:
         self._stamp = stamp
         self._dials = dials
         self._proxies = proxies or Proxies()
-        self._inbox = Inbox(partial(self._each, OKXWebSocketClient.wake))
+        self._inbox = MessageQueue(partial(self._each, OKXWebSocketClient.wake))
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
         rest = partial(RestClient, rest_url, proxies=self._proxies, sleep=self._sleep)
@@ -128,9 +128,9 @@ class Feed:
         )
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
-        # `Holes` asks again, and knows for how long it is worth it.
+        # `GapTracker` asks again, and knows for how long it is worth it.
         room = Room()
-        holes = Holes(self._symbols, overflow=lambda: DiskOverflow(room), since=since_ms is not None, resume=resume)
+        holes = GapTracker(self._symbols, overflow=lambda: DiskQueue(room), since=since_ms is not None, resume=resume)
         history = TradeHistory(self._history_rest, sleep=self._sleep)
         return Repair(holes, history, self._inbox.poke, self._stamped, since_ms)
 

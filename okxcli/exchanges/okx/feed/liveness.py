@@ -1,6 +1,6 @@
 """`Watch`: asks REST now and then whether a feed is what it seems, in a thread of its own.
 
-Looks at silent channels for `watchdog.Watchdog`, at the instruments of silent symbols, and at OKX's clock. What it
+Looks at silent channels for `mute_channels.Watchdog`, at the instruments of silent symbols, and at OKX's clock. What it
 finds is done by the feed that owns it: nothing here touches a socket.
 """
 
@@ -53,7 +53,7 @@ _BAD = (KeyError, TypeError, ValueError, IndexError)
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How often things are looked at, in milliseconds; the watchdog's own are in `watchdog`.
+    """How often things are looked at, in milliseconds; the watchdog's own are in `mute_channels`.
 
     `gone_ms`: all channels of a symbol are silent for so long before it is asked whether it is still listed, and
     `listed_ms` later again. `clock_ms`: between two measurements of the clock; None: it is not measured. `local`: the

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okxcli.exchanges.okx.feed import disk_queue as module
-from okxcli.exchanges.okx.feed.disk_queue import DiskOverflow, Room
+from okxcli.exchanges.okx.feed.disk_queue import DiskQueue, Room
 
 
 @settings(max_examples=60, deadline=None)
@@ -16,7 +16,7 @@ from okxcli.exchanges.okx.feed.disk_queue import DiskOverflow, Room
 def test_first_in_first_out(steps):
     """However puts and takes alternate, all comes back once, in its order; a take gives what it is asked for."""
     room = Room(1 << 20)
-    waiting, kept, back, number = DiskOverflow(room), [], [], 0
+    waiting, kept, back, number = DiskQueue(room), [], [], 0
     for puts, size, count in steps:
         for _ in range(count if puts else 0):
             number += 1
@@ -36,7 +36,7 @@ def test_first_in_first_out(steps):
 def test_the_room_is_shared():
     """What several symbols keep is bounded together; room that is given back can be used again."""
     room = Room(1_000)
-    one, two = DiskOverflow(room), DiskOverflow(room)
+    one, two = DiskQueue(room), DiskQueue(room)
     assert one.put(b"x" * 599)
     assert not two.put(b"y" * 599)
     assert one.take(1) == [b"x" * 599]
@@ -52,7 +52,7 @@ def test_a_disk_that_takes_nothing(fault, monkeypatch):
         raise OSError(28, "no space")
 
     broken = {"write": ("pwrite", refuse), "full": ("fstatvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=512))}
-    waiting = DiskOverflow(Room())
+    waiting = DiskQueue(Room())
     with monkeypatch.context() as patched:
         patched.setattr(os, *broken[fault])
         kept = [b"%03d" % n for n in range(100) if waiting.put(b"%03d" % n)]
@@ -67,10 +67,10 @@ def test_a_disk_that_takes_nothing(fault, monkeypatch):
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     """The file has no name: nobody else sees it, and it is gone with its process; without a home it is in /tmp."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    waiting = DiskOverflow(Room())
+    waiting = DiskQueue(Room())
     assert all(waiting.put(b"x" * 1_000) for _ in range(200))
     assert list((tmp_path / "cache" / "okx").iterdir()) == []
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    other = DiskOverflow(Room())
+    other = DiskQueue(Room())
     assert all(other.put(b"x" * 1_000) for _ in range(200))

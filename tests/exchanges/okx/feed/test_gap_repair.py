@@ -11,7 +11,7 @@ from feeding import BTC, ETH, beyond, feed_of, ids, present, read, rows, traded
 from okxcli.errors import UsageError
 from okxcli.exchanges.okx.feed import gap_repair as repair_module
 from okxcli.exchanges.okx.feed import live_feed as feed_module
-from okxcli.exchanges.okx.feed.gap_tracker import Holes
+from okxcli.exchanges.okx.feed.gap_tracker import GapTracker
 from okxcli.exchanges.okx.feed.live_feed import Feed
 from okxcli.local.network import engine as engine_module
 from okxcli.local.network import rest_answers as rest_module
@@ -20,7 +20,7 @@ from okxcli.local.network import rest_answers as rest_module
 @pytest.fixture
 def patient(monkeypatch):
     """Bounds of half the time and a proof of absence within two seconds."""
-    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=15_000, evidence_ms=2_000))
+    monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, wait_ms=15_000, evidence_ms=2_000))
 
 
 def pushed(lines, symbol):
@@ -163,7 +163,7 @@ def test_odd_pages_cost_nothing(exchange, patient, monkeypatch, seed):
 
 def test_past_the_bound_it_goes_on(exchange, monkeypatch, caplog):
     """REST never answers: the symbol waits as long as allowed, leaves the hole, and says so."""
-    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=1_000))
+    monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, wait_ms=1_000))
     with feed_of(exchange) as feed:
         lines = read(feed, lambda lines: len(lines) > 20)
         exchange.busy(60)
@@ -217,7 +217,7 @@ def test_since_joins_the_present(exchange):
 
 def test_a_past_that_takes_longer_than_memory_lasts(exchange, monkeypatch):
     """Live fills that are too many to be held wait on disk: all comes, in order, and none of them from REST."""
-    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, max_lines=5))
+    monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, max_lines=5))
     exchange.slow_rest(0.4)
     newest = exchange.fills(BTC)[-1].trade_id
     with feed_of(exchange, since_ms=exchange.now_ms() - 8_000) as feed:
@@ -254,7 +254,7 @@ def test_too_far_behind(exchange, monkeypatch, caplog):
 
 def test_a_past_without_rest(exchange, monkeypatch, caplog):
     """When REST cannot be had, the present comes, and it is told that the past does not."""
-    monkeypatch.setattr(feed_module, "Holes", functools.partial(Holes, wait_ms=1_000))
+    monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, wait_ms=1_000))
     monkeypatch.setattr(feed_module, "_INSTRUMENTS_WAIT_S", 0.2)
     with feed_of(exchange, since_ms=1, rest_url="http://127.0.0.1:9") as feed:
         lines = read(feed, lambda lines: len(ids(lines)) > 50)

@@ -25,7 +25,7 @@ class Lines(list):
         return [self.pop(0)] if self else []
 
 
-Holes = functools.partial(module.Holes, overflow=Lines)
+GapTracker = functools.partial(module.GapTracker, overflow=Lines)
 
 
 def line(number, symbol=SYMBOL, origin=""):
@@ -61,7 +61,7 @@ def answer(holes, fetch, now, absent=(), newest=0, evidence=True):
 
 def test_what_follows_passes_and_what_is_not_a_fill_too():
     """Lines in order, other channels, control messages and damaged pushes come out as they went in, at once."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     odd = [b'{"event":"subscribe"}', b'{"arg":{"channel":"tickers","instId":"BTC-USDT"},"data":[]}', b"pong"]
     bad = [line(3).replace(b'"3"', b'"x"'), line(4)[:60], line(9, "ETH-USDT"), line(99, "ETH-USDT")]
     lines = [line(1), *odd, line(2), *bad, line(3), line(4)]
@@ -72,7 +72,7 @@ def test_what_follows_passes_and_what_is_not_a_fill_too():
 
 def test_a_hole_is_fetched_and_comes_before_what_follows():
     """Exactly the missing ids are asked for; what came after waits, other symbols do not; then all is in order."""
-    holes = Holes([SYMBOL, "ETH-USDT"])
+    holes = GapTracker([SYMBOL, "ETH-USDT"])
     assert ids(holes.feed([line(1), line(4), line(5), line(7, "ETH-USDT"), line(8, "ETH-USDT")], 0)) == [1]
     (fetch,) = holes.fetches(0)
     assert (fetch.first, fetch.last, fetch.known) == (2, 3, 4)
@@ -88,7 +88,7 @@ def test_a_hole_is_fetched_and_comes_before_what_follows():
 
 def test_what_came_before_is_dropped_and_what_did_not_is_written():
     """An old first push after a reconnect is dropped by its id; a late line that was never written is written."""
-    holes = Holes([SYMBOL], wait_ms=100)
+    holes = GapTracker([SYMBOL], wait_ms=100)
     assert ids(holes.feed([line(5), line(6), line(5), line(6), line(3)], 0)) == [5, 6, 3]
     holes.feed([line(9)], 0)
     assert ids(holes.tick(100)) == [9]  # given up
@@ -98,7 +98,7 @@ def test_what_came_before_is_dropped_and_what_did_not_is_written():
 
 def test_two_sockets_fill_each_others_holes():
     """While two sockets are up nothing is asked for half a second; what one lacks the other brings."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(1)], 0)
     assert holes.feed([line(4)], 1000, overlap=True) == []
     assert list(holes.fetches(1499)) == []
@@ -114,7 +114,7 @@ def test_two_sockets_fill_each_others_holes():
 )
 def test_waiting_is_bounded(bounds, caplog):
     """Past the bound the symbol goes on with the hole, says so once, and does not hold what follows."""
-    holes = Holes([SYMBOL], **bounds)
+    holes = GapTracker([SYMBOL], **bounds)
     holes.feed([line(100)], 0)
     out = []
     for now in range(1, 60):
@@ -127,7 +127,7 @@ def test_waiting_is_bounded(bounds, caplog):
 
 def test_what_waits_behind_several_holes_waits_once():
     """Each line waits at most as long as the bound, however many holes are before it."""
-    holes = Holes([SYMBOL], wait_ms=1000)
+    holes = GapTracker([SYMBOL], wait_ms=1000)
     holes.feed([line(1), line(3), line(5)], 0)
     holes.feed([line(7)], 500)
     assert ids(holes.tick(1000)) == [3, 5]
@@ -137,7 +137,7 @@ def test_what_waits_behind_several_holes_waits_once():
 
 def test_failures_are_tried_again_until_the_bound():
     """A failed question is asked again after a second; an answer that comes in time repairs all."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(1), line(3)], 0)
     now = 0
     for _ in range(5):
@@ -151,7 +151,7 @@ def test_failures_are_tried_again_until_the_bound():
 
 def test_an_answer_without_evidence_is_asked_again():
     """A node that is behind proves nothing: the ids are neither given up nor doubted."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(1), line(4)], 0)
     (fetch,) = holes.fetches(0)
     assert holes.page(fetch, Page([], 2, 3, [(2, 3)], False), 10) + holes.ended(fetch, 10) == []
@@ -162,7 +162,7 @@ def test_an_answer_without_evidence_is_asked_again():
 
 def test_absent_ids_are_told_after_three_answers_over_a_minute():
     """Nobody waits for the proof; the event is one that normalize understands; then nothing is asked any more."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(104), line(108)], 0)
     (fetch,) = holes.fetches(0)
     assert ids(answer(holes, fetch, 100, absent=(105, 106))) == [107, 108]
@@ -183,7 +183,7 @@ def test_absent_ids_are_told_after_three_answers_over_a_minute():
 
 def test_ids_that_turn_up_after_all():
     """A fill that a later answer shows is written late; only the rest is absent."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(104), line(108)], 0)
     (fetch,) = holes.fetches(0)
     answer(holes, fetch, 0, absent=(105, 106, 107))
@@ -198,7 +198,7 @@ def test_ids_that_turn_up_after_all():
 
 def test_doubts_without_evidence_end():
     """What REST never answers well is not asked for ever."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(104), line(106)], 0)
     (fetch,) = holes.fetches(0)
     answer(holes, fetch, 0, absent=(105,))
@@ -213,7 +213,7 @@ def test_doubts_without_evidence_end():
 
 def test_the_past_joins_the_present():
     """With a first id, all from there to the first live fill is fetched; live fills wait, without bound of time."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 50})
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 50})
     (fetch,) = holes.fetches(0)
     assert (fetch.first, fetch.last) == (51, None)
     assert holes.feed([line(300), line(301)], 10) == []
@@ -226,7 +226,7 @@ def test_the_past_joins_the_present():
 
 def test_the_past_of_a_quiet_symbol():
     """It does not take a live fill to see the past."""
-    holes = Holes([SYMBOL], since=True)
+    holes = GapTracker([SYMBOL], since=True)
     (fetch,) = holes.fetches(0)
     assert (fetch.first, fetch.last) == (None, None)
     assert ids(holes.page(fetch, page(7, 9), 5) + holes.ended(fetch, 5)) == [7, 8, 9]
@@ -246,7 +246,7 @@ def settled(holes, now, absent=(), newest=0):
 
 def test_a_long_past_in_bounded_memory():
     """Live lines that do not fit wait in the overflow while the past is fetched, and are not fetched again."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 0}, max_lines=10)
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 0}, max_lines=10)
     (fetch,) = holes.fetches(0)
     out = []
     for number in range(1000, 1100):
@@ -269,7 +269,7 @@ def test_a_past_longer_than_the_overflow(works, caplog):
         def put(self, text):
             return len(self) < 2 and super().put(text)
 
-    holes = Holes([SYMBOL], overflow=Two, resume={SYMBOL: 0}, max_lines=3)
+    holes = GapTracker([SYMBOL], overflow=Two, resume={SYMBOL: 0}, max_lines=3)
     (fetch,) = holes.fetches(0)
     assert holes.feed([line(number) for number in range(100, 120)], 1) == []
     assert "no room for more that waits" in caplog.text
@@ -284,7 +284,7 @@ def test_a_past_longer_than_the_overflow(works, caplog):
 
 def test_the_end_of_a_stream_tells_what_is_missing(caplog):
     """Ended while a hole is open, while the past is fetched, while ids are in doubt: each is told by its ids."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 50})
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 50})
     (fetch,) = holes.fetches(0)
     holes.page(fetch, page(51, 60, absent=(55,)), 1)
     holes.feed([line(100), line(101), line(105)], 2)
@@ -299,14 +299,14 @@ def test_the_end_of_a_stream_tells_what_is_missing(caplog):
 
 def test_an_old_first_push(caplog):
     """What lies between it and the next one is asked for, and written late, or proved absent."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     assert ids(holes.feed([line(107), line(104), line(108)], 0)) == [107, 104, 108]
     (fetch,) = holes.fetches(0)
     assert (fetch.first, fetch.last, fetch.known, fetch.doubt) == (105, 106, 107, True)
     out = answer(holes, fetch, 1, absent=(106,)) + settled(holes, 1, absent=(106,))
     assert ids(out) == [105]
     assert [(one["first"], one["last"]) for one in map(json.loads, out) if "event" in one] == [("106", "106")]
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(90_000), line(5)], 0)
     assert list(holes.fetches(0)) == []
     assert "fills 6 to 89999 are missing" in caplog.text
@@ -314,7 +314,7 @@ def test_an_old_first_push(caplog):
 
 def test_a_short_page_is_no_answer(caplog):
     """Cut short above the hole, it fills what it has; the rest is asked again, and told when it never comes."""
-    holes = Holes([SYMBOL], wait_ms=10_000)
+    holes = GapTracker([SYMBOL], wait_ms=10_000)
     holes.feed([line(100), line(161)], 0)
     for now in range(0, 9_000, 1_000):
         (fetch,) = holes.fetches(now)
@@ -332,7 +332,7 @@ def test_a_short_page_is_no_answer(caplog):
 
 def test_a_past_that_cannot_be_had():
     """After half a minute without any progress the present goes on, and it is told."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 5})
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 5})
     out = []
     for now in range(0, 40_000, 100):
         out += holes.feed([line(100 + now // 100)], now)
@@ -344,7 +344,7 @@ def test_a_past_that_cannot_be_had():
 
 def test_older_than_the_history_of_the_exchange(caplog):
     """What is beyond OKX's horizon is asked for as long as a hole is, then told, and the rest of the past comes."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 5})
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 5})
     out = []
     for now in range(0, 33_000, 1_000):
         for fetch in holes.fetches(now):
@@ -360,7 +360,7 @@ def test_older_than_the_history_of_the_exchange(caplog):
 @pytest.mark.parametrize("poison", [9_000_000_000_000_000_000, 50_000_000])
 def test_one_damaged_id_does_no_harm(poison):
     """A line whose id is far off passes alone: nothing waits for it, and holes are seen as before."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     assert ids(holes.feed([line(1), line(2), line(poison), line(3), line(5)], 0)) == [1, 2, poison, 3]
     (fetch,) = holes.fetches(0)
     assert (fetch.first, fetch.last) == (4, 4)
@@ -369,7 +369,7 @@ def test_one_damaged_id_does_no_harm(poison):
 
 def test_a_damaged_id_while_the_past_is_fetched():
     """It comes out by itself when its time is over, and the symbol goes on where it is."""
-    holes = Holes([SYMBOL], resume={SYMBOL: 5}, wait_ms=1000)
+    holes = GapTracker([SYMBOL], resume={SYMBOL: 5}, wait_ms=1000)
     (fetch,) = holes.fetches(0)
     holes.feed([line(9), line(1 << 62)], 0)
     assert ids(answer(holes, fetch, 1, newest=9)) == [6, 7, 8, 9]
@@ -385,7 +385,7 @@ def test_a_damaged_id_while_the_past_is_fetched():
 @pytest.mark.parametrize("anew", [1, 900_000_000])
 def test_ids_that_begin_anew(anew, caplog):
     """Two lines in a row far off, above or below: there holes are repaired as before; what waited goes first."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     out = holes.feed([line(100_000_000), line(100_000_003), line(anew), line(anew + 1), line(anew + 3)], 0)
     assert ids(out) == [100_000_000, anew, 100_000_003, anew + 1]
     assert "its ids go on" in caplog.text
@@ -396,7 +396,7 @@ def test_ids_that_begin_anew(anew, caplog):
 
 def test_the_end_lets_everything_go():
     """What is held when the stream ends comes out, in order."""
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     holes.feed([line(1), line(9), line(5), line(7)], 0)
     assert ids(holes.release()) == [5, 7, 9]
 
@@ -419,7 +419,7 @@ def test_any_faults_give_the_whole_tape(data):
         at = data.draw(st.integers(0, max(0, len(pushed) - 2)))
         if 0 < at < len(pushed) - 2:
             pushed[at], pushed[at + 1] = pushed[at + 1], pushed[at]
-    holes = Holes([SYMBOL])
+    holes = GapTracker([SYMBOL])
     out, now = [], 0
     while pushed or holes.due() is not None:
         size = data.draw(st.integers(1, 8))

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchanges.okx.feed.gap_tracker import Holes
+from okxcli.exchanges.okx.feed.gap_tracker import GapTracker
 from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.exchanges.okx.rest.history import TradeHistory
 
@@ -87,7 +87,7 @@ class Run:
         self.begin = resume.get(SYMBOL)
         bounds = {"max_lines": dice.choice((5, 20, 20_000)), "evidence_ms": dice.choice((2_000, 60_000))}
         overflow = partial(Memory, dice.choice((0, 10, 1_000)))
-        self.holes = Holes([SYMBOL], overflow=overflow, since=kind == "since", resume=resume, **bounds)
+        self.holes = GapTracker([SYMBOL], overflow=overflow, since=kind == "since", resume=resume, **bounds)
         self.pushed = self._pushed(start)
         self.rest.head = start
         self.out = []

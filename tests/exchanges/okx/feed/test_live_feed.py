@@ -13,7 +13,7 @@ from feeding import BTC, ETH, SWAP, feed_of, ids, present, read, traded
 
 from okxcli.errors import ExchangeUnavailable, UsageError
 from okxcli.exchanges.okx.connection.dialling import DialLimiter
-from okxcli.exchanges.okx.connection.message_queue import Inbox
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue
 from okxcli.exchanges.okx.feed import live_feed as feed_module
 from okxcli.exchanges.okx.feed.live_feed import Feed, plan
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
@@ -172,7 +172,7 @@ def test_wrong_use(options, told):
 
 def test_nobody_takes_the_data(exchange, monkeypatch, caplog):
     """What waits is bounded; when it is taken, the stream goes on, without a hole."""
-    monkeypatch.setattr(feed_module, "Inbox", functools.partial(Inbox, max_messages=50))
+    monkeypatch.setattr(feed_module, "MessageQueue", functools.partial(MessageQueue, max_messages=50))
     with feed_of(exchange) as feed:
         lines = read(feed, lambda lines: len(lines) > 5)
         end = time.monotonic() + 30
