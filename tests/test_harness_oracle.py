@@ -15,7 +15,7 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.venue.fills import Fill
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write.writer import Writer
 
 START = 1_767_571_200_000  # 2026-01-05T00:00Z

@@ -158,6 +158,15 @@ def test_rooms_are_small_and_names_are_told_apart():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_tests_lie_beside_what_they_test():
+    """The tests of a module are in the room of its name."""
+    rooms = {path.stem: path.parent.relative_to(ROOT / "okxcli") for path in MODULES if path.parent.name != "commands"}
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name not in ("tests", "commands")]
+    own = {path.relative_to(ROOT / "tests"): rooms[path.stem[5:]] for path in tests if path.stem[5:] in rooms}
+    assert len(own) > 40
+    assert {path: room for path, room in own.items() if path.parent != room} == {}
+
+
 def imported(path):
     """Return the modules of the package that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):

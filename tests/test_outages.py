@@ -15,7 +15,7 @@ from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
 from okxcli.runtime.configuration.config import Config
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write.durable_writer import DurableWriter
 from okxcli.storage.write.spool import Spool
 

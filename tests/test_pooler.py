@@ -16,9 +16,10 @@ import pytest
 
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
-from okxcli.storage.candles.housekeeping import session
-from okxcli.storage.schema import partitions, retention
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.schema import partitions
+from okxcli.storage.upkeep import retention
+from okxcli.storage.upkeep.housekeeping import session
 
 pytestmark = pooler.needed
 T0 = 1747087163557

@@ -20,11 +20,11 @@ from okxcli.local.network.engine import Options
 from okxcli.pipeline.collector import Collector
 from okxcli.runtime.configuration.config import Config
 from okxcli.storage.candles.live_mending import LiveMender
-from okxcli.storage.ledger import gaps
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.recount import recount
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
-from okxcli.storage.server.database import open_database
+from okxcli.storage.read import gaps
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 from okxcli.storage.write.durable_writer import DurableWriter
 from okxcli.storage.write.spool import Spool
 from okxcli.storage.write.writer import Writer

@@ -13,7 +13,7 @@ from okxcli.runtime.configuration.config_file import candidates
 from okxcli.runtime.files import expanded, home
 from okxcli.storage.server.binaries import Account
 from okxcli.storage.server.embedded import default_base
-from okxcli.storage.write.spool import state_folder
+from okxcli.storage.server.known_databases import state_folder
 
 
 def okx(place, *arguments, data=b"", before="", **variables):

@@ -31,7 +31,7 @@ began, ns, s = time.monotonic(), time.time_ns, time.time
 shift = lambda: off + (step if time.monotonic() - began > after else 0)
 time.time_ns = lambda: ns() + int(shift() * 10**9)
 time.time = lambda: s() + shift()
-from okxcli.storage.candles import housekeeping
+from okxcli.storage.upkeep import housekeeping
 chores.FIRST_HOUSEKEEPING_S, chores.HOUSEKEEPING_S = 0.5, 1.0
 from okxcli.cli import main
 sys.argv[0] = "okx"

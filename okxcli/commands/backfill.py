@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.server.database import Database
+    from okxcli.storage.database import Database
 
 #: The part of OKX's limits that it takes; the other half is for those who follow the present.
 _SHARE = 0.5
@@ -199,8 +199,8 @@ def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Data
         TryLater: another run holds it.
     """
     from okxcli.errors import TryLater
+    from okxcli.storage.database import open_database
     from okxcli.storage.schema import versions
-    from okxcli.storage.server.database import open_database
     from okxcli.storage.server.pooled_connection import lone
 
     with (
@@ -227,9 +227,9 @@ def _worker(
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
     from okxcli.exchanges.okx.bulk_files.download import default_folder
+    from okxcli.exchanges.okx.feed.history_stream import instruments
     from okxcli.exchanges.okx.rest.endpoints import RestClient
     from okxcli.exchanges.okx.rest.history import TradeHistory
-    from okxcli.exchanges.okx.rest.history_stream import instruments
     from okxcli.exchanges.okx.rest.instrument_list import Catalogue
     from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 

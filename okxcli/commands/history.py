@@ -11,8 +11,8 @@ from okxcli.options import FilesUrl, Output, Proxy, RestUrl, RowsAs, Symbols, Ve
 
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+    from okxcli.exchanges.okx.feed.history_stream import Past
     from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.rest.history_stream import Past
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
@@ -78,9 +78,9 @@ def history(
     """
     from okxcli.errors import ExitCode, UsageError
     from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+    from okxcli.exchanges.okx.feed.history_stream import Past
     from okxcli.exchanges.okx.rest.endpoints import RestClient
     from okxcli.exchanges.okx.rest.history import TradeHistory
-    from okxcli.exchanges.okx.rest.history_stream import Past
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_time
     from okxcli.runtime.progress import Progress
@@ -118,7 +118,7 @@ def history(
 
 def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lifecycle") -> None:
     """Write what REST has, after what the symbols are, and say what it does not show."""
-    from okxcli.exchanges.okx.rest.history_stream import instruments
+    from okxcli.exchanges.okx.feed.history_stream import instruments
     from okxcli.exchanges.okx.rest.instrument_list import Catalogue
     from okxcli.exchanges.okx.sites import origin_of, site_event
     from okxcli.runtime.lines import Output as Lines

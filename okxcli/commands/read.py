@@ -160,8 +160,9 @@ def _run(
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.read import follow, reader
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
+    from okxcli.storage.read import follow
+    from okxcli.storage.rows import reader
 
     log.setup("read", quiet=True)
     if where.follow and where.until is not None:

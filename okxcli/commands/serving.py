@@ -102,8 +102,8 @@ def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data:
 
 def _make_tables(dsn: str) -> None:
     """Have a database that every command can use from the start, and that takes no data of the real exchange."""
+    from okxcli.storage.database import Database, resolve
     from okxcli.storage.schema import versions
-    from okxcli.storage.server.database import Database, resolve
 
     with Database(resolve(dsn, None, {"OKX_DSN": dsn}), "okx simulate") as database, database.session() as connection:
         versions.migrate(connection, database.where)

@@ -13,8 +13,8 @@ from okxcli import options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from okxcli.storage.database import Database
     from okxcli.storage.read.freshness import Freshness
-    from okxcli.storage.server.database import Database
     from okxcli.storage.server.pooled_connection import Connection
 
 #: A symbol is not stale before so many of its usual pauses between two fills have passed, and always after a day.
@@ -63,7 +63,7 @@ def status(
     from okxcli.runtime.clock import parse_duration
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
 
     log.setup("status", quiet=True)
     settings = load(config)

@@ -14,7 +14,7 @@ from okxcli.runtime.clock import now_ms
 
 if TYPE_CHECKING:
     from okxcli.runtime.filters import LineFilter
-    from okxcli.storage.server.database import Database
+    from okxcli.storage.database import Database
 
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def store(
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
 
     log.setup("store", verbose=verbose)
     settings = load(config)

@@ -168,9 +168,9 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
     from okxcli.exchanges.okx.sites import origin_of
     from okxcli.runtime.configuration.config_file import load
     from okxcli.storage.candles import candle_chain
+    from okxcli.storage.database import open_database
     from okxcli.storage.ledger import id_ledger
     from okxcli.storage.schema import versions
-    from okxcli.storage.server.database import open_database
 
     log = logging.getLogger(__name__)
     found: dict[str, int] = {}

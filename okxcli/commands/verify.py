@@ -78,8 +78,8 @@ def verify(
     from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.candles.bar_evidence import Evidence
-    from okxcli.storage.read import reader
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
+    from okxcli.storage.rows import reader
 
     log.setup("verify", quiet=True)
     try:

@@ -28,13 +28,13 @@ from okxcli.runtime.clock import now_ms
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.outdated import stale
 from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.database import Database, explain
 from okxcli.storage.ledger import id_ledger, time_steps
 from okxcli.storage.ledger.id_ledger import Covered
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import Series
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import Series
 from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.server.database import Database, explain
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.bulk_load import store_day
 from okxcli.storage.write.writer import Writer

@@ -21,10 +21,10 @@ from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage.candles.housekeeping import Housekeeping
 from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import newest_ids, reopen
 from okxcli.storage.server.pooled_connection import Connection
+from okxcli.storage.upkeep.housekeeping import Housekeeping
 from okxcli.storage.write.durable_writer import DurableWriter
 
 _log = logging.getLogger(__name__)

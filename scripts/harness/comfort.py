@@ -25,9 +25,9 @@ from okxcli.core.model import BookSnapshot, Ticker
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.runtime.clock import iso, now_ms
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger import audit
 from okxcli.storage.schema import versions
-from okxcli.storage.server.database import open_database
 from okxcli.storage.write.writer import Writer
 
 SYMBOL = "BTC-USDT"

@@ -17,7 +17,7 @@ from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.pipeline.backfill import Backfill, Tools
 from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import reopen
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write.writer import Writer
 
 #: Bars are short, so that a market of a thousand fills has hundreds.

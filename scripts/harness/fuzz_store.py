@@ -12,7 +12,7 @@ from harness.fuzz_lines import read_line
 from harness.tally import Tally
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
-from okxcli.storage.server.database import Database, open_database
+from okxcli.storage.database import Database, open_database
 from okxcli.storage.write.writer import Writer
 
 _BATCH = 150

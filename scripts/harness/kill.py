@@ -101,7 +101,7 @@ def copying(real):
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.runtime.signals import Lifecycle
-from okxcli.storage.write import candle_table
+from okxcli.storage.rows import candle_table
 from okxcli.storage.write import spool
 from okxcli.storage.write import trade_tables
 from okxcli.storage.write import writer

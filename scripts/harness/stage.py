@@ -37,7 +37,7 @@ PATIENCE_S = 40.0
 _RUN = """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
-from okxcli.exchanges.okx.feed import absence_proof
+from okxcli.exchanges.okx.rest import absence_proof
 doubts.SPREAD_MS = evidence
 from okxcli.storage.ledger import unsettled
 doubts.SPREAD_MS = evidence

@@ -84,7 +84,7 @@ def stored(database, symbol="BTC-USDT"):
 @pytest.fixture
 def tables(database):
     """A database with tables and nothing in them, which belongs to the local exchange."""
-    from okxcli.storage.server.database import open_database
+    from okxcli.storage.database import open_database
 
     with open_database(database, create=True, origin="local"):
         pass

@@ -15,8 +15,8 @@ import pytest
 from okxcli.commands.collect import _note_clock
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.server.database import open_database
-from okxcli.storage.write.spool import name_of
+from okxcli.storage.database import open_database
+from okxcli.storage.server.known_databases import name_of
 
 CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all", "books5"], "timeframes": ["1s", "1m"]}
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from okxcli.core.model import StandardizedTrade
 from okxcli.exchanges.okx.rest.endpoints import RestClient
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write.writer import Writer
 
 

@@ -9,9 +9,9 @@ import psycopg
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 from okxcli.storage.write.writer import Writer
 
 DAY = 86_400_000

@@ -15,7 +15,7 @@ from okxcli.core.model import Instrument, StandardizedTrade
 from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
 from okxcli.exchanges.okx.bulk_files.unpacking import tables
 from okxcli.pipeline.bulk_import import BulkLoader
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write import bulk_load
 from okxcli.storage.write.writer import Writer
 

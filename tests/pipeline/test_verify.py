@@ -16,7 +16,7 @@ from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.exchanges.okx.rest.instrument_list import instrument_line
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
 from okxcli.storage.write.writer import Writer
 
 MINUTE = 60_000

@@ -1,5 +1,6 @@
-"""Everything that knows OKX: its protocol, its rows, its REST, its bulk files, and the feed that loses nothing.
+"""Everything that knows OKX. Rooms from below: normalize, connection and rest, bulk_files and feed.
 
-Owns OKX's names, limits, addresses and habits. Refuses to know candles of ours or a database.
+Owns OKX's names, limits, addresses and habits: its channels, its sites, the way there (`tunnel`), its clock.
+Refuses to know candles of ours or a database.
 In: OKX's WebSocket, REST and files. Out: raw lines by `feed`, `rest` and `bulk_files`; types by `normalize`.
 """

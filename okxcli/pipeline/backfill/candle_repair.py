@@ -34,8 +34,8 @@ from okxcli.storage.candles.remake import remove_false
 from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import count_within
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import Series
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import Series
 from okxcli.storage.write.writer import Writer
 
 _log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from okxcli.storage.ledger import audit, id_ledger, recount, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges, holds
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.ledger.recount import Difference
+from okxcli.storage.rows.copying import copy
+from okxcli.storage.rows.outcome import TAKEN_OUT, Refused, quarantine
+from okxcli.storage.rows.row_format import columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS, Partitions, start_of
-from okxcli.storage.write.copying import copy
-from okxcli.storage.write.outcome import TAKEN_OUT, Refused, quarantine
-from okxcli.storage.write.row_format import columns_of, fields_of, stamp, trade_rows
 
 _log = logging.getLogger(__name__)
 

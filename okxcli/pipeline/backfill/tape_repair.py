@@ -13,9 +13,10 @@ from okxcli.storage.candles.flat_bars import flats, store_flats
 from okxcli.storage.candles.outdated import stale
 from okxcli.storage.candles.rebuild import rebuild
 from okxcli.storage.candles.remake import make_anew
-from okxcli.storage.ledger import gaps, id_ledger, unsettled
+from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import Proof, count_within
+from okxcli.storage.read import gaps
 from okxcli.storage.write.writer import Writer
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from okxcli.pipeline.backfill.fetch_plan import Days, Plan
 from okxcli.pipeline.bulk_import import BulkLoader
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.proxy import Proxies
-from okxcli.storage.server.database import Database
+from okxcli.storage.database import Database
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amount
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
-from okxcli.storage.read import reader
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import fields_of, stamp
 
 _BAR = sql.SQL(
     "SELECT {} FROM market_data WHERE exchange = %s AND symbol = %s AND timeframe = %s AND origin = %s AND closed"

@@ -22,10 +22,10 @@ from okxcli.storage.candles.rebuild import Starts, bucket_of, joined, store_bars
 from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.id_ranges import IdRange, RangeBook
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import Series, Span
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import Series, Span
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 #: A stream that goes on begins so many fills early, a page of REST, for times can step back across the edge of a bar.
 _EARLY = 100

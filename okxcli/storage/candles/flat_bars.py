@@ -15,8 +15,8 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.rebuild import starts_in, store_bars
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import count_within
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.rebuild import rebuild
 from okxcli.storage.ledger.proof import Proof
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 _log = logging.getLogger(__name__)
 

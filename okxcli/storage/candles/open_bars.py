@@ -15,11 +15,11 @@ from okxcli.storage.candles.rebuild import buckets, count_rows, joined, proven_p
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import Series, Span
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import Series, Span
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 
 def reopen(

@@ -7,9 +7,9 @@ missing or holds too few.
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.rebuild import Starts, starts_with_rows
 from okxcli.storage.ledger.proof import Proof, count_within
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 
 def stale(connection: Connection, proof: Proof, frame: Timeframe, since: int, until: int) -> Starts:

@@ -11,13 +11,12 @@ from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amount
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.proof import Proof, count_within
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import Series, Span
+from okxcli.storage.rows import candle_table, reader
+from okxcli.storage.rows.outcome import Outcome
+from okxcli.storage.rows.reader import Series, Span
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write import candle_table
-from okxcli.storage.write.outcome import Outcome
-from okxcli.storage.write.row_format import stamp
 
 #: Bars made and stored at a time.
 _CHUNK = 1_000

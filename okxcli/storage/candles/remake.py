@@ -15,11 +15,11 @@ from okxcli.storage.candles.flat_bars import Ids, store_flats
 from okxcli.storage.candles.rebuild import rebuild, starts_in
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.proof import Day, Proof
+from okxcli.storage.rows.candle_table import stored_frames
+from okxcli.storage.rows.outcome import TAKEN_OUT, Refused, quarantine
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.candle_table import stored_frames
-from okxcli.storage.write.outcome import TAKEN_OUT, Refused, quarantine
-from okxcli.storage.write.row_format import fields_of, stamp
 
 _KEY = sql.SQL("exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s")
 _STORED = sql.SQL(

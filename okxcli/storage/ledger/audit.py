@@ -16,7 +16,7 @@ import psycopg
 
 from okxcli.storage.ledger import id_ledger, recount
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.read import reader
+from okxcli.storage.rows import reader
 from okxcli.storage.schema import partitions
 from okxcli.storage.server.pooled_connection import Connection
 

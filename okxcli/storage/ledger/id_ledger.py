@@ -16,9 +16,9 @@ from psycopg.types.multirange import Int8Multirange
 
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.storage.ledger.checksum import checksum
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS, start_of
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 #: Ranges of ids, both ends included, lowest first, apart from each other.
 Ranges = list[tuple[int, int]]

@@ -15,9 +15,9 @@ from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
 from okxcli.core.tape import FAR, Run, is_complete
 from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 #: Fills at an end of a run among which the earliest or latest is looked for, where time steps back.
 _AT_THE_END = 1_000

@@ -16,12 +16,12 @@ from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import SUM
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.read import reader
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.outcome import Refused, quarantine
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.schema import partitions
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.outcome import Refused, quarantine
-from okxcli.storage.write.row_format import fields_of, stamp
 
 #: lost: in the ledger, and no row. uncounted: a row that the ledger does not have. misplaced: under another day than
 #: that of the row. twice: more than one row. altered: one of the rows of these ids is not what was stored.

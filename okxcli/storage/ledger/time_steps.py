@@ -14,9 +14,9 @@ from okxcli.core.tape import Run
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Key
+from okxcli.storage.rows.candle_table import stored_frames
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.candle_table import stored_frames
-from okxcli.storage.write.row_format import fields_of, stamp
 
 #: Ids on both sides of a fill among which a step back is looked for.
 _NEAR = 10_000

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from okxcli.core.model import Absent
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 #: Answers that lack an id before it is absent, and over how long they must be spread.
 ANSWERS = 3

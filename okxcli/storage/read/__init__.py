@@ -1,5 +1,5 @@
-"""What is stored, back as lines and as a table of how fresh it is.
+"""What is stored, told: as lines, as ranges of ids, as a table of how fresh and how whole it is.
 
-Owns the order of what is read, and snapshots. Refuses to change anything.
-In: symbols, timeframes, spans. Out: lines, rows of a user's own SQL, rows of `okx status`.
+Owns `okx read`, `okx gaps` and `okx status`. Refuses to change anything.
+In: symbols, timeframes, spans. Out: lines, ranges, rows.
 """

@@ -17,8 +17,8 @@ from okxcli.core.model import (
 )
 from okxcli.errors import AnswerNo
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series, Span
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series, Span
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
 

@@ -7,10 +7,10 @@ from typing import LiteralString
 from okxcli.core.model import AHEAD_MS
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.read.reader import snapshot
+from okxcli.storage.rows.reader import snapshot
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 #: Rates are counted over this long.
 RATE_WINDOW_S = 60

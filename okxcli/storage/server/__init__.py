@@ -1,6 +1,6 @@
-"""Which Postgres, how it is reached, and the embedded one that is started where there is none.
+"""The Postgres that is reached: connections, and the embedded server that is started where there is none.
 
-Owns DSNs, connections that leave nothing behind in a session, errors in a user's words, the embedded server.
-Refuses to know what is stored.
-In: a DSN or a folder. Out: `Connection`, by `database.open_database`.
+Owns connections that leave nothing behind in a session, what Postgres said in a user's words, the embedded server, and
+which databases were in use here. Refuses to know what is stored.
+In: a DSN or a folder. Out: `Connection`.
 """

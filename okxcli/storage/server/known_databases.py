@@ -4,17 +4,28 @@ One that was, and is away at the start of `okx collect`, is waited for while dat
 Postgres may come up later than we do. One that never was is rather a mistake in the configuration.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
-from okxcli.runtime.files import private, private_folder
-from okxcli.storage.write.spool import name_of, state_folder
+from okxcli.runtime.files import private, private_folder, user_folder
 
 _log = logging.getLogger(__name__)
 
 #: Notes kept: of databases that were thrown away, as each simulation's, they would never go.
 _MOST = 100
+
+
+def state_folder(env: Mapping[str, str] = os.environ) -> Path:
+    """Return `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
+    return user_folder("XDG_STATE_HOME", ".local/state", env) / "okx"
+
+
+def name_of(where: str) -> str:
+    """Return a file name for a database."""
+    return hashlib.sha256(where.encode()).hexdigest()[:12]
 
 
 class Seen:

@@ -12,12 +12,12 @@ from psycopg import sql
 from okxcli.core.model import StandardizedTrade
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Covered
+from okxcli.storage.rows.copying import copy
+from okxcli.storage.rows.row_format import columns_of
 from okxcli.storage.schema import partitions
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.schema.versions import PARTITION_LOCK
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.copying import copy
-from okxcli.storage.write.row_format import columns_of
 
 _TABLE = "raw_trades"
 _COLUMNS = columns_of(StandardizedTrade)

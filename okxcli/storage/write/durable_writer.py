@@ -13,10 +13,10 @@ from okxcli.core.codec import decode, encode
 from okxcli.core.model import Line
 from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, LoginRefused
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.server.database import Database
+from okxcli.storage.database import Database
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.server.probe import Probe
 from okxcli.storage.server.statement_watch import Watchdog
+from okxcli.storage.write.probe import Probe
 from okxcli.storage.write.spool import Spool, SpoolFile
 from okxcli.storage.write.writer import BATCH_MS, BATCH_ROWS, Writer
 

@@ -11,8 +11,8 @@ from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.core.tape import FAR
 from okxcli.errors import InvalidLine
 from okxcli.storage.ledger.id_ledger import Key, Ranges
+from okxcli.storage.rows.outcome import Outcome, Refused
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.outcome import Outcome, Refused
 
 REASON = "its id is far from all others"
 #: An id of each symbol that is known to be right.

@@ -7,11 +7,11 @@ from psycopg import sql
 
 from okxcli.core.model import BookSnapshot, Instrument, Ticker
 from okxcli.storage.ledger.id_ledger import Key
+from okxcli.storage.rows.copying import insert
+from okxcli.storage.rows.outcome import Outcome
+from okxcli.storage.rows.row_format import fields_of
 from okxcli.storage.schema.versions import INSTRUMENT_LOCK
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.copying import insert
-from okxcli.storage.write.outcome import Outcome
-from okxcli.storage.write.row_format import fields_of
 
 
 def store_books(connection: Connection, books: list[BookSnapshot], outcome: Outcome) -> None:

@@ -7,14 +7,14 @@ before it reads it.
 """
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from okxcli.runtime.files import private_folder, user_folder
+from okxcli.runtime.files import private_folder
+from okxcli.storage.server.known_databases import name_of, state_folder
 
 #: A file is closed, so that it can be drained and deleted, when it is this large.
 FILE_BYTES = 16 << 20
@@ -23,16 +23,6 @@ MAX_BYTES = 4 << 30
 #: Room that is always left on the disk, for Postgres and for everybody else.
 SPARE_BYTES = 64 << 20
 _SUFFIX = ".jsonl"
-
-
-def state_folder(env: Mapping[str, str] = os.environ) -> Path:
-    """Return `$XDG_STATE_HOME/okx` (`~/.local/state/okx`)."""
-    return user_folder("XDG_STATE_HOME", ".local/state", env) / "okx"
-
-
-def name_of(where: str) -> str:
-    """Return a file name for a database."""
-    return hashlib.sha256(where.encode()).hexdigest()[:12]
 
 
 def default_folder(where: str, env: Mapping[str, str] = os.environ) -> Path:

@@ -17,12 +17,12 @@ from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
 from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Key, Known, Sums
+from okxcli.storage.rows.copying import copy, insert
+from okxcli.storage.rows.outcome import Outcome, Refused
+from okxcli.storage.rows.row_format import PIECE, columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.copying import copy, insert
 from okxcli.storage.write.far_ids import Anchors, is_far, near_ones
-from okxcli.storage.write.outcome import Outcome, Refused
-from okxcli.storage.write.row_format import PIECE, columns_of, fields_of, stamp, trade_rows
 
 _log = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from okxcli.core.codec import encode
 from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
+from okxcli.storage.database import explain
 from okxcli.storage.ledger import id_ledger
+from okxcli.storage.rows import candle_table
+from okxcli.storage.rows.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
-from okxcli.storage.server.database import explain
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write import candle_table, snapshots, trade_tables
+from okxcli.storage.write import snapshots, trade_tables
 from okxcli.storage.write.far_ids import Anchors
-from okxcli.storage.write.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 
 _log = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, Tools
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.candles.candle_chain import Chain
-from okxcli.storage.ledger import gaps
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.read import gaps
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)

@@ -20,9 +20,10 @@ from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, Tools, pages
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.ledger import audit, gaps, recount
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
+from okxcli.storage.ledger import audit, recount
+from okxcli.storage.read import gaps
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 from okxcli.storage.schema import versions
 
 SYMBOL = "BTC-USDT"

@@ -24,8 +24,9 @@ from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 from okxcli.pipeline.backfill.fetch_plan import Days
 from okxcli.pipeline.backfill.whole_days import HORIZON_MS, PUBLISHED_MS, WORTH_PAGES
 from okxcli.runtime.clock import iso, now_ms
-from okxcli.storage.ledger import gaps, recount
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.ledger import recount
+from okxcli.storage.read import gaps
 
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)

@@ -17,9 +17,10 @@ from okxcli.storage.candles.candle_chain import (
     stale_larger,
 )
 from okxcli.storage.candles.rebuild import store_bars
-from okxcli.storage.ledger import gaps, unsettled
+from okxcli.storage.database import open_database
+from okxcli.storage.ledger import unsettled
 from okxcli.storage.ledger.unsettled import Doubt
-from okxcli.storage.server.database import open_database
+from okxcli.storage.read import gaps
 
 KEY = ("okx", "BTC-USDT")
 FOREVER = (0, 1 << 42)

@@ -10,8 +10,8 @@ from okxcli.core.timeframes import parse_list
 from okxcli.storage.candles.candle_chain import Chain
 from okxcli.storage.candles.flat_bars import flats, store_flats
 from okxcli.storage.candles.live_mending import AGAIN_MS, FIRST_MS, LiveMender
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.server.database import open_database
 
 KEY = ("okx", "BTC-USDT")
 FRAMES = parse_list("1s,5s")

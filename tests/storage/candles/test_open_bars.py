@@ -8,9 +8,9 @@ from storage_samples import DAY, MIDNIGHT, absent, store, trade
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.storage.candles.open_bars import reopen
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 
 KEY = ("okx", "BTC-USDT")
 

@@ -12,11 +12,11 @@ from okxcli.core.timeframes import parse_list
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.outdated import stale
 from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.ledger.recount import recount
-from okxcli.storage.read import reader
-from okxcli.storage.read.reader import EVERYTHING, Series
-from okxcli.storage.server.database import open_database
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series
 
 KEY = ("okx", "BTC-USDT")
 FRAMES = parse_list("1s,5s,1m")

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_samples import DAY, MIDNIGHT, T0, covered, market, rows, store, stored_ids, trade
 
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.audit import audit, audited, findings
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.recount import recount
-from okxcli.storage.server.database import open_database
 
 KEY = ("okx", "BTC-USDT")
 

@@ -6,11 +6,11 @@ import psycopg
 import pytest
 from storage_samples import DAY, T0, covered, noted_absent, rows, store, stored_ids, trade
 
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger import unsettled
-from okxcli.storage.ledger.gaps import ranges
 from okxcli.storage.ledger.recount import Difference, recount, repair
 from okxcli.storage.ledger.unsettled import Doubt
-from okxcli.storage.server.database import open_database
+from okxcli.storage.read.gaps import ranges
 
 KEY = ("okx", "BTC-USDT")
 

@@ -11,9 +11,9 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.outdated import stale
 from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger import recount
 from okxcli.storage.ledger.proof import Proof
-from okxcli.storage.server.database import open_database
 
 KEY = ("okx", "BTC-USDT")
 FOREVER = (0, 1 << 42)

@@ -7,8 +7,8 @@ import pytest
 from storage_samples import DAY, T0, book, candle, store, ticker, trade
 
 from okxcli.commands.status import Wanted, _row
+from okxcli.storage.database import open_database
 from okxcli.storage.read.freshness import freshness
-from okxcli.storage.server.database import open_database
 
 LIMIT = 120_000
 

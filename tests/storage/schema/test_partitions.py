@@ -8,13 +8,14 @@ import psycopg
 import pytest
 from storage_samples import DAY, MIDNIGHT, T0, absent, book, candle, covered, rows, store, stored_ids, ticker, trade
 
-from okxcli.storage.ledger.gaps import ranges
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.id_ledger import archive, note_absent, unarchive
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.ledger.recount import recount, repair
-from okxcli.storage.schema import partitions, retention, versions
+from okxcli.storage.read.gaps import ranges
+from okxcli.storage.schema import partitions, versions
 from okxcli.storage.schema.partitions import Partitions
-from okxcli.storage.server.database import open_database
+from okxcli.storage.upkeep import retention
 
 NOW = T0 + 30 * DAY
 

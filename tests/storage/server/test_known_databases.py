@@ -2,8 +2,8 @@
 
 import os
 
+from okxcli.storage.database import open_database
 from okxcli.storage.server import known_databases as module
-from okxcli.storage.server.database import open_database
 from okxcli.storage.server.known_databases import Seen
 
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 import psycopg
 import pytest
 
+from okxcli.storage.database import open_database
 from okxcli.storage.server import pooled_connection as connections
-from okxcli.storage.server.database import open_database
 from okxcli.storage.server.pooled_connection import lone, settings_in
 
 

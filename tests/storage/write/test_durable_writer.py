@@ -13,8 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
 from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused
-from okxcli.storage.server import database as opening
-from okxcli.storage.server.database import Database, open_database
+from okxcli.storage import database as opening
+from okxcli.storage.database import Database, open_database
 from okxcli.storage.server.embedded import EmbeddedServer, throwaway_base
 from okxcli.storage.server.statement_watch import Watchdog
 from okxcli.storage.write import durable_writer as module

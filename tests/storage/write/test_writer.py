@@ -29,8 +29,8 @@ from storage_samples import (
 from okxcli.core.codec import encode
 from okxcli.core.model import BookSnapshot
 from okxcli.errors import DatabaseUnavailable
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger import id_ledger
-from okxcli.storage.server.database import open_database
 from okxcli.storage.write import trade_tables
 from okxcli.storage.write.writer import Writer
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
 
 
 @dataclass(frozen=True, slots=True)

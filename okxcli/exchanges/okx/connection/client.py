@@ -1,8 +1,7 @@
 """`OKXWebSocketClient`: keeps subscriptions of one endpoint alive over one connection after the other.
 
-A thread of its own drives `session.Session` with `nonblocking_socket.Wire`: dials, hands on what arrives,
-reconnects with back-off, replaces a connection that OKX is about to close. What is said on the wire and what it means
-is decided elsewhere.
+A thread of its own drives a `Session` with a `Wire`: dials, hands on what arrives, reconnects with back-off, replaces a
+connection that OKX is about to close. What is said on the wire and what it means is decided elsewhere.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from dataclasses import replace
 from functools import partial
 
 from okxcli.errors import ExchangeUnavailable, OkxError
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, SLOW_BACKOFF_S, Backoff, Dialler, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState, Link, PutOff
 from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, WireError

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.nonblocking_socket import Wire
 from okxcli.exchanges.okx.connection.session import Session
 

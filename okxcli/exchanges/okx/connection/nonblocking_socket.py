@@ -20,7 +20,7 @@ from websocket._abnf import continuous_frame, frame_buffer
 from websocket._handshake import handshake
 from websocket._url import parse_url
 
-from okxcli.exchanges.okx.connection.tunnel import TunnelError, dial, of_tls
+from okxcli.exchanges.okx.tunnel import TunnelError, dial, of_tls
 from okxcli.runtime.proxy import Proxy
 
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from okxcli.exchanges.okx.connection.channels import PUSH_HEAD, Subscription
+from okxcli.exchanges.okx.channels import PUSH_HEAD, Subscription
 
 #: Text frames of the keep-alive: neither JSON nor protocol pings.
 PING = "ping"

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from okxcli.exchanges.okx.channels import PUSH_HEAD, Subscription
 from okxcli.exchanges.okx.connection.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
-from okxcli.exchanges.okx.connection.channels import PUSH_HEAD, Subscription
 from okxcli.exchanges.okx.connection.protocol import (
     PING,
     TOO_FREQUENT,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from okxcli.core.tape import IdRanges
-from okxcli.exchanges.okx.feed.absence_proof import Doubts
+from okxcli.exchanges.okx.rest.absence_proof import Doubts
 
 
 class Overflow(Protocol):

@@ -14,14 +14,14 @@ from typing import Self
 
 from okxcli.core.model import AHEAD_MS
 from okxcli.errors import OkxError, UsageError
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
-from okxcli.exchanges.okx.connection.allotment import PER_CONNECTION, plan, spread, subscriptions
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
 from okxcli.exchanges.okx.connection.message_queue import MessageQueue
 from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.feed.allotment import PER_CONNECTION, plan, spread, subscriptions
 from okxcli.exchanges.okx.feed.disk_queue import DiskQueue, Room
 from okxcli.exchanges.okx.feed.gap_repair import Repair
 from okxcli.exchanges.okx.feed.gap_tracker import GapTracker

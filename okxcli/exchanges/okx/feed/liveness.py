@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from okxcli.errors import OkxError
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
+from okxcli.exchanges.okx.clock_offset import WARN_MS, ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.connection.session import Seen
-from okxcli.exchanges.okx.feed.clock_offset import WARN_MS, ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.feed.mute_channels import (
     BY_ID,
     Position,

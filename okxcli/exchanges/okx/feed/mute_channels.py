@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.session import Seen
 
 #: Silent for so long, a channel is looked at, and again every so often while it stays silent.

@@ -4,8 +4,8 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.session import Seen
 from okxcli.exchanges.okx.rest.instrument_list import Catalogue
 

@@ -14,7 +14,7 @@ from okxcli.core import checks
 from okxcli.core.codec import why_not
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
-from okxcli.exchanges.okx.connection.channels import PUSH_HEAD
+from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,

@@ -20,7 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.connection.tunnel import TunnelError, dial, of_tls
+from okxcli.exchanges.okx.tunnel import TunnelError, dial, of_tls
 from okxcli.runtime.proxy import Proxy
 
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.

@@ -22,10 +22,10 @@ from tenacity import (
 )
 
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchanges.okx.connection.tunnel import NoLogin
 from okxcli.exchanges.okx.rest import bounded_http
 from okxcli.exchanges.okx.rest.rate_limits import MachineBudget, Turns
 from okxcli.exchanges.okx.sites import origin_of
+from okxcli.exchanges.okx.tunnel import NoLogin
 from okxcli.runtime.clock import SteadyClock
 from okxcli.runtime.proxy import Proxies
 

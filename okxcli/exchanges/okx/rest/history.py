@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import orjson
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.feed.absence_proof import Page
 from okxcli.exchanges.okx.normalize.row_forms import NO_TIMEFRAME, TIMEFRAMES
+from okxcli.exchanges.okx.rest.absence_proof import Page
 from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, TRADES_PAGE, Refused, RestClient, Row
 from okxcli.runtime.clock import iso, now_ms
 

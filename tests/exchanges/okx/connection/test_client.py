@@ -12,8 +12,8 @@ import pytest
 from websockets.sync.server import serve
 
 from okxcli.errors import ExchangeUnavailable
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection import client, dialling, live_session, nonblocking_socket, session
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import Backoff, DialLimiter, MachineDials
 from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, Wire, WireError

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.connection.channels import BUSINESS, PUBLIC, Subscription, argument_of, path_of
+from okxcli.exchanges.okx.channels import BUSINESS, PUBLIC, Subscription, argument_of, path_of
 from okxcli.exchanges.okx.connection.protocol import (
     Ack,
     ConnCount,

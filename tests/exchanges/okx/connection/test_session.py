@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.session import (
     ACK_TIMEOUT_MS,
     PING_AFTER_MS,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Reconnect, Refuse, Send
-from okxcli.exchanges.okx.connection.channels import Subscription
 from okxcli.exchanges.okx.connection.session import REQUESTS_PER_HOUR, Session
 
 ALL = [Subscription("trades-all", f"C{n}-USDT") for n in range(4)]

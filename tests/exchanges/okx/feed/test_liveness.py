@@ -7,9 +7,9 @@ import pytest
 from feeding import BTC, ETH, SWAP, beyond, feed_of, ids, present, read
 
 from okxcli.errors import ExchangeUnavailable, UsageError
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
+from okxcli.exchanges.okx.clock_offset import ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.connection.session import Seen
-from okxcli.exchanges.okx.feed.clock_offset import ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.feed.mute_channels import Watchdog
 from okxcli.local.exchange import LocalExchange

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okxcli.exchanges.okx.connection.channels import Subscription
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.session import Seen
 from okxcli.exchanges.okx.feed.mute_channels import Position, Verdict, Watchdog, by_ticker, delivered, position_of
 

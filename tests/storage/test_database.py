@@ -7,8 +7,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from okxcli.errors import ConfigError, DatabaseUnavailable, LoginRefused, UsageError
+from okxcli.storage.database import Database, Target, open_database, resolve, variables, without_secrets
 from okxcli.storage.schema import versions
-from okxcli.storage.server.database import Database, Target, open_database, resolve, variables, without_secrets
 
 HOME = {"XDG_DATA_HOME": "/nowhere"}
 

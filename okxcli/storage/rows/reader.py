@@ -26,9 +26,9 @@ from okxcli.core.model import (
     OHLCVCandle,
     StandardizedTrade,
 )
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import SNAPSHOT, Connection
-from okxcli.storage.write.row_format import fields_of, stamp
 
 #: Rows fetched at a time: few enough for flat memory, enough that the round trips do not show.
 _FETCH = 2_000

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.connection.channels import Subscription, argument_of, path_of
+from okxcli.exchanges.okx.channels import Subscription, argument_of, path_of
 from okxcli.exchanges.okx.rest.instrument_list import likely_kind
 
 #: Subscriptions of one connection; OKX publishes no limit and closes with 4008 or 4009 beyond it.

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storage_samples import DAY, MIDNIGHT, T0, absent, candle, rows, store, trade
 
-from okxcli.storage.ledger.gaps import ranges
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.id_ranges import IdRange, RangeBook
-from okxcli.storage.server.database import open_database
+from okxcli.storage.read.gaps import ranges
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import LiteralString
 import msgspec
 from psycopg import sql
 
+from okxcli.storage.rows.row_format import arrays, columns_of, moments, type_of
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import arrays, columns_of, moments, type_of
 
 
 def _names(columns: Iterable[str]) -> sql.Composed:

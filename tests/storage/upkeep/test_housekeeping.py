@@ -6,8 +6,8 @@ import time
 from storage_samples import candle
 
 from okxcli.errors import DatabaseUnavailable
-from okxcli.storage.candles import housekeeping as chores_module
-from okxcli.storage.candles.housekeeping import Housekeeping
+from okxcli.storage.upkeep import housekeeping as chores_module
+from okxcli.storage.upkeep.housekeeping import Housekeeping
 
 
 class LiveMender:

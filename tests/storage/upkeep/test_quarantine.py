@@ -10,8 +10,8 @@ from storage_samples import T0, book, rows, store, stored_ids, trade
 
 from okxcli.core.codec import decode, encode
 from okxcli.errors import InvalidLine
-from okxcli.storage.server.database import open_database
-from okxcli.storage.write.quarantine import Choice, retry
+from okxcli.storage.database import open_database
+from okxcli.storage.upkeep.quarantine import Choice, retry
 from okxcli.storage.write.writer import Writer
 
 PUSH = (

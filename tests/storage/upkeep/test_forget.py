@@ -19,12 +19,12 @@ from storage_samples import (
 )
 
 from okxcli.errors import UsageError
-from okxcli.storage.ledger import forget as module
+from okxcli.storage.database import open_database
 from okxcli.storage.ledger.audit import audit, findings
-from okxcli.storage.ledger.forget import Forgotten, forget
-from okxcli.storage.ledger.gaps import ranges
 from okxcli.storage.ledger.recount import recount
-from okxcli.storage.server.database import open_database
+from okxcli.storage.read.gaps import ranges
+from okxcli.storage.upkeep import forget as module
+from okxcli.storage.upkeep.forget import Forgotten, forget
 
 KEY = ("okx", "BTC-USDT")
 FRAMES = "1s,5s,1m,1h"

@@ -16,11 +16,11 @@ from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.ledger.proof import Proof, count_within
 from okxcli.storage.ledger.unsettled import Doubt
+from okxcli.storage.rows.candle_table import stored_frames
+from okxcli.storage.rows.outcome import TAKEN_OUT, Refused, quarantine
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS, start_of
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.candle_table import stored_frames
-from okxcli.storage.write.outcome import TAKEN_OUT, Refused, quarantine
-from okxcli.storage.write.row_format import fields_of, stamp
 
 #: Rows taken out at a time: each is a line in the quarantine.
 MOST = 100_000

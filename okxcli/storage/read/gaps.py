@@ -13,9 +13,9 @@ from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.audit import found_days
 from okxcli.storage.ledger.id_ranges import IdRange, Kind
 from okxcli.storage.ledger.proof import Proof
+from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.row_format import stamp
 
 __all__ = ["IdRange", "ranges", "taped"]
 

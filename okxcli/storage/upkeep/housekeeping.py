@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from okxcli.core.model import OHLCVCandle
 from okxcli.errors import BUGS, OkxError
 from okxcli.storage.candles.live_mending import LiveMender
-from okxcli.storage.server.database import Database
+from okxcli.storage.database import Database
 from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)

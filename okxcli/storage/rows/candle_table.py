@@ -8,10 +8,10 @@ from psycopg import sql
 from okxcli.core.candles.compare import beats, fills
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import Timeframe, parse_list
+from okxcli.storage.rows.copying import insert
+from okxcli.storage.rows.outcome import Outcome
+from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.copying import insert
-from okxcli.storage.write.outcome import Outcome
-from okxcli.storage.write.row_format import fields_of, stamp
 
 _KEY = ("exchange", "symbol", "origin", "timeframe", "timestamp")
 _Key = tuple[str, str, str, str, int]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 
 from okxcli.errors import BUGS, ConfigError, OkxError
-from okxcli.storage.server.database import Database
+from okxcli.storage.database import Database
 from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any, LiteralString
 
 from okxcli.core.model import Line
 from okxcli.errors import BUGS
+from okxcli.storage.rows.outcome import TAKEN_OUT
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.outcome import TAKEN_OUT
 from okxcli.storage.write.writer import Writer
 
 #: Lines that are read at a time.

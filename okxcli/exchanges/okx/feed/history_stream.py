@@ -5,7 +5,7 @@ from heapq import merge
 from typing import NamedTuple
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.connection.channels import path_of
+from okxcli.exchanges.okx.channels import path_of
 from okxcli.exchanges.okx.feed.live_feed import TAPE
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line

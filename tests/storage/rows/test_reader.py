@@ -10,9 +10,10 @@ from storage_samples import DAY, MIDNIGHT, T0, absent, book, candle, instrument,
 
 from okxcli.core.codec import encode
 from okxcli.errors import AnswerNo
-from okxcli.storage.read import follow, reader
-from okxcli.storage.read.reader import EVERYTHING, Series, Span
-from okxcli.storage.server.database import open_database
+from okxcli.storage.database import open_database
+from okxcli.storage.read import follow
+from okxcli.storage.rows import reader
+from okxcli.storage.rows.reader import EVERYTHING, Series, Span
 
 
 @pytest.fixture
