@@ -32,7 +32,7 @@ shift = lambda: off + (step if time.monotonic() - began > after else 0)
 time.time_ns = lambda: ns() + int(shift() * 10**9)
 time.time = lambda: s() + shift()
 from okxcli.storage.upkeep import housekeeping
-chores.FIRST_HOUSEKEEPING_S, chores.HOUSEKEEPING_S = 0.5, 1.0
+housekeeping.FIRST_HOUSEKEEPING_S, housekeeping.HOUSEKEEPING_S = 0.5, 1.0
 from okxcli.cli import main
 sys.argv[0] = "okx"
 sys.exit(main())
@@ -209,6 +209,17 @@ def test_a_row_of_2096_blinds_nobody(okx, database):
         (1,)
     ]
     assert "ahead" not in okx("status", "--lines").stdout
+
+
+def test_nothing_is_dropped_while_nobody_knows_the_time(okx, database):
+    """A clock that is ahead, no REST that says so, and a row of 2096 beside: all three do not take the tape."""
+    assert okx("collect", "--duration", "4s").returncode == 0
+    (last, count) = query(database, "SELECT max(trade_id), count(*) FROM raw_trades")[0]
+    put(database, fill(last + 1, 4_000_000_000_000))
+    away = ("--rest-url", "http://127.0.0.1:9")
+    assert okx("collect", "--duration", "6s", *away, clock=(400 * DAY_S, 99, 0)).returncode == 0
+    assert query(database, "SELECT count(*) >= %s FROM raw_trades", count + 1) == [(True,)]
+    assert query(database, "SELECT count(*) FROM trade_ledger WHERE archived OR NOT isempty(retired)") == [(0,)]
 
 
 def put(database, *lines):

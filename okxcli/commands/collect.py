@@ -84,7 +84,7 @@ def collect(
 
         def housekeep(now: Config) -> None:
             with session(database) as connection:
-                retention.apply(connection, now.keep_days, min(clock(), now_ms()))
+                retention.apply(connection, now.keep_days if clock.known else {}, min(clock(), now_ms()))
                 audit.audit(connection)
                 _note_clock(connection, feed)
 

@@ -28,12 +28,14 @@ class SteadyClock:
     """Milliseconds since the epoch that never step, whatever happens to the wall clock.
 
     It is the wall clock as it was when this was made, and time that has passed since. `correct` moves it, for who
-    knows better. Safe to call from several threads.
+    knows better, and from then on it is `known` to be right: until then nothing tells one that is ahead from a right
+    one. Safe to call from several threads.
     """
 
     def __init__(self, wall_ms: Callable[[], int] = now_ms, passed_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._passed_ns = passed_ns
         self._begin_ms = wall_ms() - passed_ns() // 1_000_000
+        self.known = False
 
     def __call__(self) -> int:
         """Return the time now."""
@@ -42,6 +44,7 @@ class SteadyClock:
     def correct(self, by_ms: int) -> None:
         """Move the clock by so much, back where it is negative."""
         self._begin_ms += by_ms
+        self.known = True
 
 
 class ClockDoubt:

@@ -102,14 +102,12 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.runtime.signals import Lifecycle
 from okxcli.storage.rows import candle_table
-from okxcli.storage.write import spool
-from okxcli.storage.write import trade_tables
-from okxcli.storage.write import writer
+from okxcli.storage.write import spool, trade_tables, writer
 
 Lifecycle.wait = during(1, Lifecycle.wait)
 Normalizer.feed = during(2, Normalizer.feed)
 RealTimeCandleProcessor.feed = during(3, RealTimeCandleProcessor.feed)
-tape.copy, candles.insert = copying(tape.copy), then(4, candles.insert, 5)
+trade_tables.copy, candle_table.insert = copying(trade_tables.copy), then(4, candle_table.insert, 5)
 writer.quarantine = then(5, writer.quarantine, 6)
 spool.SpoolFile.done = during(9, spool.SpoolFile.done)
 write_all = spool._write_all

@@ -25,17 +25,17 @@ from harness.scene import Scene
 RUN = """
 import os, socket, sys, time
 scale, flags, repair = float(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1) == "repair"
-from okxcli.exchanges.okx.feed import live_feed
 from okxcli.exchanges.okx.connection import session
-from okxcli.exchanges.okx.feed import liveness
+from okxcli.exchanges.okx.feed import live_feed, liveness
 def shorter(*milliseconds):
     return [round(number / scale) for number in milliseconds]
 for name in ("PING_AFTER_MS", "PONG_TIMEOUT_MS", "ACK_TIMEOUT_MS"):
     setattr(session, name, *shorter(getattr(session, name)))
 def watching(*arguments, **options):
-    dog, times = watch.Watchdog(*shorter(20_000, 5_000, 60_000)), watch.Times(*shorter(1_000, 60_000, 300_000), None)
-    return watch.Watch(*arguments, **{**options, "dog": dog, "times": times})
-feed.Watch = watching
+    dog = liveness.Watchdog(*shorter(20_000, 5_000, 60_000))
+    times = liveness.Times(*shorter(1_000, 60_000, 300_000), None)
+    return liveness.Watch(*arguments, **{**options, "dog": dog, "times": times})
+live_feed.Watch = watching
 def flag(name):
     try:
         with open(os.path.join(flags, name)) as file:
@@ -50,10 +50,10 @@ def lookup(*arguments, **options):
 socket.getaddrinfo = lookup
 time.time_ns = lambda: wall() + int(flag("wall") or 0) * 10**9
 if not repair:
-    made = feed.Feed.__init__
+    made = live_feed.Feed.__init__
     def without(self, *arguments, **options):
         made(self, *arguments, **{**options, "repair": False, "resume": None})
-    feed.Feed.__init__ = without
+    live_feed.Feed.__init__ = without
 from okxcli.cli import main
 main()
 """

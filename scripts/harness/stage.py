@@ -38,15 +38,15 @@ _RUN = """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
 from okxcli.exchanges.okx.rest import absence_proof
-doubts.SPREAD_MS = evidence
+absence_proof.SPREAD_MS = evidence
 from okxcli.storage.ledger import unsettled
-doubts.SPREAD_MS = evidence
+unsettled.SPREAD_MS = evidence
 from okxcli.exchanges.okx.feed import live_feed
 if not repair:
-    made = feed.Feed.__init__
+    made = live_feed.Feed.__init__
     def without(self, *arguments, **options):
         made(self, *arguments, **{**options, "repair": False, "resume": None})
-    feed.Feed.__init__ = without
+    live_feed.Feed.__init__ = without
 from okxcli.cli import main
 main()
 """

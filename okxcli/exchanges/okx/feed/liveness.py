@@ -352,8 +352,7 @@ class Watch:
         wall = Measured(found.offset_ms - (self._wall() - self._clock()), found.error_ms)
         self.measured = True
         self.wall_offset_ms = None if self._times.local else wall.offset_ms
-        if not self._times.local or found.offset_ms > WARN_MS:
-            self._clock.correct(found.offset_ms)
+        self._clock.correct(found.offset_ms if not self._times.local or found.offset_ms > WARN_MS else 0)
         self._wall_ahead_ms = self._wall() - self._clock()
         text = None if self._times.local else self._judge.say(wall)
         if text is not None:
