@@ -181,11 +181,6 @@ class IdRanges:
         at = bisect_right(self._firsts, last) - 1
         return at >= 0 and first <= self._lasts[at]
 
-    def drop_below(self, first: int) -> None:
-        """Forget every whole range below `first`, without counting holes."""
-        at = bisect_left(self._lasts, first)
-        del self._firsts[:at], self._lasts[:at], self._lows[:at], self._highs[:at]
-
     def holes(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids (first, last) between the lowest and the highest known one that are not known."""
         for i in range(1, len(self._firsts)):

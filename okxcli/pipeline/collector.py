@@ -66,7 +66,6 @@ class Collector:
         load: Callable[[], Config] | None = None,
     ) -> None:
         self.rejected = 0
-        self.stored_books = 0
         self.messages = 0
         self._config = config
         self._feed = feed
@@ -252,7 +251,6 @@ class Collector:
                 if self._book_slots.get(key) == slot:
                     return
                 self._book_slots[key] = slot
-            self.stored_books += 1
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self._ready.append(item)

@@ -38,12 +38,3 @@ def test_memory_is_bounded_and_errs_on_the_safe_side(ids):
         for first, last in ranges:
             assert set(range(first, last + 1)) <= added
             assert first > ranges.floor
-
-
-def test_dropping_what_is_below():
-    """Whole ranges below an id go; one that holds it stays."""
-    ranges = IdRanges()
-    for first, last in ((1, 3), (5, 9), (20, 30)):
-        ranges.add(first, last)
-    ranges.drop_below(7)
-    assert list(ranges) == [(5, 9), (20, 30)]
