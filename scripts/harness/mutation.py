@@ -13,7 +13,7 @@ from okxcli.core.model import Line
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 import recordings
 
