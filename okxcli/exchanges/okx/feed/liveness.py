@@ -46,6 +46,8 @@ _SAMPLES = 3
 #: When the clock could not be compared it is tried again, ever more rarely; pushes agree on it within a minute.
 _UNMEASURED_MS = 5_000
 _ALIKE_MS = 60_000
+#: Pushes that are older than this by our clock say nothing of it: it may be ahead.
+_OLD_MS = 3_600_000
 _STOP_S = 1.0
 #: What a bad answer looks like to who reads it.
 _BAD = (KeyError, TypeError, ValueError, IndexError)
@@ -360,9 +362,10 @@ class Watch:
         _log.debug("OKX's clock less ours: %d ms, give or take %d", *wall)
 
     def _by_pushes(self) -> Measured | None:
-        """Return by how much the clock is behind at least: no push comes before it is made.
+        """Return by how much the clock is behind at least: no push comes before it is made, and none long after it.
 
-        Two of different times must say so, of this look or the one before: one alone may be wild.
+        Two of different times must say so, of this look or the one before: one alone may be wild. Where they have just
+        been made by the clock, it is right, if not to the second.
         """
         before, self._pushed = self._pushed, {}
         for subscription, one in self._hands.seen().items():
@@ -373,5 +376,7 @@ class Watch:
                     continue
                 self._pushed[subscription, made] = made - (self._clock() - (passed_ms() - one.since_ms))
         every = sorted((before | self._pushed).values())
-        ahead = max((low for low, high in pairwise(every) if high - low <= _ALIKE_MS), default=0)
+        ahead = max((low for low, high in pairwise(every) if high - low <= _ALIKE_MS), default=-_OLD_MS)
+        if -_OLD_MS < ahead <= WARN_MS:
+            self._clock.correct(0)
         return Measured(ahead, 0) if ahead > WARN_MS else None

@@ -305,6 +305,26 @@ def test_pushes_are_a_lower_bound(caplog):
     assert told(caplog, "s behind OKX's")
 
 
+@pytest.mark.parametrize(("off", "known"), [(0, True), (300, True), (86_400_000, False)])
+def test_young_pushes_say_that_the_clock_is_right(off, known):
+    """Without REST: pushes that come as they are made, by our clock; by one that is a day ahead they are old."""
+    clocks = Clocks(off)
+    clocks.rest_up = False
+    made = [0]
+
+    def seen():
+        frame = json.dumps({"data": [{"tradeId": "1", "ts": str(made[0])}]}).encode()
+        return {Subscription("trades-all", BTC): Seen(1, frame, time.monotonic_ns() // 1_000_000)}
+
+    watch = clocks.watch(seen)
+    for look in range(3):
+        assert not clocks.clock.known or look > 1
+        made[0] = clocks.truth - 40 + look
+        watch.look(look * 60_000)
+    assert clocks.clock.known is known and not watch.measured
+    assert clocks.clock() == clocks.truth + off
+
+
 def test_a_feed_goes_by_the_clock_of_its_exchange(caplog):
     """Two hours apart: the feed's time is the exchange's within the way of an answer, and the wall clock is told."""
     start_ms = time.time_ns() // 1_000_000 - 7_200_000
