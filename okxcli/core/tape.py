@@ -105,9 +105,13 @@ class IdRanges:
         below, above = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
         before = self._newest if below == len(self._lasts) else max(self._highs[:below], default=_ALWAYS)
         step = max(before - low, high - min(self._lows[above:], default=_NEVER))
-        if step > 0:
-            self.step = max(self.step, step + self._slack)
+        self.stepped_back(step)
         self._newest = max(self._newest, high)
+
+    def stepped_back(self, by: int) -> None:
+        """Take note that time steps back over ids by so much (ms), between the times that they come with."""
+        if by > 0:
+            self.step = max(self.step, by + self._slack)
 
     def _insert(self, first: int, last: int, low: int, high: int) -> int:
         firsts, lasts, lows, highs = self._firsts, self._lasts, self._lows, self._highs

@@ -1,6 +1,6 @@
 """Which proxy, if any, leads to an address: the one place that decides, for sockets, REST and files alike.
 
-Pure but for the default of the environment. Who dials through it is `exchanges/okx/connection/tunnel.py`.
+Pure but for the default of the environment. Who dials through it is the exchange's `tunnel`.
 """
 
 import contextlib

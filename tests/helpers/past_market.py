@@ -8,6 +8,9 @@ from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.storage.database import open_database
 from okxcli.storage.write.writer import Writer
 
+#: Ten minutes of trading end here, long over by now.
+START_MS = 1_795_000_000_000
+
 
 class Turns:
     """No limits, as a test has the exchange for itself; counts what is asked for."""

@@ -218,7 +218,7 @@ WITH bars AS (
     FROM counted WHERE NOT i_whole
 ), told AS (
     SELECT *, lag(whole) OVER w AND whole AND first = 1 + lag(last) OVER w AS goes_on,
-        max(late) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - (early - 1) AS back
+        coalesce(max(late) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) - (early - 1), 0) AS back
     FROM parts WINDOW w AS (ORDER BY first, last)
 ), joined AS (
     SELECT *, count(*) FILTER (WHERE goes_on IS NOT TRUE) OVER (ORDER BY first, last ROWS UNBOUNDED PRECEDING) AS link
@@ -279,7 +279,8 @@ def _linked(
         for a, b in [(first, last)] if whole or first == last else [(first, first), (last, last)]:
             links.append(Link(a, b, start, end))
             ids.add(a, b, early - 1, late, sure=begins)
-        ids.step = max(ids.step, mixed, back + 2 * (frame.length - 1) if back is not None and back > 0 else 0)
+        ids.step = max(ids.step, mixed)
+        ids.stepped_back(back)
     for first, last in absent:
         ids.add(first, last)
     return links, ids

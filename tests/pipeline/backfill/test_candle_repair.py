@@ -14,6 +14,7 @@ import past_market
 import psycopg
 import pytest
 import storage_samples
+from past_market import START_MS
 from storage_samples import market
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
@@ -33,8 +34,6 @@ from okxcli.storage.rows.reader import EVERYTHING, Series
 
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
-#: A past of ten minutes, over by now.
-START_MS = 1_795_000_000_000
 OKX = [sys.executable, "-m", "okxcli"]
 
 
@@ -79,14 +78,10 @@ def written(bars):
 
 
 @pytest.fixture
-def place(database):
-    """An exchange whose clock stands still after ten minutes of trading."""
-    with LocalExchange(
-        [SYMBOL], rate=12, history_s=600, start_ms=START_MS, seed=5, options=Options(limits=0)
-    ) as exchange:
-        exchange.stop_market()
-        with closing(Place(exchange, database)) as found:
-            yield found
+def place(database, still):
+    """The exchange, and an empty database."""
+    with closing(Place(still, database)) as found:
+        yield found
 
 
 @pytest.mark.parametrize("frames", ["1s,5s,1m", "1m,5m", "2s,3s,1m"])

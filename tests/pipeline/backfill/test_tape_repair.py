@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from past_market import START_MS
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import Absent
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchanges.okx.rest.history import TradeHistory
-from okxcli.local.exchange import LocalExchange
-from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, Tools, pages
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.ledger import audit, recount
@@ -29,8 +28,6 @@ from okxcli.storage.schema import versions
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
 FRAMES = ("1s", "15s", "1m", "1h")
-#: A past of ten minutes, over by now.
-START_MS = 1_795_000_000_000
 
 
 class Place(past_market.Place):
@@ -86,14 +83,10 @@ def made(lines):
 
 
 @pytest.fixture
-def place(database):
-    """An exchange whose clock stands still after ten minutes of trading."""
-    with LocalExchange(
-        [SYMBOL], rate=12, history_s=600, start_ms=START_MS, seed=5, options=Options(limits=0)
-    ) as exchange:
-        exchange.stop_market()
-        with closing(Place(exchange, database)) as found:
-            yield found
+def place(database, still):
+    """The exchange, and an empty database."""
+    with closing(Place(still, database)) as found:
+        yield found
 
 
 @given(st.sets(st.integers(1, 900)), st.integers(1, 30))
