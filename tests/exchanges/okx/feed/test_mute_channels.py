@@ -4,7 +4,7 @@ import json
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from okxcli.exchanges.okx.channels import Subscription
@@ -106,12 +106,15 @@ def test_a_channel_that_never_brought_anything():
     st.integers(1, 900),
     st.integers(0, 4),
 )
+@example([0, 1, 26], 1, 1)
+@example([0, 1], 1, 1)
+@example([1, 3], 2, 4)
 def test_mute_is_found_in_time_and_nothing_else_is(fills, mute_s, delay):
     """Whatever the market does: no verdict without an unseen fill, and one within a minute of the first."""
     market = Market(fills, mute_s, delay)
     verdicts = market.run(Watchdog(), 1000)
     # Where nothing was ever brought, what happens before the first look, five seconds in, is unknown.
-    began = any(at + delay < min(mute_s, 5) for at in market.fills)
+    began = any(at < mute_s and at + delay <= 5 for at in market.fills)
     unseen = [at for at in market.fills if at >= mute_s and (began or at > 5)]
     if not unseen:
         assert verdicts == []
