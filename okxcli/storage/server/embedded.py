@@ -25,7 +25,7 @@ from typing import Self
 from okxcli.errors import DatabaseUnavailable
 from okxcli.runtime.files import private_folder, user_folder
 from okxcli.storage.server import postmaster
-from okxcli.storage.server.binaries import Account, Binaries, account, find
+from okxcli.storage.server.binaries import WHEEL_LIBRARIES, Account, Binaries, account, find
 
 _log = logging.getLogger(__name__)
 
@@ -254,13 +254,20 @@ class EmbeddedServer:
         found = find(int(version.read_text()) if version.exists() else None, self.base)
         if who.reaches(found.folder / "postgres"):
             return found
-        copy = self.home / f"postgres-{found.major}"
+        copy = self.home / f"programs-{found.major}"
+        # As deep as in the wheel, whose programs look for their libraries from there.
+        tree = Path("package", "postgres")
         if not copy.exists():
             half = copy.with_suffix(".new")
             shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(found.folder.parent, half, symlinks=True)
+            shutil.copytree(found.folder.parent, half / tree, symlinks=True)
+            libraries = found.folder.parent.parent.parent / WHEEL_LIBRARIES
+            if libraries.is_dir():
+                shutil.copytree(libraries, half / WHEEL_LIBRARIES, symlinks=True)
+            for folder in (half, half / tree.parent):
+                folder.chmod(0o755)  # whatever the umask is
             half.rename(copy)
-        return Binaries(copy / "bin", found.major)
+        return Binaries(copy / tree / found.folder.name, found.major)
 
     def _make_home(self, who: Account) -> None:
         """Give a server that runs as another user a folder of its own, where that user can get to it."""

