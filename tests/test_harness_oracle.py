@@ -35,7 +35,7 @@ class Truth(NamedTuple):
 def market(tmp_path_factory):
     """A file of fills of two minutes, and the fills; 20 ids in the middle are nobody's."""
     file = tmp_path_factory.mktemp("market") / "fills.jsonl"
-    with LocalExchange([NAME, SWAP], rate=12, start_ms=START, history_s=120, quiet=0, fills_file=file) as exchange:
+    with LocalExchange([NAME, SWAP], rate=12, start_ms=START, history_s=120, fills_file=file) as exchange:
         exchange.stop_market()
         exchange.skip_ids(NAME, 20)
         for second in (1, 2, 40):

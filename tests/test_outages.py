@@ -24,7 +24,7 @@ CONFIG = {"symbols": ["BTC-USDT", "ETH-USDT"], "channels": ["trades-all"], "time
 
 @pytest.fixture
 def exchange():
-    with LocalExchange(CONFIG["symbols"], rate=50, seed=3, history_s=2, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(CONFIG["symbols"], rate=50, seed=3, history_s=2, options=Options(limits=0)) as exchange:
         yield exchange
 
 

@@ -235,7 +235,7 @@ def test_head_ends_the_pipe_quietly(shell):
 def test_a_socket_killed_ten_times(shell, tmp_path):
     """The stream goes on by itself, and after the last cut every subscription is back."""
     symbols, channels = ["BTC-USDT", "ETH-USDT"], ["trades-all", "tickers", "books5"]
-    with LocalExchange(symbols, rate=50, history_s=0, quiet=0) as exchange:
+    with LocalExchange(symbols, rate=50, history_s=0) as exchange:
         process = shell(
             f"OKX_WS_URL={exchange.ws_url} OKX_REST_URL={exchange.rest_url} "
             f"okx stream {' '.join(symbols)} --channel {','.join(channels)} --stamp -o out.jsonl"

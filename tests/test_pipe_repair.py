@@ -20,7 +20,7 @@ SPAN_MS = 26_000
 @pytest.fixture
 def exchange():
     options = Options(limits=0)
-    with LocalExchange(SYMBOLS, rate=120, seed=77, history_s=10, quiet=0, options=options) as exchange:
+    with LocalExchange(SYMBOLS, rate=120, seed=77, history_s=10, options=options) as exchange:
         yield exchange
 
 

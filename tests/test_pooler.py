@@ -108,7 +108,7 @@ SYMBOLS = ["BTC-USDT", "ETH-USDT"]
 @pytest.fixture
 def exchange():
     options = Options(limits=0)
-    with LocalExchange(SYMBOLS, rate=40, seed=3, history_s=300, quiet=0, options=options) as exchange:
+    with LocalExchange(SYMBOLS, rate=40, seed=3, history_s=300, options=options) as exchange:
         yield exchange
 
 

@@ -43,7 +43,7 @@ def peers():
 
 @pytest.fixture(scope="module")
 def exchange(peers):
-    with LocalExchange([BTC], rate=40, seed=8, history_s=240, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange([BTC], rate=40, seed=8, history_s=240, options=Options(limits=0)) as exchange:
         yield exchange
 
 

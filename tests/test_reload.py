@@ -21,7 +21,7 @@ CONFIG = {"symbols": [BTC, ETH], "channels": ["trades-all"], "timeframes": ["1s"
 
 @pytest.fixture
 def exchange():
-    with LocalExchange(SYMBOLS, rate=150, seed=4, history_s=30, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(SYMBOLS, rate=150, seed=4, history_s=30, options=Options(limits=0)) as exchange:
         yield exchange
 
 

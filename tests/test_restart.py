@@ -37,7 +37,7 @@ DAY = 86_400_000
 @pytest.fixture
 def exchange():
     """A lively market without limits."""
-    with LocalExchange(SYMBOLS, rate=150, history_s=5, quiet=0, options=Options(limits=0)) as found:
+    with LocalExchange(SYMBOLS, rate=150, history_s=5, options=Options(limits=0)) as found:
         yield found
 
 

@@ -38,7 +38,7 @@ DSNS = {
 def exchange():
     """An exchange that trades."""
     symbols = ["BTC-USDT", "ETH-USDT"]
-    with LocalExchange(symbols, rate=20, history_s=60, quiet=0, options=Options(limits=0)) as running:
+    with LocalExchange(symbols, rate=20, history_s=60, options=Options(limits=0)) as running:
         yield running
 
 

@@ -48,7 +48,7 @@ CLOCKS = {
 
 @pytest.fixture
 def exchange():
-    with LocalExchange([BTC], rate=30, history_s=110, quiet=0, options=Options(limits=0)) as found:
+    with LocalExchange([BTC], rate=30, history_s=110, options=Options(limits=0)) as found:
         yield found
 
 

@@ -67,7 +67,7 @@ def simulate(
     start: _Start = None,
     speed: _Speed = 1.0,
     history: _History = "10m",
-    quiet_minutes: _Quiet = 0.05,
+    quiet_minutes: _Quiet = 0.0,
     port: Port = 0,
     fills: _Fills = None,
     keep: _Keep = 100_000,

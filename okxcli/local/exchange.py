@@ -31,9 +31,9 @@ class LocalExchange(LocalServer):
     """A simulated market of `symbols`: `rate` fills per second over all of them, from a seed.
 
     The market's clock begins at `start_ms` (default: now, on entry) and runs `speed` times as fast as the wall clock;
-    `history_s` seconds of trading precede it. The fills and their times are a function of `symbols`, `rate`, `seed`,
-    `start_ms`, `history_s` and `quiet` alone. With `rate=0` nothing happens but what `trade` does. At most `keep`
-    fills of a symbol are remembered; `fills_file` gets them all.
+    `history_s` seconds of trading precede it. In a share `quiet` of a symbol's minutes nobody trades. The fills and
+    their times are a function of `symbols`, `rate`, `seed`, `start_ms`, `history_s` and `quiet` alone. With `rate=0`
+    nothing happens but what `trade` does. At most `keep` fills of a symbol are remembered; `fills_file` gets them all.
 
     Raises:
         UsageError: a symbol, a fault or a number that cannot be; on entry, a port or file that cannot be had.
@@ -48,7 +48,7 @@ class LocalExchange(LocalServer):
         start_ms: int | None = None,
         speed: float = 1.0,
         history_s: float = 600.0,
-        quiet: float = 0.05,
+        quiet: float = 0.0,
         keep: int = KEEP,
         fills_file: Path | None = None,
         faults: Iterable[str] = (),

@@ -83,7 +83,6 @@ class Scene:
             rate=rate,
             seed=seed,
             history_s=5,
-            quiet=0,
             keep=200_000,
             fills_file=self._fills,
             options=Options(limits=0, seed=seed),

@@ -116,7 +116,6 @@ class Soak:
             rate=ASKED * self._options.rate,
             seed=int(self._options.seed),
             history_s=5,
-            quiet=0,
             fills_file=fills,
         ) as exchange:
             exchange.stop_market()

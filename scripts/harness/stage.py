@@ -80,7 +80,6 @@ class Stage:
             start_ms=start_ms,
             speed=SPEED,
             history_s=30,
-            quiet=0,
             fills_file=self._folder / "fills.jsonl",
         ) as exchange:
             exchange.stop_market()

@@ -23,7 +23,7 @@ def exchange():
     """Two minutes of trading of two symbols, over an hour ago, and a clock that stands still."""
     start = now_ms() - 3_600_000
     symbols = ["BTC-USDT", "ETH-USDT"]
-    with LocalExchange(symbols, rate=30, history_s=150, quiet=0, start_ms=start, options=Options(limits=0)) as found:
+    with LocalExchange(symbols, rate=30, history_s=150, start_ms=start, options=Options(limits=0)) as found:
         found.stop_market()
         yield found
 

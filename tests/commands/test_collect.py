@@ -102,7 +102,7 @@ def test_a_password_on_the_command_line(run):
 
 def test_a_database_belongs_to_one_exchange(run, database):
     """A simulation never lands in a real tape, nor the other way round: exit 78."""
-    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=20, history_s=0, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=20, history_s=0) as exchange:
         local = {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
         assert end(run("collect", "--duration", "2s", **local))[0] == 0
     before = stored(database)
@@ -115,7 +115,7 @@ def test_a_database_belongs_to_one_exchange(run, database):
 def test_no_candles(run, database, tmp_path):
     """A configuration without timeframes stores everything else."""
     (tmp_path / "okx.json").write_text(json.dumps(CONFIG | {"timeframes": []}))
-    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50, history_s=0, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50, history_s=0) as exchange:
         process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
         wait_for(lambda: sum(n for n, _, _ in stored(database).values()) > 20)
         process.send_signal(signal.SIGTERM)
@@ -128,7 +128,7 @@ def test_no_candles(run, database, tmp_path):
 
 def test_status(run, database):
     """Fresh while it collects, stale (exit 1) some time after; a symbol that was never stored is told."""
-    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50, history_s=0, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50, history_s=0) as exchange:
         assert end(run("status"))[0] == 69
         process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
         wait_for(lambda: len(stored(database)) == 2)
@@ -195,7 +195,7 @@ def test_status_of_candles_alone(run, database, tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_commits_everything(run, database, signum):
     """The process dies by the signal after committing all that came: the tape has no hole."""
-    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=500, history_s=0, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=500, history_s=0) as exchange:
         process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
         wait_for(lambda: sum(n for n, _, _ in stored(database).values()) > 800)
         process.send_signal(signum)
@@ -212,7 +212,7 @@ def test_a_signal_commits_everything(run, database, signum):
 def test_a_database_that_goes_away_and_comes_back(run, database, embedded_dsn):
     """What comes meanwhile waits; when the database is back it is stored, every fill once."""
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
-    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=200, history_s=0, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=200, history_s=0) as exchange:
         process = run("collect", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
         wait_for(lambda: sum(n for n, _, _ in stored(database).values()) > 100)
         with psycopg.connect(embedded_dsn, autocommit=True) as admin:

@@ -19,7 +19,7 @@ from okxcli.local.network.engine import Options
 @pytest.fixture(scope="module")
 def exchange():
     symbols = ["BTC-USDT", "ETH-USDT"]
-    with LocalExchange(symbols, rate=60, seed=33, history_s=120, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(symbols, rate=60, seed=33, history_s=120, options=Options(limits=0)) as exchange:
         yield exchange
 
 

@@ -23,7 +23,7 @@ START_MS = 1_767_582_000_000  # 2026-01-05T03:00Z
 def exchange():
     """A market of January, so that no edge of a day, a minute or a second depends on when the tests run."""
     free = Options(limits=0)
-    with LocalExchange([SYMBOL], rate=80, seed=12, start_ms=START_MS, history_s=180, quiet=0, options=free) as exchange:
+    with LocalExchange([SYMBOL], rate=80, seed=12, start_ms=START_MS, history_s=180, options=free) as exchange:
         yield exchange
 
 

@@ -37,7 +37,7 @@ def env(tmp_path):
 
 @pytest.fixture(scope="module")
 def exchange():
-    with LocalExchange(["BTC-USDT"], rate=20, seed=5, history_s=300, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(["BTC-USDT"], rate=20, seed=5, history_s=300, options=Options(limits=0)) as exchange:
         yield exchange
 
 

@@ -17,7 +17,7 @@ from okxcli.local.network.engine import Options
 @pytest.fixture(scope="module")
 def exchange():
     symbols = ["BTC-USDT", "ETH-USDT", "BTC-USDT-SWAP"]
-    with LocalExchange(symbols, rate=200, seed=9, history_s=10, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(symbols, rate=200, seed=9, history_s=10, options=Options(limits=0)) as exchange:
         yield exchange
 
 

@@ -54,7 +54,7 @@ def test_a_reader_that_is_stopped(tmp_path):
     out, log = tmp_path / "lines.txt", tmp_path / "log.txt"
     options = Options(limits=0, max_backlog=1 << 20)
     with (
-        LocalExchange([BTC], rate=100, seed=3, history_s=10, quiet=0, options=options) as exchange,
+        LocalExchange([BTC], rate=100, seed=3, history_s=10, options=options) as exchange,
         out.open("wb") as file,
         log.open("wb") as errors,
     ):

@@ -99,7 +99,7 @@ def test_idle_connections_are_closed_with_4004(client):
 
 def test_book_pushes_keep_a_connection_alive(client):
     """A client that only listens to a busy channel is not closed."""
-    with LocalExchange([BTC], rate=300, quiet=0, options=Options(limits=0, idle_s=1.5)) as exchange:
+    with LocalExchange([BTC], rate=300, options=Options(limits=0, idle_s=1.5)) as exchange:
         one = client(exchange)
         one.ask("subscribe", "bbo-tbt:BTC-USDT")
         assert len(one.during(3)) > 10
@@ -108,7 +108,7 @@ def test_book_pushes_keep_a_connection_alive(client):
 
 def test_acks_come_before_data_and_each_argument_has_one(client):
     """The replies to a request come in its order, before the first push of any of them."""
-    with LocalExchange([BTC, PEPE], rate=50, quiet=0, options=FREE) as exchange:
+    with LocalExchange([BTC, PEPE], rate=50, options=FREE) as exchange:
         one = client(exchange)
         one.ask("subscribe", *(f"{c}:{s}" for s in (BTC, PEPE) for c in ("trades", "tickers", "books5")), id="7")
         replies = [one.next() for _ in range(6)]
@@ -207,7 +207,7 @@ def test_all_channels_tell_the_same_story(client):
 
 def test_books_chain_from_snapshot_to_update(client):
     """`books` begins with a snapshot of 400 levels; updates chain by prevSeqId and lead to what REST shows."""
-    with LocalExchange([BTC], rate=50, quiet=0, options=FREE) as exchange:
+    with LocalExchange([BTC], rate=50, options=FREE) as exchange:
         one = client(exchange)
         one.ask("subscribe", f"books:{BTC}")
         messages = [m for m in one.during(2) if "data" in m]
@@ -239,7 +239,7 @@ def test_books_chain_from_snapshot_to_update(client):
 
 def test_small_books_are_whole_snapshots(client):
     """`books5` repeats the instrument and has five levels, `bbo-tbt` one; both only when something changed."""
-    with LocalExchange([BTC], rate=50, quiet=0, options=FREE) as exchange:
+    with LocalExchange([BTC], rate=50, options=FREE) as exchange:
         one = client(exchange)
         begun = time.monotonic()
         one.ask("subscribe", f"books5:{BTC}", f"bbo-tbt:{BTC}", f"tickers:{BTC}")

@@ -49,7 +49,7 @@ def test_ccxt_pro_watches_and_fetches():
         finally:
             await okx.close()
 
-    with LocalExchange(SYMBOLS, rate=200, quiet=0) as exchange:
+    with LocalExchange(SYMBOLS, rate=200) as exchange:
         asyncio.run(run(exchange))
 
 
@@ -88,7 +88,7 @@ def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
         # The client's own stop() ends the loop it runs in; closing its socket is enough.
         await client.factory.close()
 
-    with LocalExchange(SYMBOLS, rate=100, quiet=0, options=Options(cert=cert, key=key)) as exchange:
+    with LocalExchange(SYMBOLS, rate=100, options=Options(cert=cert, key=key)) as exchange:
         asyncio.run(run(exchange))
         market = MarketData.MarketAPI(domain=exchange.rest_url, flag="0", debug=False)
         assert len(market.get_tickers("SPOT")["data"]) == 2

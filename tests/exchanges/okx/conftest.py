@@ -13,5 +13,5 @@ from okxcli.local.network.engine import Options
 def exchange() -> Iterator[LocalExchange]:
     """Three symbols that trade all the time, some 300 fills a second, with a minute behind them; no rate limits."""
     symbols = [BTC, ETH, SWAP]
-    with LocalExchange(symbols, rate=300, seed=15, history_s=60, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(symbols, rate=300, seed=15, history_s=60, options=Options(limits=0)) as exchange:
         yield exchange

@@ -397,7 +397,7 @@ def test_a_pipe_without_fills_is_killed_and_resumed(start, database):
     """`stream --resume | normalize | candles | store` across two stops, one of them kill -9: the chain is unbroken,
     `gaps` agrees, every bar equals the exchange's fills, and backfill finds larger bars alone to mend."""
     pipe = (f"stream {SYMBOL} --resume -q", "normalize -q", "candles --tf 1s,5s --lateness 1s -q", "store -q")
-    with LocalExchange([SYMBOL], rate=60, history_s=20, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange([SYMBOL], rate=60, history_s=20, options=Options(limits=0)) as exchange:
         for stop in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
             seen = whole_seconds(database)[0]
             process = start(exchange, *pipe)

@@ -177,6 +177,7 @@ def test_what_okx_says_of_its_instruments_comes_as_it_happens(exchange, caplog):
     times = Times(tick_ms=50, clock_ms=None)  # REST would be asked after a minute of silence
     with feed_of(exchange, [BTC, ETH], ["trades-all", "tickers"], listing=True, times=times) as feed:
         lines = read(feed, present(exchange, BTC, ETH))
+        assert exchange.wait_subscribed("instruments", "SPOT")  # another connection than that of the fills
         asked = exchange.counts()["GET public/instruments"]
         exchange.set_state(SWAP, "suspend")
         for state in ("suspend", "expired"):
@@ -202,6 +203,7 @@ def test_what_okx_says_of_its_instruments_is_done_at_once(exchange, caplog):
     times = Times(tick_ms=60_000, clock_ms=None)
     with feed_of(exchange, [BTC, ETH], listing=True, times=times) as feed:
         read(feed, present(exchange, BTC, ETH))
+        assert exchange.wait_subscribed("instruments", "SPOT")  # another connection than that of the fills
         exchange.set_state(ETH, "expired")
         read(feed, lambda _: told(caplog, "ETH-USDT is retired"))
 

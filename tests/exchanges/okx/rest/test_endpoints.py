@@ -234,7 +234,7 @@ def test_pause_holds_all_turns():
 
 def test_against_the_local_exchange():
     """Trades by pages, candles by pages, instruments and clock, from a server that follows OKX's rules."""
-    with LocalExchange(["BTC-USDT", "BTC-USDT-SWAP"], rate=40, seed=3, history_s=30, quiet=0) as exchange:
+    with LocalExchange(["BTC-USDT", "BTC-USDT-SWAP"], rate=40, seed=3, history_s=30) as exchange:
         exchange.stop_market()
         client = RestClient(exchange.rest_url, budget=Budget())
         fills = exchange.fills("BTC-USDT")

@@ -242,7 +242,7 @@ def test_a_past_that_begins_later(oldest):
 @pytest.fixture(scope="module")
 def exchange():
     symbols = ["BTC-USDT", "ETH-USDT"]
-    with LocalExchange(symbols, rate=20, seed=21, history_s=900, quiet=0, options=Options(limits=0)) as exchange:
+    with LocalExchange(symbols, rate=20, seed=21, history_s=900, options=Options(limits=0)) as exchange:
         exchange.stop_market()
         yield exchange
 
