@@ -70,6 +70,18 @@ class ExchangeUnavailable(OkxError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class Refused(ExchangeUnavailable):
+    """The exchange answered, and the answer is no; `code` is its own."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NoSuchInstrument(Refused):
+    """The exchange has no such instrument, or has it no longer."""
+
+
 class DatabaseUnavailable(OkxError):
     """Postgres cannot be reached or started."""
 

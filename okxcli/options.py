@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-DEFAULT_WS_URL = "wss://ws.okx.com"
-DEFAULT_REST_URL = "https://www.okx.com"
-
-Symbols = Annotated[list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as OKX names them: BTC-USDT.")]
+Symbols = Annotated[
+    list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")
+]
 Files = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[FILE]...", help="Files to read, .gz and .zst by name; - or none: standard input."),
@@ -63,7 +62,7 @@ WsUrl = Annotated[
         envvar="OKX_WS_URL",
         show_envvar=True,
         metavar="URL",
-        help=f"WebSocket base, without the path. Default: the configuration, else {DEFAULT_WS_URL}.",
+        help="WebSocket base, without the path. Default: the configuration, else the exchange's own.",
     ),
 ]
 RestUrl = Annotated[
@@ -73,7 +72,7 @@ RestUrl = Annotated[
         envvar="OKX_REST_URL",
         show_envvar=True,
         metavar="URL",
-        help=f"REST base, without the path. Default: the configuration, else {DEFAULT_REST_URL}.",
+        help="REST base, without the path. Default: the configuration, else the exchange's own.",
     ),
 ]
 Proxy = Annotated[
@@ -81,8 +80,8 @@ Proxy = Annotated[
     typer.Option(
         "--proxy",
         metavar="URL",
-        help="Reach OKX through this proxy, http://, socks5:// (names resolved here) or socks5h://; none: straight. "
-        "Default: the configuration, else HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY.",
+        help="Reach the exchange through this proxy, http://, socks5:// (names resolved here) or socks5h://; none: "
+        "straight. Default: the configuration, else HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY.",
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
@@ -99,7 +98,7 @@ FilesUrl = Annotated[
         envvar="OKX_FILES_URL",
         show_envvar=True,
         metavar="URL",
-        help="Where OKX's bulk files are. Default: OKX's own place.",
+        help="Where the bulk files are. Default: the exchange's own place.",
     ),
 ]
 RowsAs = Annotated[

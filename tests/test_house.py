@@ -186,6 +186,27 @@ def test_no_module_imports_itself_by_way_of_others():
     assert sorted(str(path.relative_to(ROOT)) for path in left) == []
 
 
+#: Who may speak of OKX outside of its folder: the local exchange and its commands, and what describes the whole.
+_ABOUT_OKX = ("exchanges/okx/", "local/", "commands/simulate.py", "commands/replay.py", "commands/serving.py", "cli.py")
+_OF_OKX = re.compile(
+    r"\bOKX\b(?!_)|okx\.com|okex|/api/v5|/ws/v5|\b(instId|instType|tradeId|ctVal|ctMult|ordId|50011|60012|64008)\b"
+)
+
+
+def test_an_exchange_is_a_folder():
+    """No word of OKX, no address, path, key or code of its protocol stands outside of `exchanges/okx` and `local`.
+
+    Names of channels may: they are words of our own lines, as okx-lines(5) has them.
+    """
+    assert sum(len(_OF_OKX.findall(path.read_text())) for path in (ROOT / "okxcli/exchanges/okx").rglob("*.py")) > 100
+    found = []
+    for path in MODULES:
+        name = str(path.relative_to(ROOT / "okxcli"))
+        if not name.startswith(_ABOUT_OKX) and name != "__init__.py":
+            found += [f"{name}: {line}" for line in path.read_text().splitlines() if _OF_OKX.search(line)]
+    assert found == []
+
+
 def test_money_is_never_a_float():
     """No room that handles prices turns anything into a float, and none lets a JSON decoder do it."""
     rooms = [path for path in MODULES if path.parts[len(ROOT.parts) + 1] in ("core", "storage")]

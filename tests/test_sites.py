@@ -8,9 +8,11 @@ import sys
 import psycopg
 import pytest
 
-from okxcli.exchanges.okx.sites import site_event, site_line, site_told
+from okxcli.commands.ways import way
+from okxcli.core.origin import site_event, site_line, site_told
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
+from okxcli.runtime.configuration.config import Config
 
 OKX = f'"{sys.executable}" -m okxcli'
 
@@ -88,8 +90,10 @@ def test_a_database_without_data_takes_any(shell, exchange):
 
 def test_okx_com_needs_no_line():
     """Its data stays as it is; other sites say who they are, however the line is written."""
-    assert site_event("okx.com") == site_line("okx.com") == []
-    for line in (*site_event("eea.okx.com"), *site_line("eea.okx.com"), b'{ "type" : "site", "site" : "eea.okx.com" }'):
+    for url in ("wss://ws.okx.com", "wss://ws.okx.com:8443", "https://www.okx.com"):
+        assert way(Config()).first_lines(url) == []
+    assert way(Config()).first_lines("wss://wseea.okx.com") == [site_event("eea.okx.com")]
+    for line in (site_event("eea.okx.com"), site_line("eea.okx.com"), b'{ "type" : "site", "site" : "eea.okx.com" }'):
         assert site_told(line) == "eea.okx.com"
     for line in (
         b"",

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
+from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from okxcli.commands.ways import Way
+    from okxcli.exchanges.interface import Exchange
     from okxcli.pipeline.backfill import Backfill
     from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.progress import Progress
-    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import Database
 
-#: The part of OKX's limits that it takes; the other half is for those who follow the present.
+#: The part of the exchange's limits that it takes; the other half is for those who follow the present.
 _SHARE = 0.5
 
 Row = dict[str, object]
@@ -43,15 +45,17 @@ def backfill(
     files: Annotated[
         list[str] | None,
         typer.Option(
-            "--files", metavar="PATH", help="Take what these bulk files of OKX hold, before OKX is asked for the rest."
+            "--files",
+            metavar="PATH",
+            help="Take what these bulk files hold, before the exchange is asked for the rest.",
         ),
     ] = None,
     download: Annotated[
         bool,
         typer.Option(
             "--download/--no-download",
-            help="Take whole days from OKX's bulk files where that is quicker than REST. Of another exchange only if "
-            "--files-url says where its files are.",
+            help="Take whole days from the exchange's bulk files where that is quicker than REST. Of another site only "
+            "if --files-url says where its files are.",
         ),
     ] = True,
     files_url: options.FilesUrl = None,
@@ -72,7 +76,8 @@ def backfill(
         bool, typer.Option("--dry-run/--no-dry-run", help="Only tell what would be done, and how long it would take.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait up to a minute to prove that OKX itself lacks an id.")
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait up to a minute to prove that the exchange itself lacks an id."),
     ] = True,
     table: Annotated[
         bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
@@ -85,24 +90,21 @@ def backfill(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and only warnings on stderr.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Fill the holes of the stored tape from OKX and mend the candles they touched; made for cron.
+    """Fill the holes of the stored tape from the exchange and mend the candles they touched; made for cron.
 
-    In: the database, whose ledger of ids tells what is missing, and OKX's REST and bulk files: whole days come from
-    files, the rest from REST. Out: rows; and on standard output one line for each symbol of which there was something
-    to do, nothing otherwise. Of a symbol of which only candles are stored the candles are mended, by the chain of their
-    ids, and no fill is stored. Whatever it has fetched is committed from second to second: killed at any moment, the
-    next run goes on. Exit 1 while ids are left that are neither here nor proven absent. Two at once do not run: the
-    second exits with 75. It takes at most half of what OKX allows an address.
+    In: the database, whose ledger of ids tells what is missing, and the exchange's REST and bulk files: whole days come
+    from files, the rest from REST. Out: rows; and on standard output one line for each symbol of which there was
+    something to do, nothing otherwise. Of a symbol of which only candles are stored the candles are mended, by the
+    chain of their ids, and no fill is stored. Whatever it has fetched is committed from second to second: killed at any
+    moment, the next run goes on. Exit 1 while ids are left that are neither here nor proven absent. Two at once do not
+    run: the second exits with 75. It takes at most half of what the exchange allows an address.
     """
     from okxcli.errors import ExitCode, UsageError
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.sites import origin_of
     from okxcli.pipeline.bulk_import import BulkLoader
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.progress import Progress
-    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.runtime.tables import write_rows
 
@@ -114,9 +116,8 @@ def backfill(
         raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
     if not symbols and not settings.symbols:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
-    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
-    proxies = Proxies(proxy, settings.proxy)
-    now = (clock := RestClient(base, proxies=proxies).clock())()
+    here = way(settings, ws_url, rest_url, proxy)
+    now = (clock := here.market().clock())()
     begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
     if begin is not None and begin >= (end or now):
         raise UsageError("--since must be before --until (default: a minute ago)")
@@ -124,24 +125,24 @@ def backfill(
     names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else list(spans)
     if not names:
         return
-    site = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
     loaded: dict[str, Counter[str]] = {}
     rows: list[Row] = []
     with (
         Lifecycle("source") as life,
-        _alone(dsn, settings.dsn, site) as database,
+        _alone(dsn, settings.dsn, here.origin) as database,
         Progress("okx backfill", not quiet) as progress,
     ):
-        place = _files_place(site, files_url) if download else None
-        work, describe = _worker(database, base, settings, wait, life, progress, place, clock, proxies)
+        place = _files_place(here, files_url) if download else None
+        work, describe = _worker(database, here, settings, wait, life, progress, place, clock)
         with closing(work):
             if dry_run:
-                write_rows(_planned(work, names, begin, end, rebuild), table)
+                write_rows(_planned(work, here.exchange, names, begin, end, rebuild), table)
                 return
             for name in names if restore and begin is not None else ():
                 work.tape.restore(name, begin or 0, end or now)
             if files:
-                loader = BulkLoader(database, names, settings.timeframes, begin, end, settings.fill, describe, rows_as)
+                frames, fill, source = settings.timeframes, settings.fill, here.exchange
+                loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source)
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:
@@ -184,11 +185,9 @@ def _runs(
         yield from (([name], *span) for name, span in spans.items())
 
 
-def _files_place(site: str, files_url: str | None) -> str | None:
-    """Return where the bulk files of an exchange are; None where nobody knows: those of okx.com are of no other."""
-    from okxcli.exchanges.okx.bulk_files.download import DEFAULT_FILES_URL
-
-    return files_url or (DEFAULT_FILES_URL if site == "okx.com" else None)
+def _files_place(way: "Way", files_url: str | None) -> str | None:
+    """Return where the bulk files of a site are; None where nobody knows: those of the main site are of no other."""
+    return files_url or (way.exchange.files.url if way.origin == way.exchange.home else None)
 
 
 @contextmanager
@@ -216,49 +215,45 @@ def _alone(dsn: str | None, config_dsn: str | None, site: str) -> Iterator["Data
 
 def _worker(
     database: "Database",
-    rest_url: str,
+    way: "Way",
     settings: "Config",
     wait: bool,
     life: "Lifecycle",
     progress: "Progress",
     files_url: str | None,
     clock: Callable[[], int],
-    proxies: "Proxies",
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
-    from okxcli.exchanges.okx.bulk_files.download import default_folder
-    from okxcli.exchanges.okx.feed.history_stream import instruments
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.rest.history import TradeHistory
-    from okxcli.exchanges.okx.rest.instrument_list import Catalogue
     from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 
     def sleep(seconds: float) -> None:
         if not life.stop:
             life.wait(None, seconds)
 
-    rest = RestClient(rest_url, share=_SHARE, proxies=proxies, sleep=sleep)
+    market = way.market(share=_SHARE, sleep=sleep)
 
     def describe(symbol: str) -> list[bytes]:
-        return instruments(Catalogue(rest), [symbol])
+        return market.describe([symbol])
 
     files: BulkFiles | None = None
     if files_url is not None:
         files = BulkFiles(
             database,
             files_url,
-            default_folder(files_url),
+            way.exchange.files.folder(files_url),
             settings.timeframes,
             fill=settings.fill,
             describe=describe,
             stopped=lambda: life.stop,
             sleep=sleep,
             clock=clock,
-            proxies=proxies,
+            proxies=way.proxies,
+            source=way.exchange,
         )
     tools = Tools(
         database.connect,
-        TradeHistory(rest, sleep=sleep, clock=clock),
+        market.history(clock),
+        way.exchange,
         clock=clock,
         fill=settings.fill,
         describe=describe,
@@ -267,15 +262,16 @@ def _worker(
         progress=progress,
     )
     keep = settings.keep_days.get("candles")
-    taped = settings.symbols if "trades-all" in settings.channels else ()
+    taped = settings.symbols if way.exchange.tape in settings.channels else ()
     return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped), describe
 
 
-def _planned(work: "Backfill", names: list[str], begin: int | None, end: int | None, rebuild: bool) -> list[Row]:
+def _planned(
+    work: "Backfill", exchange: "Exchange", names: list[str], begin: int | None, end: int | None, rebuild: bool
+) -> list[Row]:
     """Return what a run would do; requests are what pages of a hundred fills cost, at the pace that it keeps."""
-    from okxcli.exchanges.okx.rest.rate_limits import RATES
 
-    count, seconds = RATES["/api/v5/market/history-trades"]
+    count, seconds = exchange.pages()
     found: list[Row] = []
     for name in names:
         plan = work.plan(name, begin, end, rebuild)

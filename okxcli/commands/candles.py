@@ -61,8 +61,8 @@ def candles(
     from okxcli.core.candles.rollup import CandleRollup
     from okxcli.core.codec import UnknownType, decode, encode
     from okxcli.core.model import OHLCVCandle
+    from okxcli.core.origin import site_told
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.exchanges.okx.sites import site_told
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
     from okxcli.runtime.filters import LineFilter

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
+from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
-    from okxcli.exchanges.okx.feed.live_feed import Feed
+    from okxcli.commands.ways import Way
+    from okxcli.exchanges.interface import Feed
     from okxcli.runtime.configuration.config import Config
     from okxcli.storage.database import Database
     from okxcli.storage.server.pooled_connection import Connection
@@ -37,7 +39,7 @@ def collect(
 ) -> None:
     """Collect everything that the configuration names into Postgres, until Ctrl-C.
 
-    In: the symbols, channels and timeframes of the configuration, from OKX. Out: rows (trades, candles, books,
+    In: the symbols, channels and timeframes of the configuration, from the exchange. Out: rows (trades, candles, books,
     tickers, instruments), and on stderr one line for each change of state. At the end everything that has come is
     committed. Running it again goes on where it stopped; rows that are there already are not written twice. SIGHUP has
     the configuration read again: symbols, channels and timeframes come and go, and the others go on undisturbed.
@@ -48,7 +50,6 @@ def collect(
     Another one must be there (exit 69).
     """
     from okxcli.core.timeframes import parse_list
-    from okxcli.exchanges.okx.sites import origin_of
     from okxcli.pipeline.collector import Collector
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration
@@ -70,14 +71,14 @@ def collect(
     if log_file is None and settings.log_file is not None:
         log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file, file_level=settings.log_level)
     seconds = parse_duration(duration) if duration is not None else None
-    ws_base = ws_url or settings.ws_url or options.DEFAULT_WS_URL
+    here = way(settings, ws_url, rest_url, proxy)
     with (
         Lifecycle("source", reloads=True) as life,
         open_database(
-            dsn, config_dsn=settings.dsn, create=True, origin=origin_of(ws_base), application="okx collect", later=True
+            dsn, config_dsn=settings.dsn, create=True, origin=here.origin, application="okx collect", later=True
         ) as database,
     ):
-        feed = _feed(settings, ws_base, rest_url, database, proxy)
+        feed = _feed(settings, here, database)
         clock = feed.clock  # the exchange's as soon as it is known
         feed.measure()
         keeper = DurableWriter(database, Spool(default_folder(database.where)), clock=clock, hurried=lambda: life.stop)
@@ -119,25 +120,22 @@ def _note_clock(connection: "Connection", feed: "Feed") -> None:
         versions.note_clock(connection, versions.ClockNote(node(), feed.wall_offset_ms, feed.clock()))
 
 
-def _feed(settings: "Config", ws_base: str, rest_url: str | None, database: "Database", proxy: str | None) -> "Feed":
+def _feed(settings: "Config", way: "Way", database: "Database") -> "Feed":
     """Return the feed of a configuration; its tapes go on where those in the database end, if that is there."""
-    from okxcli.exchanges.okx.feed.live_feed import TAPE, Feed
-    from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-    from okxcli.runtime.proxy import Proxies
     from okxcli.storage.candles.open_bars import newest_ids
 
     resume: dict[str, int] = {}
-    if TAPE in settings.channels and database.ready:
+    if way.exchange.tape in settings.channels and database.ready:
         with database.session() as connection:
-            resume = newest_ids(connection, EXCHANGE, settings.symbols)
-    return Feed(
+            resume = newest_ids(connection, way.exchange.name, settings.symbols)
+    return way.exchange.feed(
         settings.symbols,
         settings.channels,
-        ws_url=ws_base,
-        rest_url=rest_url or settings.rest_url or options.DEFAULT_REST_URL,
+        ws_url=way.ws_url,
+        rest_url=way.rest_url,
+        proxies=way.proxies,
         connect_timeout_s=settings.connect_timeout_s,
         stamp=True,
         resume=resume,
         listing=True,
-        proxies=Proxies(proxy, settings.proxy),
     )

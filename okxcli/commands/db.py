@@ -267,13 +267,13 @@ def _taker() -> "Callable[[bytes], list[Line]]":
 
     from okxcli.core.codec import decode
     from okxcli.errors import InvalidLine
-    from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+    from okxcli.exchanges.registry import exchange
     from okxcli.runtime.clock import now_ms
 
-    feed = Normalizer().feed
+    feed = exchange().normalizer().feed
 
     def take(raw: bytes) -> "list[Line]":
-        is_ours = not raw.lstrip().startswith(b'{"arg"')
+        is_ours = not exchange().is_raw(raw)
         try:
             return [decode(raw, now_ms())] if is_ours else feed(raw)
         except InvalidLine:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
+from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
-    from okxcli.exchanges.okx.rest.history import TradeHistory
+    from okxcli.exchanges.interface import History
     from okxcli.storage.read.gaps import IdRange
     from okxcli.storage.server.pooled_connection import Connection
 
@@ -42,7 +43,10 @@ def gaps(
         str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
     ] = None,
     online: Annotated[
-        bool, typer.Option("--online/--no-online", help="Ask OKX for its newest fill: is the tail quiet or missing?")
+        bool,
+        typer.Option(
+            "--online/--no-online", help="Ask the exchange for its newest fill: is the tail quiet or missing?"
+        ),
     ] = False,
     recount: Annotated[
         bool, typer.Option("--recount/--no-recount", help="Count the rows too: does the ledger say what is there?")
@@ -118,13 +122,10 @@ def _of_database(
     rest_url: str | None,
     proxy: str | None,
 ) -> list[Row]:
-    from okxcli.errors import AnswerNo
-    from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-    from okxcli.exchanges.okx.rest.endpoints import Refused, RestClient
-    from okxcli.exchanges.okx.rest.history import TradeHistory
+    from okxcli.errors import AnswerNo, Refused
     from okxcli.runtime import log
+    from okxcli.runtime.clock import now_ms
     from okxcli.runtime.configuration.config_file import load
-    from okxcli.runtime.proxy import Proxies
     from okxcli.storage.database import open_database
     from okxcli.storage.ledger import recount as counting
     from okxcli.storage.ledger.id_ledger import newest as newest_fill
@@ -132,32 +133,32 @@ def _of_database(
 
     log.setup("gaps", quiet=True)
     settings = load(config)
-    base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
-    history = TradeHistory(RestClient(base, proxies=Proxies(proxy, settings.proxy))) if online else None
+    here = way(settings, None, rest_url, proxy)
+    history = here.market().history(now_ms) if online else None
     rows: list[Row] = []
     with (
         open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
         database.session() as connection,
     ):
-        configured = settings.symbols if "trades-all" in settings.channels else ()
+        configured = settings.symbols if here.exchange.tape in settings.channels else ()
         stored = taped(connection)
         names = list(dict.fromkeys(symbols)) or sorted({*configured, *(symbol for _, symbol in stored)})
         if not names:
             raise AnswerNo("nothing is stored and no symbol is configured: name one, or see okx collect")
         for name in names:
-            for exchange in [one for one, symbol in stored if symbol == name] or [EXCHANGE]:
+            for exchange in [one for one, symbol in stored if symbol == name] or [here.exchange.name]:
                 if recount:
                     compare = counting.repair if repair else counting.recount
                     differing = compare(connection, exchange, name)
                     rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
                 else:
                     rows += [_range(exchange, name, one) for one in differing_days(connection, exchange, name)]
-                kept = exchange == EXCHANGE and name in configured
+                kept = exchange == here.exchange.name and name in configured
                 newest = newest_fill(connection, exchange, name) if open_end else None
                 # What is stored has come, whatever this machine's clock says.
                 end = until_ms if newest is None else max(until_ms, newest[1] - _UNSETTLED_MS)
                 found = ranges(connection, exchange, name, since_ms, end, kept)
-                if history is not None and exchange == EXCHANGE:
+                if history is not None and exchange == here.exchange.name:
                     try:
                         found = list(_settled(history, connection, name, found, end))
                     except Refused as error:  # delisted: that concerns no other symbol
@@ -167,9 +168,9 @@ def _of_database(
 
 
 def _settled(
-    history: "TradeHistory", connection: "Connection", symbol: str, found: "list[IdRange]", until_ms: int
+    history: "History", connection: "Connection", symbol: str, found: "list[IdRange]", until_ms: int
 ) -> "Iterator[IdRange]":
-    """Yield the ranges, the unknown after the newest fill replaced by what OKX's newest fill says of it."""
+    """Yield the ranges, the unknown after the newest fill replaced by what the exchange's newest fill says of it."""
     from okxcli.storage.read.gaps import IdRange
 
     for one in found:

@@ -1,4 +1,4 @@
-"""`okx history`: the past as raw lines, from OKX's REST or from its bulk files."""
+"""`okx history`: the past as raw lines, from the exchange's REST or from its bulk files."""
 
 import logging
 from pathlib import Path
@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from okxcli.commands.stream import ways
+from okxcli.commands.ways import way_of_options
 from okxcli.options import FilesUrl, Output, Proxy, RestUrl, RowsAs, Symbols, Verbose
 
 if TYPE_CHECKING:
-    from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
-    from okxcli.exchanges.okx.feed.history_stream import Past
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
+    from okxcli.commands.ways import Way
+    from okxcli.exchanges.file_interface import Archive
+    from okxcli.exchanges.interface import Market, Past
     from okxcli.runtime.progress import Progress
-    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
 
 _log = logging.getLogger(__name__)
@@ -44,13 +43,15 @@ def history(
     channel: Annotated[
         str,
         typer.Option(
-            "--channel", "-c", metavar="NAME", help="trades-all, or OKX's own candles: candle1m, candle1H ..."
+            "--channel", "-c", metavar="NAME", help="trades-all, or the exchange's own candles: candle1m, candle1H ..."
         ),
     ] = "trades-all",
     files: Annotated[
         list[str] | None,
         typer.Option(
-            "--files", metavar="PATH", help="Read OKX's bulk files here instead: a file, a folder or a pattern."
+            "--files",
+            metavar="PATH",
+            help="Read the exchange's bulk files here instead: a file, a folder or a pattern.",
         ),
     ] = None,
     download: Annotated[
@@ -71,24 +72,20 @@ def history(
 ) -> int:
     """Write what was traded before now as the raw lines that okx stream would have written.
 
-    In: OKX's REST (fills of the last three months, candles of years), or with --files its bulk files. Out: raw lines,
-    oldest first, those of several symbols by time (files: file by file); the first line of each symbol says what it is
-    (instruments). Damaged rows of files are told and passed over (exit 65). Fills begin with the one before --since, so
-    that the first bar can be proved complete. On a terminal, stderr shows how far it is.
+    In: the exchange's REST (fills of the last three months, candles of years), or with --files its bulk files. Out: raw
+    lines, oldest first, those of several symbols by time (files: file by file); the first line of each symbol says what
+    it is (instruments). Damaged rows of files are told and passed over (exit 65). Fills begin with the one before
+    --since, so that the first bar can be proved complete. On a terminal, stderr shows how far it is.
     """
     from okxcli.errors import ExitCode, UsageError
-    from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
-    from okxcli.exchanges.okx.feed.history_stream import Past
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.rest.history import TradeHistory
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_time
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
-    _, base, proxies = ways(None, rest_url, proxy)
-    clock = SteadyClock() if files else RestClient(base, proxies=proxies).clock()
+    way = way_of_options(None, rest_url, proxy)
+    clock = SteadyClock() if files else way.market().clock()
     now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))
     with Lifecycle("source") as life, Progress("okx history", not quiet) as progress:
@@ -97,33 +94,28 @@ def history(
             life.wait(None, seconds)
 
         # Files need REST for the instruments alone, and can do without.
-        patience_s = 2.0 if files or download else 60.0
-        rest = RestClient(base, patience_s=patience_s, proxies=proxies, sleep=sleep)
+        market = way.market(patience_s=2.0 if files or download else 60.0, sleep=sleep)
         if download:
             until_ms = now if end is None else end
-            files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, proxies)
+            files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, way)
         if files:
-            archive = Archive(files, symbols, begin, end, channel, progress, rows_as)
-            damaged = _from_files(archive, rest, output, life)
+            archive = way.exchange.files.archive(files, symbols, begin, end, channel, progress, rows_as)
+            damaged = _from_files(archive, market, output, life)
         elif begin is None:
             raise UsageError("from when on? Name it: --since 2h, --since 2026-05-18 ... or name files: --files")
         else:
             damaged = False
-            fills = TradeHistory(rest, sleep=sleep, clock=clock)
-            past = Past(fills, symbols, channel, begin, now if end is None else end, progress)
-            _from_rest(past, rest, output, life)
-        rest.close()
+            past = market.past(symbols, channel, (begin, now if end is None else end), clock, progress)
+            _from_rest(past, market, way, output, life)
+        market.close()
     return ExitCode.DATA if damaged else ExitCode.OK
 
 
-def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lifecycle") -> None:
+def _from_rest(past: "Past", market: "Market", way: "Way", output: Path | None, life: "Lifecycle") -> None:
     """Write what REST has, after what the symbols are, and say what it does not show."""
-    from okxcli.exchanges.okx.feed.history_stream import instruments
-    from okxcli.exchanges.okx.rest.instrument_list import Catalogue
-    from okxcli.exchanges.okx.sites import origin_of, site_event
     from okxcli.runtime.lines import Output as Lines
 
-    first = site_event(origin_of(rest.base_url)) + instruments(Catalogue(rest), past.symbols)
+    first = way.first_lines(market.base_url) + market.describe(past.symbols)
     with Lines(output) as out:
         for line in first:
             out.line(line)
@@ -138,7 +130,8 @@ def _from_rest(past: "Past", rest: "RestClient", output: Path | None, life: "Lif
         if missing:
             count = sum(part.last - part.first + 1 for part in missing)
             told = ", ".join(f"{part.first} to {part.last}" for part in missing[:3])
-            _log.warning("%s: OKX does not show %d fills: %s%s", symbol, count, told, " ..." if missing[3:] else "")
+            more = " ..." if missing[3:] else ""
+            _log.warning("%s: %s does not show %d fills: %s%s", symbol, way.exchange.title, count, told, more)
 
 
 def _fetched(
@@ -150,11 +143,10 @@ def _fetched(
     base_url: str | None,
     progress: "Progress",
     life: "Lifecycle",
-    proxies: "Proxies",
+    way: "Way",
 ) -> list[str]:
     """Fetch the bulk files of a span into a folder and return them."""
     from okxcli.errors import ExchangeUnavailable, UsageError
-    from okxcli.exchanges.okx.bulk_files.download import DEFAULT_FILES_URL, Downloader, default_folder
     from okxcli.runtime.clock import now_ms
     from okxcli.runtime.files import expanded
 
@@ -162,9 +154,17 @@ def _fetched(
         raise UsageError("--download needs --since: from which day on?")
     if places and (len(places) > 1 or Path(places[0]).is_file()):
         raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
-    base = base_url or DEFAULT_FILES_URL
-    folder = expanded(places[0]) if places else default_folder(base)
-    loader = Downloader(base, folder, progress, lambda s: life.wait(None, s), stop=lambda: life.stop, proxies=proxies)
+    store = way.exchange.files
+    base = base_url or store.url
+    folder = expanded(places[0]) if places else store.folder(base)
+    loader = store.downloader(
+        base,
+        folder,
+        proxies=way.proxies,
+        sleep=lambda seconds: life.wait(None, seconds),
+        stop=lambda: life.stop,
+        progress=progress,
+    )
     found = [path for symbol in symbols for path in loader.fetch(symbol, since, until, now_ms(), channel)]
     if not found:
         raise ExchangeUnavailable(
@@ -174,16 +174,15 @@ def _fetched(
     return [str(path) for path in found]
 
 
-def _from_files(archive: "Archive", rest: "RestClient", output: Path | None, life: "Lifecycle") -> bool:
+def _from_files(archive: "Archive", market: "Market", output: Path | None, life: "Lifecycle") -> bool:
     """Write what the bulk files have; return whether some of it could not be read."""
     from okxcli.errors import ExchangeUnavailable
-    from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line
     from okxcli.runtime.lines import Output as Lines
 
     with Lines(output) as out:
         try:
-            for row in Catalogue(rest).find(archive.symbols).values():
-                out.line(instrument_line(row))
+            for line in market.known(archive.symbols):
+                out.line(line)
         except ExchangeUnavailable as error:
             _log.warning("no instruments: %s", error)
         for lines in archive.lines():

@@ -1,10 +1,10 @@
-"""`okx instruments`: what OKX lists."""
+"""`okx instruments`: what the exchange lists."""
 
 from typing import Annotated
 
 import typer
 
-from okxcli.commands.stream import ways
+from okxcli.commands.ways import way_of_options
 from okxcli.options import Output, Proxy, RestUrl
 
 
@@ -34,15 +34,13 @@ def instruments(
     rest_url: RestUrl = None,
     proxy: Proxy = None,
 ) -> int:
-    """List the instruments of OKX that can be streamed.
+    """List the instruments of the exchange that can be streamed.
 
-    In: OKX's REST. Out: instrument lines (what a size means: contract value, currency, steps), sorted by symbol; with
-    --symbols the names alone.
+    In: the exchange's REST. Out: instrument lines (what a size means: contract value, currency, steps), sorted by
+    symbol; with --symbols the names alone.
     """
     from okxcli.core.codec import encode
     from okxcli.errors import UsageError
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.rest.instrument_list import listed
     from okxcli.runtime import log
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
@@ -55,9 +53,7 @@ def instruments(
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
     with Lifecycle("source"), Lines(output) as out:
-        _, base_url, proxies = ways(None, rest_url, proxy)
-        client = RestClient(base_url, proxies=proxies)
-        for found in listed(client, kinds, family):
+        for found in way_of_options(None, rest_url, proxy).market().listed(kinds, family):
             if (
                 (every or (found.state == "live" and found.tick_size is not None))
                 and (quote is None or found.quote in _words(quote.upper()))

@@ -1,4 +1,4 @@
-"""`okx normalize`: raw lines of OKX in, our lines out."""
+"""`okx normalize`: raw lines of the exchange in, our lines out."""
 
 import logging
 
@@ -20,22 +20,23 @@ def normalize(
     stats: Stats = None,
     quiet: Quiet = False,
 ) -> int:
-    """Validate OKX's messages and turn them into lines of one simple form.
+    """Validate the exchange's messages and turn them into lines of one simple form.
 
-    In: raw lines, as okx stream and okx history write them: one push of OKX a line. Out: trade, candle, book, ticker,
-    instrument and absent lines. Control messages are passed over, messages of channels that have no line are counted
-    and told at the end. A bad line is reported with its number and reason and passed over; its neighbours are
+    In: raw lines, as okx stream and okx history write them: one push of the exchange a line. Out: trade, candle, book,
+    ticker, instrument and absent lines. Control messages are passed over, messages of channels that have no line are
+    counted and told at the end. A bad line is reported with its number and reason and passed over; its neighbours are
     unharmed.
     """
     from okxcli.core.codec import encode
-    from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
-    from okxcli.exchanges.okx.sites import site_line, site_told
+    from okxcli.core.origin import site_line, site_told
+    from okxcli.exchanges.interface import PartlyInvalid
+    from okxcli.exchanges.registry import exchange
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
 
     log.setup("normalize", quiet=quiet)
     run = LineFilter("normalize", files, output, strict, rejects, stats, quiet)
-    normalizer = Normalizer()
+    normalizer = exchange().normalizer()
     feed, write = normalizer.feed, run.out.line
 
     def handle(line: bytes) -> None:
@@ -48,8 +49,7 @@ def normalize(
         for item in found:
             write(encode(item))
         if not found and (site := site_told(line)) is not None:
-            for told in site_line(site):
-                write(told)
+            write(site_line(site))
 
     def finish() -> None:
         for note in normalizer.notes():

@@ -53,11 +53,11 @@ def status(
     channel of a symbol, by exchange: age of its newest row in seconds (of candles, how long the next one is due), and
     of the tape, trades-all, fills stored and in the last minute, missing and absent ids; quarantined lines of a symbol
     stand in its first row. A channel is stale when it is older than --max-age; the tape and candles of a symbol that
-    trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when
-    its newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure
-    (exit 1 as well), how far the clocks of collectors were from OKX's when they last looked, the size of the database
-    and the free disk, how many days of the tape were audited by okx collect and okx backfill, and what waits in the
-    spool of this user and machine.
+    trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when its
+    newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure (exit
+    1 as well), how far the clocks of collectors were from the exchange's when they last looked, the size of the
+    database and the free disk, how many days of the tape were audited by okx collect and okx backfill, and what waits
+    in the spool of this user and machine.
     """
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
@@ -68,7 +68,7 @@ def status(
     log.setup("status", quiet=True)
     settings = load(config)
     limit_ms = round(parse_duration(max_age) * 1000)
-    wanted = Wanted(tuple(symbols or ()), settings.symbols, settings.channels, settings.timeframes)
+    wanted = Wanted(settings.exchange, tuple(symbols or ()), settings.symbols, settings.channels, settings.timeframes)
     well = True
     with open_database(dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
         if watch is None:
@@ -85,6 +85,7 @@ def status(
 class Wanted:
     """What should be there: `named` symbols, else all; of the configured ones these channels and timeframes."""
 
+    exchange: str
     named: tuple[str, ...]
     configured: tuple[str, ...]
     channels: tuple[str, ...]
@@ -92,14 +93,13 @@ class Wanted:
 
     def completed(self, found: "list[Freshness]") -> "list[Freshness]":
         """Return the rows to show: those that were found, and one for each channel that should be there and is not."""
-        from okxcli.exchanges.okx.normalize.converters import EXCHANGE
         from okxcli.storage.read.freshness import Freshness
 
         rows = [one for one in found if not self.named or one.symbol in self.named]
         for symbol in self.named or self.configured:
-            there = {one.channel for one in rows if (one.exchange, one.symbol) == (EXCHANGE, symbol)}
+            there = {one.channel for one in rows if (one.exchange, one.symbol) == (self.exchange, symbol)}
             wanted = self.channels if symbol in self.configured else () if there else ("-",)
-            rows += [Freshness(EXCHANGE, symbol, channel, None) for channel in wanted if channel not in there]
+            rows += [Freshness(self.exchange, symbol, channel, None) for channel in wanted if channel not in there]
         return sorted(rows, key=lambda one: (one.symbol, one.exchange))
 
 
@@ -140,7 +140,8 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
     for one in clocks:
         word = "behind" if one.offset_ms > 0 else "ahead of"
         cure = ". Set it by NTP" if abs(one.offset_ms) > _OFF_MS else ""
-        text = f"the clock of {one.host} was {abs(one.offset_ms) / 1000:.1f} s {word} OKX's at {iso(one.at_ms)}{cure}"
+        text = f"the clock of {one.host} was {abs(one.offset_ms) / 1000:.1f} s {word} the exchange's"
+        text += f" at {iso(one.at_ms)}{cure}"
         print(f"okx status: {text}", file=sys.stderr)
     print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{counted}{refused}{waiting}", file=sys.stderr)
     if not rows:

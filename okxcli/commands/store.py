@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
+from okxcli.commands.ways import way
 from okxcli.core.codec import UnknownType, decode
+from okxcli.core.origin import site_told
 from okxcli.errors import BUGS, ConfigError, InvalidLine, TryLater
-from okxcli.exchanges.okx.sites import site_told
 from okxcli.runtime.clock import now_ms
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def store(
     already is counted as a duplicate and changes nothing, so any input may be stored again. A fill whose id is known
     with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses; the
     others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
-    database takes data of one exchange only, which --ws-url names: okx.com, or local for this machine; lines that say
+    database takes data of one site only, which --ws-url names: the exchange's own, or this machine's; lines that say
     that they are from elsewhere end the run (exit 78). Lines that are bad by themselves are told, and the first
     thousand of them kept in quarantine as well.
 
@@ -61,7 +62,6 @@ def store(
     use here before may be away at the start as well; another one must be there (exit 69).
     """
     from okxcli.errors import ExitCode, InputError, OutputError
-    from okxcli.exchanges.okx.sites import origin_of
     from okxcli.runtime import log
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import LineFilter
@@ -71,7 +71,7 @@ def store(
     log.setup("store", verbose=verbose)
     settings = load(config)
     run = LineFilter("store", files, None, strict, rejects, stats, quiet)
-    origin = origin_of(ws_url or settings.ws_url or options.DEFAULT_WS_URL)
+    origin = way(settings, ws_url).origin
     # A Ctrl-C while the database starts must not end us before what the pipe holds is stored.
     with Lifecycle("filter"):
         database = open_database(

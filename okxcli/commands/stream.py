@@ -1,4 +1,4 @@
-"""`okx stream`: what OKX pushes, verbatim, one message a line."""
+"""`okx stream`: what the exchange pushes, verbatim, one message a line."""
 
 import logging
 import time
@@ -6,29 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from okxcli.options import (
-    DEFAULT_REST_URL,
-    DEFAULT_WS_URL,
-    ConnectTimeout,
-    Count,
-    Dsn,
-    Duration,
-    Output,
-    Proxy,
-    RestUrl,
-    Symbols,
-    Verbose,
-    WsUrl,
-)
+from okxcli.commands.ways import way_of_options
+from okxcli.options import ConnectTimeout, Count, Dsn, Duration, Output, Proxy, RestUrl, Symbols, Verbose, WsUrl
 
 if TYPE_CHECKING:
-    from okxcli.exchanges.okx.feed.live_feed import Feed
+    from okxcli.commands.ways import Way
+    from okxcli.exchanges.interface import Feed
     from okxcli.runtime.lines import Output as Lines
-    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
-
-#: How the lines begin that tell what the symbols are: they are not data, -n does not count them.
-_PREFACE = (b'{"arg":{"channel":"instruments"', b'{"event":"site"')
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +29,7 @@ def stream(
             "--channel",
             "-c",
             metavar="LIST",
-            help="Channels, as OKX names them, with commas: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
+            help="Channels, as the exchange names them: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
         ),
     ] = "trades-all",
     stamp: Annotated[
@@ -85,77 +70,79 @@ def stream(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
     verbose: Verbose = False,
 ) -> int:
-    """Subscribe to market data of OKX and write each push as it came, one a line.
+    """Subscribe to market data of the exchange and write each push as it came, one a line.
 
-    In: the network. Out: raw lines, OKX's own bytes; the first line of each symbol says what it is (instruments).
-    The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends it. Fills of
-    trades-all that were missed meanwhile come from REST, in their order, before those that follow; what OKX itself
-    does not have is told as an absent event.
+    In: the network. Out: raw lines, the exchange's own bytes; the first line of each symbol says what it is
+    (instruments). The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends
+    it. Fills of trades-all that were missed meanwhile come from REST, in their order, before those that follow; what
+    the exchange itself does not have is told as an absent event.
     """
-    from okxcli.exchanges.okx.feed.live_feed import Feed
-    from okxcli.exchanges.okx.rest.endpoints import RestClient
-    from okxcli.exchanges.okx.sites import origin_of, site_event
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
-    ws_base, rest_base, proxies = ways(ws_url, rest_url, proxy)
+    way = way_of_options(ws_url, rest_url, proxy)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    since_ms = None if since is None else parse_time(since, RestClient(rest_base, proxies=proxies).clock()())
-    feed = Feed(
+    since_ms = None if since is None else parse_time(since, way.market().clock()())
+    feed = way.exchange.feed(
         symbols,
         wanted,
-        ws_url=ws_base,
-        rest_url=rest_base,
+        ws_url=way.ws_url,
+        rest_url=way.rest_url,
+        proxies=way.proxies,
         connect_timeout_s=connect_timeout,
         stamp=stamp,
         repair=repair,
         since_ms=since_ms,
-        resume=_stored(symbols, ws_base, dsn) if resume else None,
-        proxies=proxies,
+        resume=_stored(symbols, way, dsn) if resume else None,
     )
     with Lifecycle("source") as life, Lines(output) as out, feed:
-        _copy(feed, out, life, count, seconds, site_event(origin_of(ws_base)))
+        _Copy(feed, out, way.exchange.preface, count, way.first_lines(way.ws_url)).run(life, seconds)
     return 0
 
 
-def _copy(
-    feed: "Feed", out: "Lines", life: "Lifecycle", count: int | None, seconds: float | None, first: list[bytes]
-) -> None:
-    """Write what the feed has, after `first`, until a signal, `count` messages or `seconds` end it."""
-    end_s = None if seconds is None else time.monotonic() + seconds
-    left = count
-    while not life.stop and left != 0:
-        wait_s = None if end_s is None else end_s - time.monotonic()
-        if wait_s is not None and wait_s <= 0:
-            break
-        if life.wait(feed.fileno(), wait_s):
-            lines = feed.poll()
-            left = _write(first + lines if lines else [], out, left)
-            first = [] if lines else first
-    feed.stop()
-    while left != 0 and (lines := feed.poll()):
-        left = _write(first + lines, out, left)
-        first = []
-    logging.getLogger(__name__).debug("%d lines written", out.lines)
+class _Copy:
+    """Writes what a feed has, after `first`: `count` messages at most, without those that begin like a `preface`."""
 
+    def __init__(
+        self, feed: "Feed", out: "Lines", preface: tuple[bytes, ...], count: int | None, first: list[bytes]
+    ) -> None:
+        self._feed = feed
+        self._out = out
+        self._preface = preface
+        self._left = count
+        self._first = first
 
-def _write(lines: list[bytes], out: "Lines", left: int | None) -> int | None:
-    """Write lines, of which `left` may be data, and return how many are left; None is no bound."""
-    for line in lines:
-        if left is not None and not line.startswith(_PREFACE):
-            if left == 0:
+    def run(self, life: "Lifecycle", seconds: float | None) -> None:
+        """Write until a signal, the count or so many seconds end it."""
+        end_s = None if seconds is None else time.monotonic() + seconds
+        while not life.stop and self._left != 0:
+            wait_s = None if end_s is None else end_s - time.monotonic()
+            if wait_s is not None and wait_s <= 0:
                 break
-            left -= 1
-        out.line(line)
-    out.flush()
-    return left
+            if life.wait(self._feed.fileno(), wait_s):
+                self._write(self._feed.poll())
+        self._feed.stop()
+        while self._left != 0 and (lines := self._feed.poll()):
+            self._write(lines)
+        logging.getLogger(__name__).debug("%d lines written", self._out.lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        if lines:
+            lines, self._first = self._first + lines, []
+        for line in lines:
+            if self._left is not None and not line.startswith(self._preface):
+                if self._left == 0:
+                    break
+                self._left -= 1
+            self._out.line(line)
+        self._out.flush()
 
 
-def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
+def _stored(symbols: list[str], way: "Way", dsn: str | None) -> dict[str, int]:
     """Return the id after which each symbol is to go on by what Postgres has; those without any begin with the present.
 
     That is the newest fill. Without fills it is one a little before the bar that was open, by the chain of the candles.
@@ -165,7 +152,6 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
         DatabaseUnavailable: it cannot be reached.
     """
     from okxcli.errors import ConfigError, NoData
-    from okxcli.exchanges.okx.sites import origin_of
     from okxcli.runtime.configuration.config_file import load
     from okxcli.storage.candles import candle_chain
     from okxcli.storage.database import open_database
@@ -181,32 +167,16 @@ def _stored(symbols: list[str], ws_url: str, dsn: str | None) -> dict[str, int]:
         return found
     with database, database.session() as connection:
         origin = versions.origin(connection)
-        if origin is not None and origin != origin_of(ws_url):
+        if origin is not None and origin != way.origin:
             raise ConfigError(
-                f"the database at {database.where} holds data from {origin}, and this is {origin_of(ws_url)}: "
+                f"the database at {database.where} holds data from {origin}, and this is {way.origin}: "
                 "its ids say nothing here. Name another one with --dsn"
             )
         for symbol in symbols:
-            newest = id_ledger.newest(connection, "okx", symbol)
-            last = newest[0] if newest is not None else candle_chain.resume_id(connection, "okx", symbol)
+            newest = id_ledger.newest(connection, way.exchange.name, symbol)
+            last = newest[0] if newest is not None else candle_chain.resume_id(connection, way.exchange.name, symbol)
             if last is None:
                 log.warning("%s: nothing is stored yet, so it begins with the present", symbol)
             else:
                 found[symbol] = last
     return found
-
-
-def ways(ws_url: str | None, rest_url: str | None, proxy: str | None) -> tuple[str, str, "Proxies"]:
-    """Return the WebSocket and the REST base, as given, else from the configuration, else OKX's own, and the way there.
-
-    The configuration is not read where nothing of it is asked for.
-    """
-    from okxcli.exchanges.okx.sites import origin_of
-    from okxcli.runtime.configuration.config import Config
-    from okxcli.runtime.configuration.config_file import load
-    from okxcli.runtime.proxy import Proxies
-
-    here = all(url and origin_of(url) == "local" for url in (ws_url, rest_url))
-    config = Config() if ws_url and rest_url and (here or proxy is not None) else load()
-    bases = (ws_url or config.ws_url or DEFAULT_WS_URL, rest_url or config.rest_url or DEFAULT_REST_URL)
-    return *bases, Proxies(proxy, config.proxy)

@@ -1,4 +1,4 @@
-"""`okx verify`: does OKX agree with our candles."""
+"""`okx verify`: does the exchange agree with our candles."""
 
 import logging
 import sys
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okxcli import options
+from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
     from okxcli.pipeline.verify import Cure, Verifier
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 #: Without --since, and no more than what is stored.
 _DEFAULT_SPAN_MS = 86_400_000
-#: Without --until: a bar is final when its symbol trades after it, and OKX's is, some seconds after its end.
+#: Without --until: a bar is final when its symbol trades after it, and the exchange's is, some seconds after its end.
 _SETTLED_MS = 60_000
 
 
@@ -32,7 +33,9 @@ def verify(
         list[str] | None,
         typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured, else the stored."),
     ] = None,
-    tf: Annotated[str, typer.Option("--tf", metavar="LIST", help="Timeframes that OKX has too: 1m,1h,1d.")] = "1m",
+    tf: Annotated[
+        str, typer.Option("--tf", metavar="LIST", help="Timeframes that the exchange has too: 1m,1h,1d.")
+    ] = "1m",
     since: Annotated[
         str | None,
         typer.Option(
@@ -43,12 +46,14 @@ def verify(
         ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago by OKX's clock.")
+        str | None,
+        typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago by the exchange's clock."),
     ] = None,
     allow_revised: Annotated[
         bool,
         typer.Option(
-            "--allow-revised/--no-allow-revised", help="Bars that OKX revised are shown, but the exit status stays 0."
+            "--allow-revised/--no-allow-revised",
+            help="Bars that the exchange revised are shown, but the exit status stays 0.",
         ),
     ] = False,
     output: options.Output = None,
@@ -58,24 +63,21 @@ def verify(
     proxy: options.Proxy = None,
     quiet: options.Quiet = False,
 ) -> int:
-    """Compare stored candles with OKX's own; exit 1 if one differs.
+    """Compare stored candles with the exchange's own; exit 1 if one differs.
 
-    In: the candles in Postgres, and OKX's REST. Out: one line for each bar that differs in open, high, low, close,
-    volume, base or quote volume, with both values and the likely cause: absent, incomplete, missing fills, day
-    boundary, bar boundary, open and close swapped, not what its fills say, revised by OKX, not at OKX, quiet not
-    proven, unknown. A bar in which OKX has no trade may be absent here, if the ids prove the quiet. A summary for each
-    symbol and timeframe goes to stderr, with the command that mends what differs.
+    In: the candles in Postgres, and the exchange's REST. Out: one line for each bar that differs in open, high, low,
+    close, volume, base or quote volume, with both values and the likely cause: absent, incomplete, missing fills, day
+    boundary, bar boundary, open and close swapped, not what its fills say, revised by the exchange, not at the
+    exchange, quiet not proven, unknown. A bar in which the exchange has no trade may be absent here, if the ids prove
+    the quiet. A summary for each symbol and timeframe goes to stderr, with the command that mends what differs.
     """  # fmt: skip
     from okxcli.core.timeframes import parse_list
-    from okxcli.errors import InvalidLine, UsageError
-    from okxcli.exchanges.okx.rest.endpoints import Refused, RestClient
-    from okxcli.exchanges.okx.rest.exchange_bars import ExchangeBars, bar_of
+    from okxcli.errors import InvalidLine, Refused, UsageError
     from okxcli.pipeline.verify import Cure, Verifier
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.lines import Output
-    from okxcli.runtime.proxy import Proxies
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.candles.bar_evidence import Evidence
     from okxcli.storage.database import open_database
@@ -86,10 +88,10 @@ def verify(
         frames = parse_list(tf)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    for frame in frames:
-        bar_of(frame.name)
     settings = load(config)
-    rest_base = rest_url or settings.rest_url or options.DEFAULT_REST_URL
+    here = way(settings, None, rest_url, proxy)
+    for frame in frames:
+        here.exchange.bar_of(frame.name)
     same = True
     with (
         Lifecycle("source") as life,
@@ -97,12 +99,12 @@ def verify(
         database.session() as connection,
         Output(output) as out,
     ):
-        bars = ExchangeBars(RestClient(rest_base, proxies=Proxies(proxy, settings.proxy)))
+        bars = here.market().bars()
         end = bars.now_ms - _SETTLED_MS if until is None else min(parse_time(until, bars.now_ms), bars.now_ms)
         begin = None if since is None else parse_time(since, bars.now_ms)
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
             for frame in frames:
-                evidence = Evidence(connection, "okx", symbol, frame)
+                evidence = Evidence(connection, here.exchange.name, symbol, frame)
                 first = begin
                 if first is None:
                     first = _first(evidence, end)
@@ -158,6 +160,6 @@ def _summary(verifier: "Verifier") -> str:
     if verifier.quiet:
         parts.append(f"{verifier.quiet} quiet")
     if verifier.unproven:
-        parts.append(f"{verifier.unproven} quiet at OKX outside of what is stored")
+        parts.append(f"{verifier.unproven} quiet at the exchange outside of what is stored")
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(verifier.causes.items()))
     return ", ".join([*parts, f"{verifier.causes.total()} differ{f' ({causes})' if causes else ''}"])

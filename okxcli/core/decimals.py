@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, 
 
 from okxcli.errors import InvalidLine
 
-# The widest number that OKX has been seen to send is 9999999999.0000000000000000 (26 digits). These bounds leave room,
+# The widest number seen so far is 9999999999.0000000000000000 (26 digits). These bounds leave room,
 # fit Postgres' numeric, and keep a sum of products far below EXACT's precision.
 MAX_MAGNITUDE = 30
 MAX_DIGITS = 60

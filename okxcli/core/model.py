@@ -11,7 +11,7 @@ import msgspec
 
 from okxcli.core.decimals import EXACT, quotient
 
-# No trade of OKX is older than 2017; the upper bound catches microseconds taken for milliseconds.
+# No trade is older than 2017; the upper bound catches microseconds taken for milliseconds.
 MIN_TIMESTAMP = 1_262_304_000_000  # 2010-01-01
 MAX_TIMESTAMP = 4_102_444_800_000  # 2100-01-01
 MAX_ID = 2**63 - 1

@@ -1,6 +1,6 @@
-"""OKX's bulk files into Postgres, bars included: whole days at once where that is possible, line by line elsewhere.
+"""Bulk files into Postgres, bars included: whole days at once where that is possible, line by line elsewhere.
 
-A faultless file goes by way of DuckDB: its fills are copied day by day, and the bars that lie wholly inside of it are
+A faultless file goes in at once: its fills are copied day by day, and the bars that lie wholly inside of it are
 made there too. Any other file, and any day of which something is stored already, is written line by line. At the end
 the bars that the ledger proves by then and that are not stored, or not whole, are made from the rows.
 """
@@ -18,12 +18,9 @@ from okxcli.core.model import UNSTAMPED_AHEAD_MS, Instrument
 from okxcli.core.tape import Run, is_complete
 from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
-from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile, Fills
-from okxcli.exchanges.okx.bulk_files.layouts import RowsAs, read_name
-from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
-from okxcli.exchanges.okx.bulk_files.unpacking import tables
-from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.exchanges.file_interface import Fills, RowsAs, WholeFile
+from okxcli.exchanges.interface import Exchange
+from okxcli.exchanges.registry import exchange
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.outdated import stale
@@ -74,7 +71,9 @@ class BulkLoader:
         fill: bool = False,
         describe: Callable[[str], list[bytes]] = lambda symbol: [],
         rows_as: RowsAs | None = None,
+        source: Exchange | None = None,
     ) -> None:
+        self._exchange = source or exchange()
         self.symbols = list(dict.fromkeys(symbols))
         self._database = database
         names = list(timeframes)
@@ -107,11 +106,11 @@ class BulkLoader:
             DatabaseUnavailable: Postgres went away; what was stored stays.
         """
         self._stop = stop
-        paths = Archive(places, self.symbols, self._since or None, self._until).paths
+        paths = self._exchange.files.archive(places, self.symbols, self._since or None, self._until).paths
         connection = self._database.connect()
         try:
             self._introduce(connection)
-            before = {symbol: _covered(connection, symbol) for symbol in self.symbols}
+            before = {symbol: self._covered(connection, symbol) for symbol in self.symbols}
             for number, path in enumerate(paths):
                 if self._stop():
                     break
@@ -119,7 +118,7 @@ class BulkLoader:
                 progress(number + 1, len(paths))
             self._writer.flush()
             for symbol in self.symbols:
-                self._by_symbol[symbol]["files"] = _covered(connection, symbol) - before[symbol]
+                self._by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
             if not self._stop():
                 self._rest(connection)
         except psycopg.Error as error:
@@ -143,9 +142,9 @@ class BulkLoader:
 
     def _introduce(self, connection: Connection) -> None:
         """Store what the symbols are, without which nobody knows what a size is worth."""
-        normalizer = Normalizer()
+        normalizer = self._exchange.normalizer()
         for symbol in self.symbols:
-            known = reader.instruments(connection, Series(EXCHANGE, symbol))
+            known = reader.instruments(connection, Series(self._exchange.name, symbol))
             for raw in [] if known else self._describe(symbol):
                 for line in normalizer.feed(raw):
                     self._writer.add(line)
@@ -154,21 +153,20 @@ class BulkLoader:
     def _file(self, connection: Connection, path: Path) -> None:
         try:
             done = self._rows_as != "aggregates"
-            for table in tables(path) if done else ():
-                duck = DuckFile.open(table, self.symbols)
-                if duck is None:
+            for file in self._exchange.files.whole(path, self.symbols) if done else ():
+                if file is None:
                     done = False
                     break
-                with duck:
-                    done &= self._at_once(connection, duck, path)
+                with file:
+                    done &= self._at_once(connection, file, path)
         except InputError:
             done = False
         if not done:
             self._by_line(path, self.symbols, self._since or None, self._until)
 
-    def _at_once(self, connection: Connection, duck: DuckFile, path: Path) -> bool:
+    def _at_once(self, connection: Connection, file: WholeFile, path: Path) -> bool:
         """Store a file day by day; False if it is not all fills without a hole."""
-        found = {symbol: duck.fills(symbol) for symbol in self.symbols if duck.holds(symbol)}
+        found = {symbol: file.fills(symbol) for symbol in self.symbols if file.holds(symbol)}
         if None in found.values():
             return False
         latest = now_ms() + UNSTAMPED_AHEAD_MS
@@ -181,24 +179,24 @@ class BulkLoader:
             for day in range(since // DAY_MS, -(-until // DAY_MS)):
                 if self._stop():
                     return True
-                fresh &= self._day(connection, duck, fills.symbol, day, path)
-            key, run = (EXCHANGE, fills.symbol), Run(fills.first, fills.last, fills.first_ms, fills.last_ms)
+                fresh &= self._day(connection, file, fills.symbol, day, path)
+            key, run = (self._exchange.name, fills.symbol), Run(fills.first, fills.last, fills.first_ms, fills.last_ms)
             with connection.transaction():
                 id_ledger.introduce(connection, [key])
                 id_ledger.lock(connection, [key])
-                time_steps.note_run(connection, key, run, duck.step(fills.symbol))
+                time_steps.note_run(connection, key, run, file.step(fills.symbol))
             if fresh and since < until:
-                self._bars(connection, duck, fills, since, until)
+                self._bars(connection, file, fills, since, until)
         return True
 
-    def _day(self, connection: Connection, duck: DuckFile, symbol: str, day: int, path: Path) -> bool:
+    def _day(self, connection: Connection, file: WholeFile, symbol: str, day: int, path: Path) -> bool:
         """Store one UTC day of a symbol; False if some of it was there already, and it went line by line."""
         since, until = max(day * DAY_MS, self._since), min((day + 1) * DAY_MS, self._until)
-        part = duck.slice(symbol, since, until)
+        part = file.slice(symbol, since, until)
         if part is None:
             return True
-        covered = Covered((EXCHANGE, symbol), day, part.ids, part.first_ms, part.last_ms)
-        rows = duck.text(symbol, part.ids[0][0], part.ids[-1][1], since, until)
+        covered = Covered((self._exchange.name, symbol), day, part.ids, part.first_ms, part.last_ms)
+        rows = file.text(symbol, part.ids[0][0], part.ids[-1][1], since, until)
         if store_day(connection, covered, rows, now_ms()):
             self._loaded.trades += sum(last - first + 1 for first, last in part.ids)
             return True
@@ -207,8 +205,8 @@ class BulkLoader:
 
     def _by_line(self, path: Path, symbols: list[str], since: int | None, until: int) -> None:
         """Store what a file holds through the same steps as the pipe of commands."""
-        archive = Archive([path], symbols, since, until, rows_as=self._rows_as)
-        normalizer = Normalizer()
+        archive = self._exchange.files.archive([path], symbols, since, until, rows_as=self._rows_as)
+        normalizer = self._exchange.normalizer()
         for lines in archive.lines():
             for line in lines:
                 try:
@@ -222,24 +220,23 @@ class BulkLoader:
         self._writer.flush()
         self._loaded.damaged += archive.damaged
         self._loaded.unreadable += archive.unreadable
-        name = read_name(path.name)
         for symbol in symbols if archive.damaged or archive.unreadable else ():
-            if name is None or name.may_hold(symbol):
+            if self._exchange.files.may_hold(path, symbol):
                 self._by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
 
     # Bars
 
-    def _bars(self, connection: Connection, duck: DuckFile, fills: Fills, since: int, until: int) -> None:
+    def _bars(self, connection: Connection, file: WholeFile, fills: Fills, since: int, until: int) -> None:
         """Store the bars of what was stored at once; those are complete that have their neighbours in it too."""
-        whole = duck.slice(fills.symbol, since, until)
+        whole = file.slice(fills.symbol, since, until)
         if whole is None or len(whole.ids) != 1 or not self._timeframes:
             return
-        known, instrument = _instrument(connection, fills.symbol, whole.first_ms, whole.last_ms)
+        known, instrument = self._instrument(connection, fills.symbol, whole.first_ms, whole.last_ms)
         first, last = whole.ids[0]
         run = Run(first, last, whole.begin_ms, whole.end_ms, first == 1)
-        step = id_ledger.step_of(connection, EXCHANGE, fills.symbol)
+        step = id_ledger.step_of(connection, self._exchange.name, fills.symbol)
         base = common(self._timeframes)
-        parts = duck.buckets(fills.symbol, base, since, until, instrument) if known else None
+        parts = file.buckets(fills.symbol, base, since, until, instrument) if known else None
         for frame in self._timeframes if parts is not None else ():
             for bar in _larger(frame, parts or []):
                 if bar.end > whole.last_ms:
@@ -247,7 +244,7 @@ class BulkLoader:
                 proven = is_complete(run, bar.first_id, bar.last_id, bar.start, bar.end, step)
                 if not proven:
                     self._edges[fills.symbol, frame.name, bar.start] = bar.first_id, bar.last_id
-                candle = bar.candle(EXCHANGE, fills.symbol, frame.name, closed=True, complete=proven)
+                candle = bar.candle(self._exchange.name, fills.symbol, frame.name, closed=True, complete=proven)
                 (self._proven if proven else self._writer).add(candle)
         self._proven.flush()
         self._writer.flush()
@@ -255,13 +252,13 @@ class BulkLoader:
     def _rest(self, connection: Connection) -> None:
         """Make the bars that are not stored, or not whole, although the ledger proves them."""
         for symbol in self.symbols:
-            proof = Proof.load(connection, EXCHANGE, symbol)
+            proof = Proof.load(connection, self._exchange.name, symbol)
             source: Timeframe | None = None
             for frame in self._timeframes:
                 found = stale(connection, proof, frame, self._since, self._until)
                 starts = [start for start in found if not self._is_all(proof, frame, start)]
                 fits = source if source is not None and frame.holds(source) else None
-                self._loaded.candles += rebuild(connection, EXCHANGE, symbol, frame, starts, source=fits)
+                self._loaded.candles += rebuild(connection, self._exchange.name, symbol, frame, starts, source=fits)
                 if self._fill:
                     self._loaded.candles += store_flats(connection, proof, frame, self._since, self._until)
                 source = source or frame
@@ -273,9 +270,23 @@ class BulkLoader:
         first, last = self._edges[proof.symbol, frame.name, start]
         return proof.below(first) is None and proof.above(last) in (None, last + 1)
 
+    def _covered(self, connection: Connection, symbol: str) -> int:
+        return sum(last - first + 1 for first, last in Proof.load(connection, self._exchange.name, symbol).covered)
 
-def _covered(connection: Connection, symbol: str) -> int:
-    return sum(last - first + 1 for first, last in Proof.load(connection, EXCHANGE, symbol).covered)
+    def _instrument(
+        self, connection: Connection, symbol: str, first_ms: int, last_ms: int
+    ) -> tuple[bool, Instrument | None]:
+        """Return whether one answer is right for a whole span, and what the symbol is; None: nobody knows."""
+        periods = reader.instruments(connection, Series(self._exchange.name, symbol))
+        if not periods:
+            return True, None
+        early = max((at for at, (begin, _) in enumerate(periods) if begin <= first_ms), default=0)
+        late = max((at for at, (begin, _) in enumerate(periods) if begin <= last_ms), default=0)
+        worth = {
+            (one.kind, one.contract_type, one.contract_value, one.contract_multiplier)
+            for _, one in periods[early : late + 1]
+        }
+        return len(worth) == 1, periods[early][1]
 
 
 def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:
@@ -287,17 +298,3 @@ def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBuc
             found[start] = TimeframeBucket(start, frame.end_of(start))
         found[start].merge(part)
     return list(found.values())
-
-
-def _instrument(connection: Connection, symbol: str, first_ms: int, last_ms: int) -> tuple[bool, Instrument | None]:
-    """Return whether one answer is right for a whole span, and what the symbol is; None: nobody knows."""
-    periods = reader.instruments(connection, Series(EXCHANGE, symbol))
-    if not periods:
-        return True, None
-    early = max((at for at, (begin, _) in enumerate(periods) if begin <= first_ms), default=0)
-    late = max((at for at, (begin, _) in enumerate(periods) if begin <= last_ms), default=0)
-    worth = {
-        (one.kind, one.contract_type, one.contract_value, one.contract_multiplier)
-        for _, one in periods[early : late + 1]
-    }
-    return len(worth) == 1, periods[early][1]

@@ -14,9 +14,8 @@ from contextlib import AbstractContextManager
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
-from okxcli.exchanges.okx.feed.live_feed import TAPE, Feed
-from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import Feed, PartlyInvalid
+from okxcli.exchanges.registry import exchange
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
@@ -50,7 +49,7 @@ class Collector:
     and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
     incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
     the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
-    feed's, which is corrected when OKX's time is known better.
+    feed's, which is corrected when the exchange's time is known better.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class Collector:
         mender: Callable[[Config], LiveMender] | None = None,
         load: Callable[[], Config] | None = None,
     ) -> None:
+        self._exchange = exchange(config.exchange)
         self.rejected = 0
         self.messages = 0
         self._config = config
@@ -75,7 +75,7 @@ class Collector:
         self._housekeep = housekeep
         self._mender = mender
         self._load = load
-        self._normalizer = Normalizer()
+        self._normalizer = self._exchange.normalizer()
         self._doubt = ClockDoubt()
         self._ready: deque[Line] = deque()
         self._book_slots: dict[tuple[str, str], int] = {}
@@ -89,7 +89,7 @@ class Collector:
 
     def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Housekeeping]:
         """Return the candle maker for a configuration, and the chores beside it."""
-        self._fill_by_fill = TAPE in config.channels
+        self._fill_by_fill = self._exchange.tape in config.channels
         mender = self._mender(config) if self._mender is not None else None
         chores = Housekeeping(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
         if not config.timeframes:
@@ -138,7 +138,7 @@ class Collector:
                 self._store()
 
         for symbol in self._config.symbols if symbols is None else symbols:
-            last = reopen(connection, EXCHANGE, symbol, candles, give)
+            last = reopen(connection, self._exchange.name, symbol, candles, give)
             self._store()
             if last is not None:
                 _log.debug("%s: goes on after id %d", symbol, last)
@@ -186,9 +186,11 @@ class Collector:
         new = [symbol for symbol in config.symbols if symbol not in before.symbols]
         gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
         others = _of_candles(config) != _of_candles(before)
-        taped = new if TAPE in before.channels else config.symbols
+        taped = new if self._exchange.tape in before.channels else config.symbols
         with self._session() as connection:
-            resume = newest_ids(connection, EXCHANGE, taped) if TAPE in config.channels else {}
+            resume = (
+                newest_ids(connection, self._exchange.name, taped) if self._exchange.tape in config.channels else {}
+            )
             self.take(self._feed.poll())
             if config.proxy != before.proxy:
                 self._feed.go_through(config.proxy)
@@ -196,7 +198,7 @@ class Collector:
             self._config = config
             self._removed = (self._removed | set(gone)) - set(config.symbols)
             for symbol in gone if self._candles is not None else ():
-                self._candles.forget(EXCHANGE, symbol)  # type: ignore[union-attr]
+                self._candles.forget(self._exchange.name, symbol)  # type: ignore[union-attr]
             self._store()
             if others:
                 self._begin_anew(connection)
@@ -325,7 +327,8 @@ class Collector:
 
 def _of_candles(config: Config) -> tuple[object, ...]:
     """Return all that a candle maker is made of."""
-    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, TAPE in config.channels
+    tape = exchange(config.exchange).tape
+    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, tape in config.channels
 
 
 def _tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:

@@ -1,8 +1,8 @@
-"""Our candles against OKX's own, bar by bar: what differs, and what the evidence says of the cause.
+"""Our candles against the exchange's own, bar by bar: what differs, and what the evidence says of the cause.
 
-A difference is never put down to OKX lightly: an answer that disagrees is asked for again, since its nodes answer from
-caches of their own, and a bar counts as revised by OKX only when its finer bars, or its own bar as it was stored when
-it came, agree with ours.
+A difference is never put down to the exchange lightly: an answer that disagrees is asked for again, since its nodes
+answer from caches of their own, and a bar counts as revised by the exchange only when its finer bars, or its own bar as
+it was stored when it came, agree with ours.
 """
 
 from bisect import bisect_right
@@ -16,11 +16,11 @@ from okxcli.core.candles import compare
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import DAY
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.rest.exchange_bars import ExchangeBars, finer, other_day, rounded_fields
+from okxcli.exchanges.interface import Bars
 from okxcli.runtime.clock import iso
 from okxcli.storage.candles.bar_evidence import Evidence
 
-#: Bars taken at a time: five pages of OKX's.
+#: Bars taken at a time: five pages of the exchange's.
 CHUNK = 1440
 #: A bar that disagrees is asked for so many times more.
 _ASK_AGAIN = 3
@@ -34,15 +34,15 @@ BOUNDARY = "bar boundary"
 SWAPPED = "open and close swapped"
 ALTERED = "not what its fills say"
 MISSING = "missing fills"
-REVISED = "revised by OKX"
-NOT_THERE = "not at OKX"
+REVISED = "revised by the exchange"
+NOT_THERE = "not at the exchange"
 UNPROVEN = "quiet not proven"
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One bar about which we and OKX disagree; a side that has no such bar is None."""
+    """One bar about which we and the exchange disagree; a side that has no such bar is None."""
 
     symbol: str
     timeframe: str
@@ -101,7 +101,7 @@ class Cure:
         self._span: tuple[int, int] | None = None
 
     def note(self, found: Difference) -> None:
-        """Take a difference in; what OKX revised needs no cure."""
+        """Take a difference in; what the exchange revised needs no cure."""
         if found.cause in _BY_FILLS:
             self._fills = True
         elif found.cause != REVISED:
@@ -118,18 +118,18 @@ class Cure:
 class Verifier:
     """Compares one symbol in one timeframe. Counts are attributes, complete when `differences` has ended.
 
-    `quiet`: bars that are flat at OKX and absent here, as the ids prove; `unproven`: the same outside of our first and
-    last bar, where no id can prove it.
+    `quiet`: bars that are flat at the exchange and absent here, as the ids prove; `unproven`: the same outside of our
+    first and last bar, where no id can prove it.
     """
 
-    def __init__(self, evidence: Evidence, bars: ExchangeBars) -> None:
+    def __init__(self, evidence: Evidence, bars: Bars) -> None:
         self.compared = self.equal = self.quiet = self.unproven = 0
         self.causes: Counter[str] = Counter()
         self._evidence = evidence
         self._bars = bars
         self._symbol = evidence.symbol
         self._timeframe = evidence.timeframe
-        self._rounded = rounded_fields(evidence.symbol)
+        self._rounded = bars.rounded_fields(evidence.symbol)
         self._proofs: dict[tuple[int, int], bool] = {}
 
     def differences(self, since_ms: int, until_ms: int) -> Iterator[Difference]:
@@ -187,7 +187,7 @@ class Verifier:
                 yield self._difference(start, NOT_THERE, "no bar is cut like that", bar, None)
 
     def _miscounted(self, mine: OHLCVCandle | None, theirs: OHLCVCandle | None) -> Difference | None:
-        """Judge the ids and the count of a bar, which OKX's has not, by its fills: where they do not fit together."""
+        """Judge the ids and the count of a bar, which the other has not, by its fills: do they fit together."""
         if mine is None or mine.first_trade_id is None or mine.last_trade_id is None:
             return None
         if mine.trade_count == mine.last_trade_id - mine.first_trade_id + 1:
@@ -222,7 +222,7 @@ class Verifier:
                         theirs[start] = new
 
     def _silence(self, flat: OHLCVCandle, traded: list[OHLCVCandle]) -> Difference | None:
-        """Judge a bar that is flat at OKX and absent here."""
+        """Judge a bar that is flat at the exchange and absent here."""
         at = bisect_right(traded, flat.start, key=lambda candle: candle.start)
         if at == 0 or at == len(traded):
             self.unproven += 1
@@ -240,7 +240,7 @@ class Verifier:
     def _explained(self, start: int, ours: dict[int, OHLCVCandle], theirs: dict[int, OHLCVCandle]) -> Difference:
         mine, other = ours.get(start), theirs.get(start)
         if other is None:
-            return self._difference(start, NOT_THERE, "OKX has no such bar", mine, None)
+            return self._difference(start, NOT_THERE, "the exchange has no such bar", mine, None)
         if mine is None:
             return self._difference(start, ABSENT, self._why_absent(other), None, other)
         if not mine.complete:
@@ -271,36 +271,36 @@ class Verifier:
     ) -> tuple[str, str] | None:
         """Whether the bar was cut elsewhere: at the other midnight, one bar off, or a fill on the wrong side."""
         start, end = mine.start, mine.timestamp
-        other = other_day(self._timeframe)
+        other = self._bars.other_day(self._timeframe)
         if other is not None:
             found = self._bars.between(self._symbol, other, other.start_of(start), end)
             if any(self._agree(mine, bar) for bar in found.values()):
-                return DAY_BOUNDARY, f"it is OKX's bar of {other.name}"
+                return DAY_BOUNDARY, f"it is the exchange's bar of {other.name}"
         for name, near in (("before", self._step_back(start)), ("after", end)):
             beside, their_beside = ours.get(near), theirs.get(near)
             if their_beside is not None and not compare.is_flat(their_beside) and self._agree(mine, their_beside):
-                return BOUNDARY, f"it is OKX's bar {name} it"
+                return BOUNDARY, f"it is the exchange's bar {name} it"
             if beside is None or their_beside is None:
                 continue
             pair = [(beside, their_beside), (mine, theirs[start])][:: 1 if name == "before" else -1]
             if compare.is_shared_edge(pair[0][0], pair[1][0], pair[0][1], pair[1][1]):
                 edge = pair[1][0].start
                 cause = DAY_BOUNDARY if edge % DAY in (0, _EAST_MS) else BOUNDARY
-                return cause, f"with the bar {name} it holds what OKX's two hold: a fill is on the wrong side"
+                return cause, f"with the bar {name} it holds what the exchange's two hold: a fill is on the wrong side"
         return None
 
     def _by_fills(self, mine: OHLCVCandle, theirs: OHLCVCandle) -> tuple[str, str]:
-        """Judge by the stored fills, the ids, and what OKX itself says in other places."""
+        """Judge by the stored fills, the ids, and what the exchange itself says in other places."""
         made = self._evidence.rebuilt(mine.start, mine.timestamp)
         if compare.is_swapped(mine, theirs):
             return SWAPPED, "all else agrees"
         if made is not None and self._agree(made, theirs):
-            return ALTERED, "its fills make OKX's bar: okx backfill --rebuild writes it again"
+            return ALTERED, "its fills make the exchange's bar: okx backfill --rebuild writes it again"
         missing = self._missing(mine, made is not None)
         if missing:
             return MISSING, missing
         if self._revised(mine):
-            return REVISED, "OKX's finer bars or its earlier bar agree with ours"
+            return REVISED, "the exchange's finer bars or its earlier bar agree with ours"
         return UNKNOWN, "" if made is None else "its fills make neither bar" if not self._agree(made, mine) else ""
 
     def _missing(self, mine: OHLCVCandle, has_rows: bool) -> str:
@@ -321,7 +321,7 @@ class Verifier:
         stored = self._evidence.exchange_copy(mine.timestamp)
         if stored is not None and self._agree(mine, stored):
             return True
-        small = finer(self._timeframe)
+        small = self._bars.finer(self._timeframe)
         if small is None:
             return False
         parts = self._bars.between(self._symbol, small, mine.start, mine.timestamp)

@@ -112,7 +112,7 @@ class Proxies:
 def excepted(target: SplitResult, listed: str) -> bool:
     """Whether an address is among those that NO_PROXY lists, separated by commas or spaces.
 
-    `*` is every address; `okx.com` and `.okx.com` are that host and all below it; `host:port` is one port alone;
+    `*` is every address; `site.com` and `.site.com` are that host and all below it; `host:port` is one port alone;
     `10.0.0.7`, `[::1]`, `10.0.0.0/8` are addresses, which a name is not compared with.
     """
     host = _plain(target.hostname or "")

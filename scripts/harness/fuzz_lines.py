@@ -9,7 +9,8 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import UnknownType, decode, encode
 from okxcli.core.model import Line, OHLCVCandle
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import PartlyInvalid
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 #: Reasons that say that a line is no JSON.
 _NO_JSON = ("not JSON", "not UTF-8", "NUL bytes")

@@ -10,7 +10,8 @@ from harness import common
 from harness.tally import Tally
 from okxcli.core.codec import decode, encode
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import PartlyInvalid
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 #: Seconds that a run may take.
 _PATIENCE_S = 120

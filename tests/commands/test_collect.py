@@ -160,10 +160,10 @@ def test_status_tells_of_the_clocks_of_collectors(run, database):
             told = [line for line in end(run("status"))[2].splitlines() if "the clock of" in line]
             assert len(told) == (offset_ms in (3_240, -20))
             if offset_ms == 3_240:
-                assert f"the clock of {platform.node()} was 3.2 s behind OKX's at 20" in told[0]
+                assert f"the clock of {platform.node()} was 3.2 s behind the exchange's at 20" in told[0]
                 assert told[0].endswith("Set it by NTP")
             elif told:
-                assert "was 0.0 s ahead of OKX's at 20" in told[0] and "NTP" not in told[0]
+                assert "was 0.0 s ahead of the exchange's at 20" in told[0] and "NTP" not in told[0]
 
 
 def test_status_of_candles_alone(run, database, tmp_path):

@@ -163,7 +163,7 @@ def test_five_planted_errors_are_found_and_nothing_else(exchange, day, database,
     assert (one["cause"], one["note"]) == ("missing fills", f"ids {lost}")
     assert {"volume", "base_volume", "quote_volume"} <= {*one["fields"]}
     one = found["1d", TODAY]
-    assert (one["cause"], one["note"]) == ("day boundary", "it is OKX's bar of 1d+8")
+    assert (one["cause"], one["note"]) == ("day boundary", "it is the exchange's bar of 1d+8")
     one = found["1m", swapped.start]
     assert (one["cause"], one["fields"]) == ("open and close swapped", ["open", "close"])
     assert one["ours"] == {"open": one["exchange"]["close"], "close": one["exchange"]["open"]}
@@ -326,7 +326,7 @@ def test_revised_by_okx(exchange, day, database, tape):
     try:
         span = ("--since", str(bar.start - 10 * MINUTE), "--until", str(bar.timestamp + 10 * MINUTE))
         differences, _, _ = verify(exchange, database, *span)
-        assert [(d["cause"], d["start"]) for d in differences] == [("revised by OKX", bar.start)]
+        assert [(d["cause"], d["start"]) for d in differences] == [("revised by the exchange", bar.start)]
         second.vol += 1
         differences, _, _ = verify(exchange, database, *span)
         assert [(d["cause"], d["fields"]) for d in differences] == [("unknown", ["volume", "base_volume"])]
@@ -337,12 +337,12 @@ def test_revised_by_okx(exchange, day, database, tape):
             ["1m", bar.start],
         )
         differences, err, status = verify(exchange, database, *span)
-        assert [d["cause"] for d in differences] == ["revised by OKX"]
+        assert [d["cause"] for d in differences] == ["revised by the exchange"]
         assert status == 1
         differences, err, status = verify(exchange, database, *span, "--allow-revised")
-        assert [d["cause"] for d in differences] == ["revised by OKX"]
+        assert [d["cause"] for d in differences] == ["revised by the exchange"]
         assert status == 0
-        assert "1 differ (1 revised by OKX)" in err
+        assert "1 differ (1 revised by the exchange)" in err
     finally:
         there.vol, second.vol = numbers
 

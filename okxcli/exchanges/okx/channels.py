@@ -8,6 +8,11 @@ PUBLIC = "/ws/v5/public"
 BUSINESS = "/ws/v5/business"
 PRIVATE = "/ws/v5/private"
 
+#: The channel whose fills are numbered one by one, and repaired.
+TAPE = "trades-all"
+#: Fills in an answer of REST at most.
+TRADES_PAGE = 100
+
 #: How every push begins that OKX has been seen to send; other orders of keys are understood too, more slowly.
 PUSH_HEAD = b'{"arg":{"channel":"'
 
@@ -23,7 +28,7 @@ _PUBLIC_CHANNELS = _words(
 
 #: Channel: the path of the endpoint that serves it.
 CHANNELS: dict[str, str] = {
-    "trades-all": BUSINESS,
+    TAPE: BUSINESS,
     **dict.fromkeys(_PUBLIC_CHANNELS, PUBLIC),
     **{head + bar: BUSINESS for head in _BAR_CHANNELS for bar in _BARS},
 }

@@ -1,14 +1,7 @@
-"""Which site of the exchange data is from: by its URL, and by a line that says so. A database remembers it.
-
-Data of okx.com itself needs no such line, so that it stays as OKX sent it. That of any other site, and above all of a
-simulation, is preceded by one, which every filter passes on, and which `okx store` believes more than its address.
-What is read back from a database has none: whoever reads it knows what it is.
-"""
+"""The sites of OKX, their addresses, and by an address which one it is."""
 
 import ipaddress
 from urllib.parse import urlsplit
-
-import orjson
 
 #: First label of OKX's hosts, by site: a key and a tape of one are nothing on another. Source: okx.com, "Production
 #: trading URL" and "Demo trading URL" of the API guide.
@@ -27,6 +20,11 @@ _SITES = {
 
 
 HOME = "okx.com"
+WS_URL = "wss://ws.okx.com"
+REST_URL = "https://www.okx.com"
+FILES_URL = "https://static.okx.com/cdn/okex/traderecords"
+#: Its days are those of UTC+8, which begin so long before those of UTC.
+OFFSET_MS = 8 * 3_600_000
 
 
 def origin_of(url: str) -> str:
@@ -47,26 +45,3 @@ def origin_of(url: str) -> str:
         return "local" if ipaddress.ip_address(host).is_loopback else host
     except ValueError:
         return host
-
-
-def site_event(site: str) -> list[bytes]:
-    """Return the raw line that goes before data from `site`; none for okx.com's."""
-    return [] if site == HOME else [orjson.dumps({"event": "site", "arg": {"channel": "site"}, "site": site})]
-
-
-def site_line(site: str) -> list[bytes]:
-    """Return the line that goes before lines made of such data; none for okx.com's."""
-    return [] if site == HOME else [orjson.dumps({"type": "site", "site": site})]
-
-
-def site_told(line: bytes) -> str | None:
-    """Return which site a line, raw or not, says that data is from; None for any other line."""
-    if b'"site"' not in line:
-        return None
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(found, dict) or "site" not in (found.get("event"), found.get("type")):
-        return None
-    return found["site"] if isinstance(found.get("site"), str) else None

@@ -1,4 +1,4 @@
-"""The holes of what is stored, filled from OKX's REST and its bulk files, and the bars mended that lacked them."""
+"""The holes of what is stored, filled by REST and from bulk files, and the bars mended that lacked them."""
 
 from okxcli.pipeline.backfill.fetch_plan import Plan, pages
 from okxcli.pipeline.backfill.run import Backfill

@@ -12,9 +12,7 @@ from dataclasses import replace
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import Absent, OHLCVCandle, StandardizedTrade
 from okxcli.errors import DatabaseUnavailable
-from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-from okxcli.exchanges.okx.rest.endpoints import TRADES_PAGE
-from okxcli.exchanges.okx.rest.history import Page
+from okxcli.exchanges.interface import Page
 from okxcli.pipeline.backfill.fetch_plan import Plan, Stretch
 from okxcli.pipeline.backfill.tools import COMMIT_PAGES, FOREVER_MS, TAIL_MS, Tools
 from okxcli.pipeline.backfill.whole_days import BulkFiles
@@ -55,7 +53,7 @@ class Candles:
 
     def has(self, symbol: str) -> bool:
         """Whether candles alone are stored of a symbol."""
-        return is_candles_only(self._tools.connection, EXCHANGE, symbol)
+        return is_candles_only(self._tools.connection, self._tools.name, symbol)
 
     # ---- what there is to do
 
@@ -68,10 +66,10 @@ class Candles:
         `since_ms` asks for them. With `rebuild` all bars that are stored in that time are to be made again.
 
         Raises:
-            NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
+            NoSuchInstrument, ExchangeUnavailable: the exchange does not tell how far the tail goes.
         """
         chain = self._chain(symbol)
-        plan = Plan(symbol, stretches=[], ceiling=chain.known[-1][1])
+        plan = self._tools.plan(symbol, stretches=[], ceiling=chain.known[-1][1])
         holes = [one for one in chain.broken(chain.base) if _touches(one, since_ms, until_ms)]
         spans = _broken(chain, since_ms, until_ms)
         wanted = [(one.first, one.last) for one in holes]
@@ -89,7 +87,7 @@ class Candles:
         return plan
 
     def _chain(self, symbol: str) -> Chain:
-        chain = Chain.load(self._tools.connection, EXCHANGE, symbol)
+        chain = Chain.load(self._tools.connection, self._tools.name, symbol)
         if chain is None:  # retention has dropped them meanwhile
             raise DatabaseUnavailable(f"the candles of {symbol} are gone: try again")
         return chain
@@ -128,7 +126,7 @@ class Candles:
         wanted += lacking
         plan.end_ms = top
         # Times can step back across the edge: the first of the new bars may hold fills from before the last of the old.
-        early = max((newest.first_trade_id or 1) - 1, known - TRADES_PAGE)
+        early = max((newest.first_trade_id or 1) - 1, known - plan.page)
         stored = self._stretch(chain, begin, newest.timestamp) if begin < newest.timestamp else None
         first, since = (early, begin) if stored is None else (min(early, stored.first), stored.since_ms)
         yield Stretch(max(first, 1), max(last, known) + 1, since, top)
@@ -187,7 +185,7 @@ class Candles:
         """Fetch the fills of each stretch and store the bars that they make.
 
         Raises:
-            ExchangeUnavailable: OKX does not answer; the bars that were whole by then are stored.
+            ExchangeUnavailable: the exchange does not answer; the bars that were whole by then are stored.
         """
         todo = list(plan.stretches or ())
         for _ in range(_ROUNDS):
@@ -199,7 +197,7 @@ class Candles:
             todo = _joined(beside)
 
     def again(self, plan: Plan, counts: Counter[str]) -> None:
-        """Ask once more for what OKX has not shown.
+        """Ask once more for what the exchange has not shown.
 
         Raises:
             ExchangeUnavailable: as `fetch`.
@@ -212,8 +210,8 @@ class Candles:
         self.fetch(replace(plan, stretches=some), counts)
 
     def doubtful(self, symbol: str) -> Ranges:
-        """Return the ids between the stored bars that OKX has not shown and that are not proven absent."""
-        held = unsettled.load(self._tools.connection, EXCHANGE, symbol)
+        """Return the ids between the stored bars that the exchange has not shown and that are not proven absent."""
+        held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         open_ids = [(one.first, one.last) for one in held if one.answers and not one.noted]
         holes = self._chain(symbol).holes()
         return id_ledger.subtract(holes, id_ledger.subtract(holes, open_ids))
@@ -237,12 +235,12 @@ class Candles:
         maker = RealTimeCandleProcessor(names, keep, lateness_ms=_LATENESS_MS, live=False)
         # A stretch alone may not show how far time steps back; bars that are to be made again may be wrong.
         step = chain.step if plan.anew is None else step_outside(tools.connection, chain, since, until)
-        maker.seed(EXCHANGE, plan.symbol, (), step, (), 0)
+        maker.seed(self._tools.name, plan.symbol, (), step, (), 0)
         try:
             tools.introduce(plan.symbol, writer)
             writer.flush()
             fills = self._fills(plan, stretch, writer, maker, counts)
-            for line in reader.with_context(tools.connection, Series(EXCHANGE, plan.symbol), fills):
+            for line in reader.with_context(tools.connection, Series(self._tools.name, plan.symbol), fills):
                 maker.feed(line)
                 if isinstance(line, StandardizedTrade) and not stretch.since_ms <= line.timestamp < stretch.until_ms:
                     strays.append(line)
@@ -305,7 +303,7 @@ class Candles:
         maker: RealTimeCandleProcessor,
         counts: Counter[str],
     ) -> Iterator[StandardizedTrade]:
-        """Yield the fills `first .. last` from REST; what OKX has not is told to `maker` once that is proven."""
+        """Yield the fills `first .. last` from REST; what is not there is told to `maker` once that is proven."""
         tools = self._tools
         pages = tools.history.range(plan.symbol, first, last, max(plan.ceiling, last))
         for number, page in enumerate(pages, 1):
@@ -316,7 +314,7 @@ class Candles:
                         counts["fetched"] += count_within(plan.wanted, line.trade_id, line.trade_id)
                         yield line
             for low, high in self._absent(plan.symbol, page, counts):
-                maker.absent(Absent(EXCHANGE, plan.symbol, low, high))
+                maker.absent(Absent(self._tools.name, plan.symbol, low, high))
             if number % COMMIT_PAGES == 0:
                 writer.flush()
             tools.page_done()
@@ -329,15 +327,15 @@ class Candles:
             return []
         connection, now = self._tools.connection, self._tools.clock()
         with connection.transaction():
-            id_ledger.introduce(connection, [(EXCHANGE, symbol)])
-            id_ledger.lock(connection, [(EXCHANGE, symbol)])
-            found = unsettled.load(connection, EXCHANGE, symbol)
+            id_ledger.introduce(connection, [(self._tools.name, symbol)])
+            id_ledger.lock(connection, [(self._tools.name, symbol)])
+            found = unsettled.load(connection, self._tools.name, symbol)
             if page.evidence:
                 answered = unsettled.answered(found, [(page.first, page.last)], page.missing, now)
                 gone = [one for one in answered if unsettled.proven(one, spread_ms=self._tools.spread_ms)]
                 counts["absent"] += sum(one.last - one.first + 1 for one in gone)
                 found = [replace(one, noted=True) if one in gone else one for one in answered]
-                unsettled.save(connection, EXCHANGE, symbol, found)
+                unsettled.save(connection, self._tools.name, symbol, found)
         noted = [(one.first, one.last) for one in found if one.noted]
         return id_ledger.subtract(page.missing, id_ledger.subtract(page.missing, noted))
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from okxcli.exchanges.okx.rest.endpoints import TRADES_PAGE
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
 
@@ -32,7 +31,7 @@ class Days(NamedTuple):
 
 @dataclass
 class Plan:
-    """What one symbol lacks. `wanted` are the ids to ask for, `runs` the requests: each run in pages of a hundred ids.
+    """What one symbol lacks. `wanted` are the ids to ask for, `runs` the requests: each run in pages of `page` ids.
 
     `note` says why nothing can be asked for. `ceiling` is an id that is known to exist, at or above all of `wanted`.
     `link` is the id before the first that is asked for, which need not exist; it is wanted and not counted. `begin_ms`
@@ -52,19 +51,20 @@ class Plan:
     stretches: list[Stretch] | None = None
     anew: tuple[int, int] | None = None
     days: list[Days] = field(default_factory=list)
+    page: int = field(kw_only=True)
 
     @property
     def runs(self) -> Ranges:
         """The ids to ask for, so that every page holds as many wanted ones as possible."""
         if self.stretches is not None:
             return [(one.first, one.last) for one in self.stretches]
-        return pages(self.wanted)
+        return pages(self.wanted, self.page)
 
     @property
     def requests(self) -> int:
         """How many pages that is, about, without what the days from files hold."""
-        every = sum(-(-(last - first + 1) // TRADES_PAGE) for first, last in self.runs)
-        return max(every - sum(days.fills for days in self.days) // TRADES_PAGE, 0)
+        every = sum(-(-(last - first + 1) // self.page) for first, last in self.runs)
+        return max(every - sum(days.fills for days in self.days) // self.page, 0)
 
     @property
     def count(self) -> int:
@@ -72,7 +72,7 @@ class Plan:
         return sum(last - first + 1 for first, last in id_ledger.subtract(self.wanted, [(self.link, self.link)]))
 
 
-def pages(wanted: Ranges, size: int = TRADES_PAGE) -> Ranges:
+def pages(wanted: Ranges, size: int) -> Ranges:
     """Return runs of ids that hold all of `wanted` and cost the fewest pages of `size` ids.
 
     Each page begins at a wanted id; a run is cut after the last wanted id in its last page.

@@ -30,9 +30,10 @@ class Backfill:
     """Fills the holes of symbols and mends their bars, with `tools`.
 
     `timeframes` are the bars that are mended where fills are stored; where only candles are, those are mended that are
-    stored. With `wait` ids that OKX does not show are asked for until that proves them absent, for a minute at most.
-    With `files` whole days come from bulk files; `unread` tells at the end whether something in one could not be read,
-    and `lacking` whether ids that exist are still not here. Of `taped` symbols fills are to be stored, whatever is.
+    stored. With `wait` ids that the exchange does not show are asked for until that proves them absent, for a minute at
+    most. With `files` whole days come from bulk files; `unread` tells at the end whether something in one could not be
+    read, and `lacking` whether ids that exist are still not here. Of `taped` symbols fills are to be stored, whatever
+    is.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Backfill:
         """Return what a symbol lacks in `[since_ms, until_ms)`, and which whole days of it come from files.
 
         Raises:
-            NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
+            NoSuchInstrument, ExchangeUnavailable: the exchange does not tell how far the tail goes.
         """
         worker = self._of(symbol)
         plan = worker.plan(symbol, since_ms, until_ms, rebuild)
@@ -83,12 +84,12 @@ class Backfill:
         return plan
 
     def _bound(self, plan: Plan) -> None:
-        """Leave out the ids above OKX's newest fill: a wild one is stored, and nobody has what would lie below it."""
+        """Leave out the ids above the newest fill there is: a wild one is stored, and what is below it is nowhere."""
         newest = max(self._tools.history.newest(plan.symbol)[0] for _ in range(2))
         if plan.wanted[-1][1] <= newest:
             return
         _log.warning(
-            "%s: ids are missing up to %d, and OKX's newest is %d: see okx gaps %s, and take the wild one out with"
+            "%s: ids are missing up to %d, and the newest there is %d: see okx gaps %s, and take the wild one out with"
             " okx db forget", plan.symbol, plan.wanted[-1][1], newest, plan.symbol
         )  # fmt: skip
         self.lacking = True
@@ -115,7 +116,7 @@ class Backfill:
         the others from being filled. `loaded` is what was done about a symbol before.
 
         Raises:
-            ExchangeUnavailable: at the end, if OKX could not be asked for one or several of the symbols.
+            ExchangeUnavailable: at the end, if the exchange could not be asked for one or several of the symbols.
         """
         failed: list[ExchangeUnavailable] = []
         waiting: list[tuple[Plan, _Counts]] = []
@@ -131,7 +132,7 @@ class Backfill:
                 plans.append(self.plan(symbol, since_ms, until_ms, rebuild))
             except ExchangeUnavailable as error:
                 failed.append(error)
-                plans.append(Plan(symbol))  # its bars can be mended all the same
+                plans.append(self._tools.plan(symbol))  # its bars can be mended all the same
         self._tools.total = sum(plan.requests for plan in plans)
         for plan in plans:
             if plan.note is not None:
@@ -175,7 +176,7 @@ class Backfill:
         self.lacking |= left > 0
         if left:
             _log.warning(
-                "%s: %d ids are left that OKX does not show. Ids that nobody can have any more are given up by"
+                "%s: %d ids are left that the exchange does not show. Ids that nobody can have any more are given up by"
                 " okx db forget %s --ids FIRST-LAST --for-good", plan.symbol, left, plan.symbol
             )  # fmt: skip
         return {
@@ -193,7 +194,7 @@ class Backfill:
     def _settled(
         self, waiting: list[tuple[Plan, _Counts]], failed: list[ExchangeUnavailable]
     ) -> Iterator[tuple[Plan, _Counts]]:
-        """Ask for what OKX has not shown until that proves it absent, and yield the plans as they come out."""
+        """Ask for what the exchange has not shown until that proves it absent, and yield the plans as they come out."""
         for attempt in range(unsettled.ANSWERS):
             if not waiting or self._tools.stopped():
                 break

@@ -5,8 +5,7 @@ from collections import Counter
 
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.timeframes import Timeframe
-from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-from okxcli.exchanges.okx.rest.history import Page
+from okxcli.exchanges.interface import Page
 from okxcli.pipeline.backfill.fetch_plan import Plan, pages
 from okxcli.pipeline.backfill.tools import COMMIT_PAGES, FOREVER_MS, TAIL_MS, Tools
 from okxcli.storage.candles.flat_bars import flats, store_flats
@@ -42,22 +41,22 @@ class Tape:
         to be made again.
 
         Raises:
-            NoSuchInstrument, ExchangeUnavailable: OKX does not tell how far the tail goes.
+            NoSuchInstrument, ExchangeUnavailable: the exchange does not tell how far the tail goes.
         """
         connection, now = self._tools.connection, self._tools.clock()
-        proof = Proof.load(connection, EXCHANGE, symbol)
+        proof = Proof.load(connection, self._tools.name, symbol)
         first_time, last_time, last_id = proof.first_time, proof.last_time, proof.last_id
         if (first_time is None or last_time is None or last_id is None) and not proof.wanted:
             return self._beginning(symbol, since_ms, until_ms)
         found = proof.holes()
         if since_ms is not None or until_ms is not None:
-            touched = gaps.ranges(connection, EXCHANGE, symbol, since_ms, until_ms)
+            touched = gaps.ranges(connection, self._tools.name, symbol, since_ms, until_ms)
             found = [
                 (one.first, one.last) for one in touched if one.kind == "missing" and one.first and one.last is not None
             ]
-        again = unsettled.due_again(unsettled.load(connection, EXCHANGE, symbol), now)
+        again = unsettled.due_again(unsettled.load(connection, self._tools.name, symbol), now)
         found += id_ledger.subtract(id_ledger.union(again), proof.covered)
-        plan = Plan(symbol, ceiling=proof.known[-1][1] if proof.known else 0)
+        plan = self._tools.plan(symbol, ceiling=proof.known[-1][1] if proof.known else 0)
         plan.anew = (since_ms or 0, until_ms or FOREVER_MS) if rebuild else None
         if last_time is not None and last_id is not None and last_time < min(until_ms or now, now - TAIL_MS):
             end, plan.end_ms = self._tools.newest_before(symbol, until_ms)
@@ -77,18 +76,18 @@ class Tape:
     def _beginning(self, symbol: str, since_ms: int | None, until_ms: int | None) -> Plan:
         """Return the plan for a symbol of which no fill is stored."""
         if since_ms is None:
-            return Plan(symbol, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
+            return self._tools.plan(symbol, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
         begin = max(self._tools.history.first_id_at(symbol, since_ms) - 1, 1)
         end, end_ms = self._tools.newest_before(symbol, until_ms)
         wanted = [(begin, end)] if begin < end else []
-        return Plan(symbol, wanted, end, link=begin, begin_ms=since_ms, end_ms=end_ms)
+        return self._tools.plan(symbol, wanted=wanted, ceiling=end, link=begin, begin_ms=since_ms, end_ms=end_ms)
 
     def spans(self, plan: Plan) -> list[tuple[int, int, int]]:
         """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides.
 
         The time before the first fill is one of them where it is asked for, though REST may know of no id there.
         """
-        proof = Proof.load(self._tools.connection, EXCHANGE, plan.symbol)
+        proof = Proof.load(self._tools.connection, self._tools.name, plan.symbol)
         beside = {part: (proof.below(part[0]), proof.above(part[1])) for part in plan.wanted}
         times = proof.times(self._tools.connection, {n for pair in beside.values() for n in pair if n is not None})
         found = []
@@ -108,7 +107,7 @@ class Tape:
     def stale_bars(self, symbol: str, since: int, until: int) -> int:
         """Return how many bars the ledger knows better already."""
         connection = self._tools.connection
-        proof = Proof.load(connection, EXCHANGE, symbol)
+        proof = Proof.load(connection, self._tools.name, symbol)
         found = sum(len(stale(connection, proof, frame, since, until)) for frame in self._frames)
         for frame in self._frames if self._tools.fill else ():
             found += sum(1 for _ in flats(connection, proof, frame, since, until))
@@ -116,7 +115,7 @@ class Tape:
 
     def left(self, plan: Plan) -> int:
         """Return how many of the wanted ids are not known yet."""
-        proof = Proof.load(self._tools.connection, EXCHANGE, plan.symbol)
+        proof = Proof.load(self._tools.connection, self._tools.name, plan.symbol)
         here = sum(count_within(proof.known, first, last) for first, last in plan.wanted)
         return plan.count - here + count_within(proof.known, plan.link, plan.link)
 
@@ -126,19 +125,19 @@ class Tape:
         """Ask for what is wanted and not here yet, store what comes, and remember what does not.
 
         Raises:
-            ExchangeUnavailable: OKX does not answer; what had come is stored.
+            ExchangeUnavailable: the exchange does not answer; what had come is stored.
         """
-        covered = Proof.load(self._tools.connection, EXCHANGE, plan.symbol).covered
-        self.fetch_runs(plan, pages(id_ledger.subtract(plan.wanted, covered)), counts)
+        covered = Proof.load(self._tools.connection, self._tools.name, plan.symbol).covered
+        self.fetch_runs(plan, pages(id_ledger.subtract(plan.wanted, covered), plan.page), counts)
         self._tidy(plan.symbol)
 
     def again(self, plan: Plan, counts: Counter[str]) -> None:
-        """Ask once more for what OKX has not shown.
+        """Ask once more for what the exchange has not shown.
 
         Raises:
             ExchangeUnavailable: as `fetch`.
         """
-        self.fetch_runs(plan, pages(self.doubtful(plan.symbol)), counts)
+        self.fetch_runs(plan, pages(self.doubtful(plan.symbol), plan.page), counts)
 
     def fetch_runs(self, plan: Plan, runs: Ranges, counts: Counter[str]) -> None:
         """Ask for runs of ids, store what comes, and remember what does not.
@@ -182,7 +181,7 @@ class Tape:
         writer.flush()
         if not any(page.missing for page in held):
             return
-        key = (EXCHANGE, plan.symbol)
+        key = (self._tools.name, plan.symbol)
         with self._tools.connection.transaction():
             id_ledger.introduce(self._tools.connection, [key])
             id_ledger.lock(self._tools.connection, [key])
@@ -199,17 +198,17 @@ class Tape:
 
     def _tidy(self, symbol: str) -> None:
         """Forget the doubts about ids that are here by now."""
-        held = unsettled.load(self._tools.connection, EXCHANGE, symbol)
-        left = unsettled.without(held, Proof.load(self._tools.connection, EXCHANGE, symbol).covered)
+        held = unsettled.load(self._tools.connection, self._tools.name, symbol)
+        left = unsettled.without(held, Proof.load(self._tools.connection, self._tools.name, symbol).covered)
         if left != held:
             with self._tools.connection.transaction():
-                id_ledger.lock(self._tools.connection, [(EXCHANGE, symbol)])
-                unsettled.save(self._tools.connection, EXCHANGE, symbol, left)
+                id_ledger.lock(self._tools.connection, [(self._tools.name, symbol)])
+                unsettled.save(self._tools.connection, self._tools.name, symbol, left)
 
     def doubtful(self, symbol: str) -> Ranges:
-        """Return the ids that OKX has not shown and that are not proven absent."""
-        proof = Proof.load(self._tools.connection, EXCHANGE, symbol)
-        held = unsettled.load(self._tools.connection, EXCHANGE, symbol)
+        """Return the ids that the exchange has not shown and that are not proven absent."""
+        proof = Proof.load(self._tools.connection, self._tools.name, symbol)
+        held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         return id_ledger.subtract([(one.first, one.last) for one in held if one.answers and not one.noted], proof.known)
 
     # ---- bars
@@ -217,15 +216,15 @@ class Tape:
     def mend(self, symbol: str, since: int, until: int, anew: tuple[int, int] | None = None) -> int:
         """Make every bar again that the ledger knows better, and of `anew` every one; return how many changed."""
         connection = self._tools.connection
-        changed = 0 if anew is None else make_anew(connection, EXCHANGE, symbol, *anew)
+        changed = 0 if anew is None else make_anew(connection, self._tools.name, symbol, *anew)
         for at, frame in enumerate(self._frames):
-            proof = Proof.load(connection, EXCHANGE, symbol)
+            proof = Proof.load(connection, self._tools.name, symbol)
             starts = stale(connection, proof, frame, since, until)
             smaller = [other for other in self._frames[:at] if frame.holds(other)]
             source = smaller[-1] if smaller else None
-            changed += rebuild(connection, EXCHANGE, symbol, frame, starts, source=source)
+            changed += rebuild(connection, self._tools.name, symbol, frame, starts, source=source)
             if self._tools.fill:
-                proof = Proof.load(connection, EXCHANGE, symbol)
+                proof = Proof.load(connection, self._tools.name, symbol)
                 changed += store_flats(connection, proof, frame, since, until)
         return changed
 
@@ -236,7 +235,7 @@ class Tape:
 
         `retire` is to follow, when the fills have come or have not.
         """
-        key = (EXCHANGE, symbol)
+        key = (self._tools.name, symbol)
         with self._tools.connection.transaction():
             id_ledger.introduce(self._tools.connection, [key])
             id_ledger.lock(self._tools.connection, [key])
@@ -247,8 +246,8 @@ class Tape:
         return sum(last - first + 1 for first, last in ids)
 
     def retire(self, symbol: str) -> None:
-        """Leave those fills of restored days as they were that OKX does not show any more."""
-        key, connection = (EXCHANGE, symbol), self._tools.connection
+        """Leave those fills of restored days as they were that the exchange does not show any more."""
+        key, connection = (self._tools.name, symbol), self._tools.connection
         for one in self._restored.pop(symbol, ()):
             with connection.transaction():
                 id_ledger.lock(connection, [key])
@@ -256,4 +255,6 @@ class Tape:
                 if lost:
                     id_ledger.archive(connection, *key, one)
                     unsettled.save(connection, *key, unsettled.without(unsettled.load(connection, *key), one.ids))
-                    _log.warning("%s: OKX shows not all fills of %s any more: the others stay retired", symbol, one.day)
+                    _log.warning(
+                        "%s: the exchange shows not all fills of %s any more: the others stay retired", symbol, one.day
+                    )

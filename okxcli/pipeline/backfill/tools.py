@@ -1,15 +1,16 @@
-"""What every part of a backfill works with: the database, OKX, the clock, and when to stop."""
+"""What every part of a backfill works with: the database, the exchange, the clock, and when to stop."""
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from okxcli.core.model import Line
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.normalize.converters import EXCHANGE
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
-from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.interface import Exchange, History, Normalizer, PartlyInvalid
+from okxcli.exchanges.registry import exchange
+from okxcli.pipeline.backfill.fetch_plan import Plan
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.ledger import unsettled
 from okxcli.storage.server.pooled_connection import Connection
@@ -17,7 +18,7 @@ from okxcli.storage.write.writer import Writer
 
 _log = logging.getLogger(__name__)
 
-#: Pages between two commits: a second or two of OKX's patience, and all that a kill can cost.
+#: Pages between two commits: a second or two of the exchange's patience, and all that a kill can cost.
 COMMIT_PAGES = 10
 #: Fills younger than this may still be on their way from a collector; it is what `okx gaps` leaves out too.
 TAIL_MS = 60_000
@@ -34,7 +35,8 @@ class Tools:
     """
 
     connect: Callable[[], Connection]
-    history: TradeHistory
+    history: History
+    exchange: Exchange = field(default_factory=exchange)
     fill: bool = False
     spread_ms: int = unsettled.SPREAD_MS
     describe: Callable[[str], list[bytes]] = lambda _: []
@@ -49,8 +51,17 @@ class Tools:
 
     def __post_init__(self) -> None:
         """Connect."""
-        self._normalizer = Normalizer(self.clock)
+        self._normalizer = self.exchange.normalizer(self.clock)
         self.connection = self.connect()
+
+    @property
+    def name(self) -> str:
+        """The name of the exchange in lines and rows."""
+        return self.exchange.name
+
+    def plan(self, symbol: str, **known: Any) -> Plan:
+        """Return a plan for a symbol of this exchange; `known` are the fields of it that are not as by default."""
+        return Plan(symbol, page=self.exchange.page, **known)
 
     def page_done(self) -> None:
         """Tell that one more page has come."""
@@ -71,7 +82,7 @@ class Tools:
     def introduce(self, symbol: str, writer: Writer) -> None:
         """Store what a symbol is, if nothing says so yet: it tells what the sizes in its bars mean."""
         found = self.connection.execute(
-            "SELECT FROM instruments WHERE exchange = %s AND symbol = %s LIMIT 1", [EXCHANGE, symbol]
+            "SELECT FROM instruments WHERE exchange = %s AND symbol = %s LIMIT 1", [self.name, symbol]
         ).fetchone()
         for raw in self.describe(symbol) if found is None else ():
             for line in self.normalized(raw):
@@ -81,7 +92,7 @@ class Tools:
         """Return the highest id of the fills before a moment, None: of all, and about when that fill was (ms).
 
         Raises:
-            NoSuchInstrument, ExchangeUnavailable: OKX does not tell.
+            NoSuchInstrument, ExchangeUnavailable: the exchange does not tell.
         """
         newest, newest_ms = self.history.newest(symbol)
         if until_ms is None or newest_ms < until_ms:

@@ -1,7 +1,7 @@
-"""Whole days from OKX's bulk files instead of thousands of pages of REST: which, fetched, and into the database.
+"""Whole days from bulk files instead of thousands of pages of REST: which, fetched, and into the database.
 
-OKX cuts its files at midnight of UTC+8. A file that it does not have, or that cannot be had whole, is no failure: REST
-is asked for that day.
+The exchange says where its files cut the days. A file that it does not have, or that cannot be had whole, is no
+failure: its REST is asked for that day.
 """
 
 import logging
@@ -12,23 +12,17 @@ from pathlib import Path
 
 from okxcli.core.model import StandardizedTrade
 from okxcli.errors import InvalidLine, OutputError, TryLater
-from okxcli.exchanges.okx.bulk_files.download import Downloader
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, OFFSET_MS
-from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer
-from okxcli.exchanges.okx.rest.endpoints import TRADES_PAGE
+from okxcli.exchanges.interface import Exchange
+from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.backfill.fetch_plan import Days, Plan
 from okxcli.pipeline.bulk_import import BulkLoader
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.proxy import Proxies
 from okxcli.storage.database import Database
+from okxcli.storage.schema.partitions import DAY_MS
 
 _log = logging.getLogger(__name__)
 
-#: OKX's documentation has the files two days after their day.
-PUBLISHED_MS = 2 * DAY_MS
-#: REST has the fills of three months, and it is not said to the day: what is older comes from files at any price.
-HORIZON_MS = 85 * DAY_MS
 #: A file costs as much time as so many pages of REST, at the pace that backfill keeps: some four seconds.
 WORTH_PAGES = 20
 
@@ -43,7 +37,7 @@ class BulkFiles:
     def __init__(
         self,
         database: Database,
-        base_url: str,
+        base_url: str | None,
         folder: Path,
         timeframes: Iterable[str],
         *,
@@ -53,15 +47,19 @@ class BulkFiles:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], int] = now_ms,
         proxies: Proxies | None = None,
+        source: Exchange | None = None,
     ) -> None:
+        self._exchange = source or exchange()
         self._database = database
         self._timeframes = list(timeframes)
         self._fill = fill
         self._describe = describe
         self._stopped = stopped
         self._clock = clock
-        self._base_url = base_url
-        self._loader = Downloader(base_url, folder, sleep=sleep, stop=stopped, attempts=3, quiet=True, proxies=proxies)
+        self._base_url = base_url or self._exchange.files.url
+        self._loader = self._exchange.files.downloader(
+            base_url, folder, sleep=sleep, stop=stopped, quiet=True, proxies=proxies or Proxies()
+        )
         self._fetched: dict[Days, list[Path]] = {}
 
     def choose(self, spans: Iterable[tuple[int, int, int]]) -> list[Days]:
@@ -70,19 +68,19 @@ class BulkFiles:
         Those that lie whole in a span, are published by now, and would cost more pages than a file is worth, or of
         which REST has nothing any more; the fills of a span are taken to be spread evenly over it.
         """
-        now = self._clock()
+        now, offset = self._clock(), self._exchange.files.offset_ms
         found: list[Days] = []
         for count, since, until in spans:
-            edge = (now - HORIZON_MS + OFFSET_MS) // DAY_MS
-            first = -(-(since + OFFSET_MS) // DAY_MS)
-            last = (min(until, now - PUBLISHED_MS) + OFFSET_MS) // DAY_MS
-            # What OKX has told the ids of is younger than that: the older days of a beginning are not counted in.
-            a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - OFFSET_MS)) if until > since else 0
-            if a_day < WORTH_PAGES * TRADES_PAGE:
+            edge = (now - self._exchange.horizon_ms + offset) // DAY_MS
+            first = -(-(since + offset) // DAY_MS)
+            last = (min(until, now - self._exchange.files.published_ms) + offset) // DAY_MS
+            # What REST has told the ids of is younger than that: the older days of a beginning are not counted in.
+            a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - offset)) if until > since else 0
+            if a_day < WORTH_PAGES * self._exchange.page:
                 last = min(last, edge)
             if first < last:
                 held = min(count, round(count * (last - first) * DAY_MS / (until - since)))
-                found.append(Days(first * DAY_MS - OFFSET_MS, last * DAY_MS - OFFSET_MS, held))
+                found.append(Days(first * DAY_MS - offset, last * DAY_MS - offset, held))
         return sorted(found)
 
     def fetch(self, plan: Plan) -> list[Path]:
@@ -113,19 +111,26 @@ class BulkFiles:
             if not some or self._stopped():
                 continue
             loader = BulkLoader(
-                self._database, [symbol], self._timeframes, days.since_ms, days.until_ms, self._fill, self._describe
+                self._database,
+                [symbol],
+                self._timeframes,
+                days.since_ms,
+                days.until_ms,
+                self._fill,
+                self._describe,
+                source=self._exchange,
             )
             counts["candles"] += loader.load(some, self._stopped).candles
             counts.update(loader.by_symbol()[symbol])
 
     def fills(self, plan: Plan, since_ms: int, until_ms: int) -> Iterator[StandardizedTrade]:
         """Yield the fills of a plan's days within a span from the files that were fetched, by rising id."""
-        normalizer = Normalizer()
+        normalizer = self._exchange.normalizer()
         for days in plan.days:
             paths = self._fetched.get(days, [])
             if not paths or days.since_ms < since_ms or days.until_ms > until_ms:
                 continue
-            for lines in Archive(paths, [plan.symbol], days.since_ms, days.until_ms).lines():
+            for lines in self._exchange.files.archive(paths, [plan.symbol], days.since_ms, days.until_ms).lines():
                 for raw in lines:
                     try:
                         found = normalizer.feed(raw)

@@ -11,7 +11,8 @@ class Config:
 
     Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
     None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
-    `tickers`, `trades` and `candles` are kept; None is for ever. `path` is the file it was read from.
+    `tickers`, `trades` and `candles` are kept; None is for ever. `exchange` is its name in the registry, `path` the
+    file it was read from.
     """
 
     symbols: tuple[str, ...] = ()
@@ -25,6 +26,7 @@ class Config:
     keep_days: Mapping[str, int | None] = field(
         default_factory=lambda: {"books": 7, "tickers": 30, "trades": None, "candles": None}
     )
+    exchange: str = "okx"
     ws_url: str | None = None
     rest_url: str | None = None
     proxy: str | None = field(default=None, repr=False)

@@ -67,8 +67,9 @@ class Storage(_Section):
 
 
 class Exchange(_Section):
-    """Where the exchange is."""
+    """Which exchange, and where it is."""
 
+    name: str = Field(default="okx", description="The exchange: okx.")
     ws_url: Annotated[str, values.base_url("ws", "wss")] | None = Field(
         default=None, description="WebSocket base, without the path; null: the exchange's own."
     )
@@ -99,7 +100,7 @@ class Document(_Section):
 
     schema_: str | None = Field(default=None, alias="$schema", description="For editors; okx does not read it.")
     symbols: Annotated[list[Annotated[str, AfterValidator(values.symbol)]], AfterValidator(values.once)] = Field(
-        default=[], description="Instruments to collect, as OKX names them."
+        default=[], description="Instruments to collect, as the exchange names them."
     )
     channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(values.once)] = Field(
         default=["trades-all"], description="What to collect of each symbol."
@@ -158,6 +159,7 @@ def to_config(document: Document, path: Path | None) -> Config:
         dsn=document.storage.dsn,
         books_every_ms=values.milliseconds(every) if every else 0,
         keep_days={kind: int(days[:-1]) if days else None for kind, days in keep.model_dump().items()},
+        exchange=document.exchange.name,
         ws_url=document.exchange.ws_url,
         rest_url=document.exchange.rest_url,
         proxy=document.exchange.proxy,

@@ -54,7 +54,7 @@ def symbol(text: str) -> str:
     if _SYMBOL.fullmatch(text):
         return text
     tidy = re.sub(r"[/_ ]+", "-", text.strip().upper())
-    hint = f"; did you mean {tidy}?" if _SYMBOL.fullmatch(tidy) else "; write it as OKX does, such as BTC-USDT"
+    hint = f"; did you mean {tidy}?" if _SYMBOL.fullmatch(tidy) else "; write it as the exchange does, such as BTC-USDT"
     raise _mistake(f"{shown(text)} is no symbol{hint}")
 
 

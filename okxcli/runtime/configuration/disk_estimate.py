@@ -20,7 +20,7 @@ _OTHER_FILLS_A_DAY = 200_000
 _MERGED_PER_FILL = 399 / 761
 _TICKERS_PER_FILL = 25 / 69
 
-#: A book of five levels changes nearly every time that OKX looks (every 100 ms): 98 of 107 times, 2022-05-13.
+#: A book of five levels changes nearly every time that the exchange looks (every 100 ms): 98 of 107 times, 2022-05-13.
 _BOOKS_A_SECOND = 9
 
 #: Bytes a row takes in Postgres 18 with its part of the indexes: measured on 200,000 rows of one symbol (167, 167, 449,

@@ -107,7 +107,7 @@ def origin(connection: "Connection") -> str | None:
 
 
 def guard_origin(connection: "Connection", wanted: str, where: str) -> None:
-    """Remember where the data comes from (`okx.com`, `local`...), and refuse data from elsewhere.
+    """Remember where the data comes from (a site of the exchange, `local`...), and refuse data from elsewhere.
 
     Where nothing is stored yet the one who asked last is right.
 

@@ -21,7 +21,8 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.decimals import plain
 from okxcli.core.model import Absent
 from okxcli.errors import ExchangeUnavailable
-from okxcli.exchanges.okx.rest.history import Page, TradeHistory, trade_line
+from okxcli.exchanges.interface import Page
+from okxcli.exchanges.okx.rest.history import TradeHistory, trade_line
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, Tools

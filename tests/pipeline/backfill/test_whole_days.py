@@ -16,18 +16,21 @@ import psycopg
 import pytest
 from bulk_files import modern, name, write
 
-from okxcli.exchanges.okx.bulk_files.download import DEFAULT_FILES_URL, default_folder
+from okxcli.exchanges.okx.bulk_files.download import default_folder
+from okxcli.exchanges.okx.okx_exchange import EXCHANGE as OKX
 from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.okx.sites import FILES_URL
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 from okxcli.pipeline.backfill.fetch_plan import Days
-from okxcli.pipeline.backfill.whole_days import HORIZON_MS, PUBLISHED_MS, WORTH_PAGES
+from okxcli.pipeline.backfill.whole_days import WORTH_PAGES
 from okxcli.runtime.clock import iso, now_ms
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger import recount
 from okxcli.storage.read import gaps
 
+PUBLISHED_MS, HORIZON_MS = OKX.files.published_ms, OKX.horizon_ms
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
 DAY = 86_400_000
@@ -249,7 +252,11 @@ def test_what_is_published_and_worth_it(place):
     assert files.choose([(9 * least, MIDNIGHT - 2 * DAY + 1, MIDNIGHT - 1)]) == []
     assert files.choose([(9 * least, MIDNIGHT, MIDNIGHT + 9 * DAY)]) == []
     late = BulkFiles(
-        place.database, "http://127.0.0.1:9", place.folder, FRAMES, clock=lambda: two[1] + PUBLISHED_MS - 1
+        place.database,
+        "http://127.0.0.1:9",
+        place.folder,
+        FRAMES,
+        clock=lambda: two[1] + PUBLISHED_MS - 1,
     )
     assert [days.number for days in late.choose([(9 * least, *two)])] == [1]
 
@@ -286,7 +293,7 @@ def test_a_tape_is_begun_before_what_rest_shows(place, server):
 def test_files_of_another_place_have_a_folder_of_their_own(monkeypatch):
     """The same names with other contents must not meet in the cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/c")
-    assert default_folder() == default_folder(DEFAULT_FILES_URL + "/") == Path("/c/okx/files")
+    assert default_folder() == default_folder(FILES_URL + "/") == Path("/c/okx/files")
     assert default_folder("http://u:p@127.0.0.1:8000/a/b") == Path("/c/okx/files/127.0.0.1_8000_a_b")
 
 

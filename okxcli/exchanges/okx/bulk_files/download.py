@@ -21,19 +21,17 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from okxcli.errors import ExchangeUnavailable, InputError, OutputError, TryLater, UsageError
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, OFFSET_MS
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS
 from okxcli.exchanges.okx.bulk_files.unpacking import check_members
 from okxcli.exchanges.okx.rest import bounded_http
+from okxcli.exchanges.okx.sites import FILES_URL, OFFSET_MS
 from okxcli.runtime.files import Sink, private, private_folder, user_folder
 from okxcli.runtime.proxy import Proxies
 
 _log = logging.getLogger(__name__)
 
-#: Where OKX keeps them (www.okx.com has the same paths).
-DEFAULT_FILES_URL = "https://static.okx.com/cdn/okex/traderecords"
-
 _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
-_ATTEMPTS = 6
+ATTEMPTS = 6
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -60,13 +58,13 @@ class Period(NamedTuple):
         return f"{folder}/{kind}/{self.text.replace('-', '')}/{name}"
 
 
-def default_folder(base_url: str = DEFAULT_FILES_URL) -> Path:
+def default_folder(base_url: str = FILES_URL) -> Path:
     """Return where files are kept unless told otherwise: $XDG_CACHE_HOME/okx/files.
 
     Files of another place have a folder of its name in there: they have the same names and say something else.
     """
     folder = user_folder("XDG_CACHE_HOME", ".cache") / "okx" / "files"
-    if base_url.rstrip("/") == DEFAULT_FILES_URL:
+    if base_url.rstrip("/") == FILES_URL:
         return folder
     parts = urlsplit(base_url)
     return folder / re.sub(r"[^A-Za-z0-9.-]+", "_", f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}")
@@ -120,12 +118,12 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         timeout_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
-        attempts: int = _ATTEMPTS,
+        attempts: int = ATTEMPTS,
         quiet: bool = False,
         proxies: Proxies | None = None,
     ) -> None:
         self.missing: list[str] = []
-        self._base = bounded_http.base(base_url, ("http", "https"), "a base of files", DEFAULT_FILES_URL)
+        self._base = bounded_http.base(base_url, ("http", "https"), "a base of files", FILES_URL)
         self._folder = folder
         self._progress = progress
         self._sleep = sleep

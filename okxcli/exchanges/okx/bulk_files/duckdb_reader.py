@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument, amounts
 from okxcli.core.timeframes import Timeframe
+from okxcli.exchanges.file_interface import Fills, Slice
 from okxcli.exchanges.okx.bulk_files.layouts import SHAPE, Layout, UnknownLayout, read_layout, read_name
 from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks, first_line
 
@@ -62,29 +63,6 @@ SELECT max(strpos(concat(price, '.'), '.') - 1), max(greatest(length(price) - st
     max(strpos(concat(size, '.'), '.') - 1), max(greatest(length(size) - strpos(concat(size, '.'), '.'), 0)), count(*)
 FROM fills WHERE symbol = ?
 """
-
-
-class Fills(NamedTuple):
-    """What a file holds of one symbol: its ids, both ends included, and its first and last time (ms)."""
-
-    symbol: str
-    first: int
-    last: int
-    first_ms: int
-    last_ms: int
-
-
-class Slice(NamedTuple):
-    """The fills of a symbol in a span: ids as ranges (times can step back at its ends), first and last time (ms).
-
-    `begin_ms` and `end_ms` are the times of the lowest and the highest id.
-    """
-
-    ids: list[tuple[int, int]]
-    first_ms: int
-    last_ms: int
-    begin_ms: int
-    end_ms: int
 
 
 class DuckFile:

@@ -14,16 +14,13 @@ from typing import Literal, NamedTuple
 from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.errors import InvalidLine
+from okxcli.exchanges.okx.sites import OFFSET_MS
 
 Kind = Literal["trades", "candles"]
-#: What the rows of a file of trades are.
-RowsAs = Literal["fills", "aggregates"]
 
 #: A row of a file: its key (trade id, or a bar's open), its time in ms, its symbol, and its cells in a fixed order.
 Row = tuple[int, int, bytes, tuple[bytes, ...]]
 
-#: OKX cuts days and months of trades and candles at midnight of UTC+8.
-OFFSET_MS = 8 * 3_600_000
 DAY_MS = 86_400_000
 
 _TRADE_CELLS = ("side", "price", "size", "source")

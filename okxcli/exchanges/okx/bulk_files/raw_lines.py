@@ -12,7 +12,8 @@ from heapq import merge
 from pathlib import Path
 
 from okxcli.errors import InputError, UsageError
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, RowsAs, UnknownLayout, read_name
+from okxcli.exchanges.file_interface import RowsAs
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, UnknownLayout, read_name
 from okxcli.exchanges.okx.bulk_files.raw_rows import candle_lines, trade_lines
 from okxcli.exchanges.okx.bulk_files.scan import Part, scan
 from okxcli.exchanges.okx.bulk_files.sorting import in_order

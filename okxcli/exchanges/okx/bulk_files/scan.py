@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from operator import lt
 
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.bulk_files.layouts import FileName, Kind, Layout, Row, RowsAs, read_layout, read_name
+from okxcli.exchanges.file_interface import RowsAs
+from okxcli.exchanges.okx.bulk_files.layouts import FileName, Kind, Layout, Row, read_layout, read_name
 from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks, first_line
 
 _log = logging.getLogger(__name__)

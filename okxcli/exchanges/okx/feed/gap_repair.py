@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from okxcli.errors import OkxError
-from okxcli.exchanges.okx.feed.gap_tracker import Fetch, GapTracker, Page
-from okxcli.exchanges.okx.rest.endpoints import NoSuchInstrument
+from okxcli.errors import NoSuchInstrument, OkxError
+from okxcli.exchanges.interface import Page
+from okxcli.exchanges.okx.feed.gap_tracker import Fetch, GapTracker
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.runtime.clock import passed_ms
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from okxcli.core.model import AHEAD_MS
 from okxcli.errors import OkxError, UsageError
-from okxcli.exchanges.okx.channels import Subscription
+from okxcli.exchanges.okx.channels import TAPE, Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
@@ -33,19 +33,17 @@ from okxcli.exchanges.okx.rest import bounded_http
 from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.exchanges.okx.rest.history import TradeHistory
 from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line
-from okxcli.exchanges.okx.sites import origin_of
+from okxcli.exchanges.okx.sites import WS_URL, origin_of
 from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms
 from okxcli.runtime.proxy import Proxies
 
-__all__ = ["TAPE", "Feed", "plan"]
+__all__ = ["Feed", "plan"]
 
 _log = logging.getLogger(__name__)
 
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
 _STOP_S = 3.0
-#: The channel whose ids are numbered one by one, and repaired.
-TAPE = "trades-all"
 
 
 class Feed:
@@ -80,7 +78,7 @@ class Feed:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
             raise UsageError(f"only repaired {TAPE} can begin with the past: leave --no-repair out, add -c {TAPE}")
-        self._base = bounded_http.base(ws_url, ("ws", "wss"), "a WebSocket base", "wss://ws.okx.com")
+        self._base = bounded_http.base(ws_url, ("ws", "wss"), "a WebSocket base", WS_URL)
         self.clock = SteadyClock()
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from okxcli.errors import OkxError
+from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.clock_offset import WARN_MS, ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.connection.session import Seen
@@ -28,7 +28,7 @@ from okxcli.exchanges.okx.feed.mute_channels import (
     position_of,
     watched,
 )
-from okxcli.exchanges.okx.rest.endpoints import NoSuchInstrument, RestClient, Row
+from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
 from okxcli.exchanges.okx.rest.history import trade_line
 from okxcli.exchanges.okx.rest.instrument_list import instrument_line, likely_kind
 from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms

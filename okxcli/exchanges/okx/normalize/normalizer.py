@@ -14,6 +14,7 @@ from okxcli.core import checks
 from okxcli.core.codec import why_not
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
+from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
 from okxcli.exchanges.okx.normalize.row_forms import (
@@ -32,14 +33,6 @@ _SPOT_KINDS = ("spot", "margin")
 #: Names kept, of channels and of instruments: a flood of made-up ones shall not fill the memory.
 _MAX_CHANNELS = 200
 _MAX_INSTRUMENTS = 100_000
-
-
-class PartlyInvalid(InvalidLine):
-    """Some rows of a push are bad; `lines` holds what the others gave."""
-
-    def __init__(self, reason: str, lines: list[Line], early: tuple[Early, ...] = ()) -> None:
-        super().__init__(reason, early)
-        self.lines = lines
 
 
 class _Arg(msgspec.Struct, gc=False):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from okxcli.exchanges.interface import Page
+
 #: So many answers that are evidence, spread over so long: OKX's nodes have caches of their own, and one may be behind.
 ANSWERS = 3
 SPREAD_MS = 60_000
@@ -10,29 +12,6 @@ _AGAIN_MS = 10_000
 #: Asked so often without an answer that says anything, it is left to backfill; so are doubts beyond a number.
 _TRIES = 12
 _MAX_DOUBTS = 500
-
-
-class Page(NamedTuple):
-    """What REST shows of the ids `first .. last` of a symbol: raw lines of one fill each, by rising id.
-
-    `missing` are the ranges of ids that it did not show; `evidence` tells whether the answers say anything about
-    them: they held an id above and one at or below. Without it, some node of OKX may just be behind.
-    """
-
-    lines: list[bytes]
-    first: int
-    last: int
-    missing: list[tuple[int, int]]
-    evidence: bool
-
-    def ids(self) -> list[int]:
-        """Return the ids of `lines`, in their order."""
-        found: list[int] = []
-        at = self.first
-        for low, high in [*self.missing, (self.last + 1, self.last)]:
-            found += range(at, low)
-            at = high + 1
-        return found
 
 
 class Absence(NamedTuple):

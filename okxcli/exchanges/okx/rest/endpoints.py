@@ -21,10 +21,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from okxcli.errors import ExchangeUnavailable
+from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused
+from okxcli.exchanges.okx.channels import TRADES_PAGE
 from okxcli.exchanges.okx.rest import bounded_http
 from okxcli.exchanges.okx.rest.rate_limits import MachineBudget, Turns
-from okxcli.exchanges.okx.sites import origin_of
+from okxcli.exchanges.okx.sites import REST_URL, origin_of
 from okxcli.exchanges.okx.tunnel import NoLogin
 from okxcli.runtime.clock import SteadyClock
 from okxcli.runtime.proxy import Proxies
@@ -36,22 +37,9 @@ _MAX_BODY = 32 << 20
 _PASSING = frozenset({"50001", "50004", "50011", "50013", "50026", "50040"})
 _TOO_FAST = frozenset({"50011", "50040"})
 _NO_INSTRUMENT = "51001"
-TRADES_PAGE = 100
 CANDLES_PAGE = 300
 
 Row = dict[str, Any]
-
-
-class Refused(ExchangeUnavailable):
-    """OKX answered, and the answer is no; `code` is its own."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class NoSuchInstrument(Refused):
-    """OKX has no such instrument, or has it no longer."""
 
 
 class _Passing(Exception):
@@ -82,7 +70,7 @@ class RestClient:
         proxies: Proxies | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.base_url = bounded_http.base(base_url, ("http", "https"), "a REST base", "https://www.okx.com")
+        self.base_url = bounded_http.base(base_url, ("http", "https"), "a REST base", REST_URL)
         self._budget = budget or MachineBudget(self.base_url, share)
         self._sleep = sleep
         # Retries are ours, since they must see OKX's codes in the body.

@@ -24,25 +24,6 @@ def bar_of(timeframe: str) -> str:
     return _BARS[timeframe]
 
 
-def other_day(timeframe: Timeframe) -> Timeframe | None:
-    """Return the timeframe of the same length that is cut at the other midnight (UTC or UTC+8); None if none is."""
-    name = timeframe.name.removesuffix("+8") if timeframe.name.endswith("+8") else f"{timeframe.name}+8"
-    return Timeframe.parse(name) if name in _BARS else None
-
-
-def finer(timeframe: Timeframe) -> Timeframe | None:
-    """Return the timeframe of OKX's from whose bars those of `timeframe` can be put together in a few pages."""
-    if timeframe.length <= SECOND or timeframe.months or timeframe.length > DAY:
-        return None
-    return Timeframe.parse("1s" if timeframe.length <= 5 * MINUTE else "1m")
-
-
-def rounded_fields(symbol: str) -> frozenset[str]:
-    """Return the fields that are quotients: the base volume of contracts that are worth an amount of dollars."""
-    parts = symbol.split("-")
-    return frozenset(["base_volume"]) if len(parts) > 2 and parts[1] == "USD" else frozenset()
-
-
 class ExchangeBars:
     """Asks for bars, page by page. `now_ms` is OKX's clock when this was made."""
 
@@ -68,6 +49,25 @@ class ExchangeBars:
                     if candle.closed and low <= candle.start < high:
                         found[candle.start] = candle
         return found
+
+    @staticmethod
+    def other_day(timeframe: Timeframe) -> Timeframe | None:
+        """Return the timeframe of the same length that is cut at the other midnight (UTC or UTC+8); None if none is."""
+        name = timeframe.name.removesuffix("+8") if timeframe.name.endswith("+8") else f"{timeframe.name}+8"
+        return Timeframe.parse(name) if name in _BARS else None
+
+    @staticmethod
+    def finer(timeframe: Timeframe) -> Timeframe | None:
+        """Return the timeframe of OKX's from whose bars those of `timeframe` can be put together in a few pages."""
+        if timeframe.length <= SECOND or timeframe.months or timeframe.length > DAY:
+            return None
+        return Timeframe.parse("1s" if timeframe.length <= 5 * MINUTE else "1m")
+
+    @staticmethod
+    def rounded_fields(symbol: str) -> frozenset[str]:
+        """Return the fields that are quotients: the base volume of contracts that are worth an amount of dollars."""
+        parts = symbol.split("-")
+        return frozenset(["base_volume"]) if len(parts) > 2 and parts[1] == "USD" else frozenset()
 
 
 def _candle(symbol: str, timeframe: Timeframe, row: object) -> OHLCVCandle:

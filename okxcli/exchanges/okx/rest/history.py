@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from okxcli.errors import UsageError
+from okxcli.errors import Refused, UsageError
+from okxcli.exchanges.interface import Page
+from okxcli.exchanges.okx.channels import TRADES_PAGE
 from okxcli.exchanges.okx.normalize.row_forms import NO_TIMEFRAME, TIMEFRAMES
-from okxcli.exchanges.okx.rest.absence_proof import Page
-from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, TRADES_PAGE, Refused, RestClient, Row
+from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, RestClient, Row
 from okxcli.runtime.clock import iso, now_ms
 
 __all__ = ["Page", "TradeHistory", "candle_line", "trade_line"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okxcli.exchanges.interface import Page
 from okxcli.exchanges.okx.feed import gap_tracker as module
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
-from okxcli.exchanges.okx.rest.absence_proof import Page
 
 SYMBOL = "BTC-USDT"
 

@@ -14,7 +14,8 @@ from recordings import SHARED, needs_shared
 from okxcli.core.codec import decode, encode
 from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import PartlyInvalid
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 TRADE = {
     "instId": "BTC-USDT",

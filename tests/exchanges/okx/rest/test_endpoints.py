@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from okxcli.errors import ExchangeUnavailable, UsageError
+from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused, UsageError
 from okxcli.exchanges.okx.rest import endpoints
-from okxcli.exchanges.okx.rest.endpoints import NoSuchInstrument, Refused, RestClient
+from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.exchanges.okx.rest.instrument_list import Catalogue, listed
 from okxcli.exchanges.okx.rest.rate_limits import Budget, Window
 from okxcli.local.exchange import LocalExchange

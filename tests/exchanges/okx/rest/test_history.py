@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.feed.history_stream import Past
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.okx.rest.history_stream import Past
 from okxcli.exchanges.okx.rest.rate_limits import Budget
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options

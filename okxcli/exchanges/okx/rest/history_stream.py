@@ -2,24 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
-from typing import NamedTuple
 
 from okxcli.errors import UsageError
-from okxcli.exchanges.okx.channels import path_of
-from okxcli.exchanges.okx.feed.live_feed import TAPE
+from okxcli.exchanges.interface import Missing
+from okxcli.exchanges.okx.channels import TAPE, path_of
 from okxcli.exchanges.okx.rest.history import TradeHistory
-from okxcli.exchanges.okx.rest.instrument_list import Catalogue, instrument_line
 
 _TIME = b'"ts":"'
 _BAR = b'"data":[["'
-
-
-class Missing(NamedTuple):
-    """Ids, both ends included, that REST did not show."""
-
-    symbol: str
-    first: int
-    last: int
 
 
 class Past:
@@ -84,20 +74,3 @@ class Past:
             self._progress(self._done, None)
             at = line.find(_BAR) + len(_BAR)
             yield int(line[at : line.find(b'"', at)]), line
-
-
-def instruments(catalogue: Catalogue, symbols: Iterable[str]) -> list[bytes]:
-    """Return the lines that tell what `symbols` are.
-
-    Raises:
-        UsageError: OKX lists none of that name; the nearest one is told.
-        ExchangeUnavailable: a list could not be had.
-    """
-    wanted = list(dict.fromkeys(symbols))
-    rows = catalogue.find(wanted)
-    unknown = [symbol for symbol in wanted if symbol not in rows]
-    if unknown:
-        near = catalogue.nearest(unknown[0])
-        hint = f" Did you mean {near}?" if near else ""
-        raise UsageError(f"OKX has no {unknown[0]}.{hint} All names: okx instruments --symbols")
-    return [instrument_line(row) for row in rows.values()]

@@ -1,0 +1,167 @@
+"""OKX as the rest of the package knows it: what `interface.Exchange` asks for, each part loaded when it is needed."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from okxcli.exchanges import file_interface, interface
+from okxcli.exchanges.file_interface import RowsAs
+from okxcli.exchanges.interface import Exchange, Market
+from okxcli.exchanges.okx import sites
+from okxcli.exchanges.okx.channels import TAPE, TRADES_PAGE
+from okxcli.runtime.proxy import Proxies
+
+if TYPE_CHECKING:
+    from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
+
+_DAY_MS = 86_400_000
+
+
+class _BulkFiles:
+    """The files of okx.com: days of UTC+8, two days after their day. Source: its page of historical data."""
+
+    url = sites.FILES_URL
+    offset_ms = sites.OFFSET_MS
+    published_ms = 2 * _DAY_MS
+
+    def folder(self, url: str | None) -> Path:
+        from okxcli.exchanges.okx.bulk_files.download import default_folder
+
+        return default_folder(url or self.url)
+
+    def downloader(
+        self,
+        url: str | None,
+        folder: Path,
+        *,
+        proxies: Proxies,
+        sleep: Callable[[float], object],
+        stop: Callable[[], bool],
+        progress: Callable[[int, int | None], None] | None = None,
+        quiet: bool = False,
+    ) -> file_interface.Downloader:
+        from okxcli.exchanges.okx.bulk_files.download import ATTEMPTS, Downloader
+
+        told = progress or (lambda done, total: None)
+        attempts = 3 if quiet else ATTEMPTS
+        return Downloader(
+            url or self.url, folder, told, sleep, stop=stop, attempts=attempts, quiet=quiet, proxies=proxies
+        )
+
+    def archive(
+        self,
+        places: Iterable[str | Path],
+        symbols: Iterable[str],
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        channel: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        rows_as: RowsAs | None = None,
+    ) -> file_interface.Archive:
+        from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
+
+        return Archive(places, symbols, since_ms, until_ms, channel or OKX.tape, progress, rows_as)
+
+    def whole(self, path: Path, symbols: Collection[str]) -> "Iterator[DuckFile | None]":
+        from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
+        from okxcli.exchanges.okx.bulk_files.unpacking import tables
+
+        return (DuckFile.open(table, symbols) for table in tables(path))
+
+    def may_hold(self, path: Path, symbol: str) -> bool:
+        from okxcli.exchanges.okx.bulk_files.layouts import read_name
+
+        name = read_name(path.name)
+        return name is None or name.may_hold(symbol)
+
+
+class OKX:
+    """The exchange of okx.com, and of its other sites."""
+
+    name = "okx"
+    title = "OKX"
+    home = sites.HOME
+    ws_url = sites.WS_URL
+    rest_url = sites.REST_URL
+    tape = TAPE
+    page = TRADES_PAGE
+    #: REST has the fills of three months, and it is not said to the day.
+    horizon_ms = 85 * _DAY_MS
+    preface: tuple[bytes, ...] = (b'{"arg":{"channel":"instruments"', b'{"event":"site"')
+    files: file_interface.BulkFiles = _BulkFiles()
+
+    def origin_of(self, url: str) -> str:
+        """Return where data of `url` comes from."""
+        return sites.origin_of(url)
+
+    def is_raw(self, line: bytes) -> bool:
+        """Whether a line is a push of OKX."""
+        return line.lstrip().startswith(b'{"arg"')
+
+    def pages(self) -> tuple[int, float]:
+        """Return how many pages of fills OKX allows in how many seconds."""
+        from okxcli.exchanges.okx.rest.rate_limits import RATES
+
+        return RATES["/api/v5/market/history-trades"]
+
+    def normalizer(self, clock: Callable[[], int] | None = None) -> interface.Normalizer:
+        """Return what reads pushes."""
+        from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+
+        return Normalizer() if clock is None else Normalizer(clock)
+
+    def bar_of(self, timeframe: str) -> str:
+        """Return OKX's name of a timeframe."""
+        from okxcli.exchanges.okx.rest.exchange_bars import bar_of
+
+        return bar_of(timeframe)
+
+    def market(
+        self,
+        rest_url: str,
+        proxies: Proxies,
+        *,
+        share: float = 1.0,
+        patience_s: float = 60.0,
+        sleep: Callable[[float], None] | None = None,
+    ) -> Market:
+        """Return OKX's REST."""
+        from okxcli.exchanges.okx.rest.rest_market import RestMarket
+
+        return RestMarket(rest_url, proxies, share=share, patience_s=patience_s, sleep=sleep or time.sleep)
+
+    def feed(
+        self,
+        symbols: Iterable[str],
+        channels: Iterable[str],
+        *,
+        ws_url: str,
+        rest_url: str,
+        proxies: Proxies,
+        connect_timeout_s: float = 30.0,
+        stamp: bool = False,
+        repair: bool = True,
+        since_ms: int | None = None,
+        resume: Mapping[str, int] | None = None,
+        listing: bool = False,
+    ) -> interface.Feed:
+        """Return the stream of `channels` of `symbols`."""
+        from okxcli.exchanges.okx.feed.live_feed import Feed
+
+        return Feed(
+            symbols,
+            channels,
+            ws_url=ws_url,
+            rest_url=rest_url,
+            proxies=proxies,
+            connect_timeout_s=connect_timeout_s,
+            stamp=stamp,
+            repair=repair,
+            since_ms=since_ms,
+            resume=resume,
+            listing=listing,
+        )
+
+
+EXCHANGE: Exchange = OKX()
