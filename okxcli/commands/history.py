@@ -99,7 +99,9 @@ def history(
             until_ms = now if end is None else end
             files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, way)
         if files:
-            archive = way.exchange.files.archive(files, symbols, begin, end, channel, progress, rows_as)
+            archive = way.exchange.files.archive(
+                files, symbols, since_ms=begin, until_ms=end, channel=channel, progress=progress, rows_as=rows_as
+            )
             damaged = _from_files(archive, market, output, life)
         elif begin is None:
             raise UsageError("from when on? Name it: --since 2h, --since 2026-05-18 ... or name files: --files")

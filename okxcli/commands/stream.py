@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,42 +105,40 @@ def stream(
     return 0
 
 
+@dataclass
 class _Copy:
-    """Writes what a feed has, after `first`: `count` messages at most, without those that begin like a `preface`."""
+    """Writes what a feed has, after `first`; no more than `left` messages, without those that begin as `preface`."""
 
-    def __init__(
-        self, feed: "Feed", out: "Lines", preface: tuple[bytes, ...], count: int | None, first: list[bytes]
-    ) -> None:
-        self._feed = feed
-        self._out = out
-        self._preface = preface
-        self._left = count
-        self._first = first
+    feed: "Feed"
+    out: "Lines"
+    preface: tuple[bytes, ...]
+    left: int | None
+    first: list[bytes]
 
     def run(self, life: "Lifecycle", seconds: float | None) -> None:
         """Write until a signal, the count or so many seconds end it."""
         end_s = None if seconds is None else time.monotonic() + seconds
-        while not life.stop and self._left != 0:
+        while not life.stop and self.left != 0:
             wait_s = None if end_s is None else end_s - time.monotonic()
             if wait_s is not None and wait_s <= 0:
                 break
-            if life.wait(self._feed.fileno(), wait_s):
-                self._write(self._feed.poll())
-        self._feed.stop()
-        while self._left != 0 and (lines := self._feed.poll()):
+            if life.wait(self.feed.fileno(), wait_s):
+                self._write(self.feed.poll())
+        self.feed.stop()
+        while self.left != 0 and (lines := self.feed.poll()):
             self._write(lines)
-        logging.getLogger(__name__).debug("%d lines written", self._out.lines)
+        logging.getLogger(__name__).debug("%d lines written", self.out.lines)
 
     def _write(self, lines: list[bytes]) -> None:
         if lines:
-            lines, self._first = self._first + lines, []
+            lines, self.first = self.first + lines, []
         for line in lines:
-            if self._left is not None and not line.startswith(self._preface):
-                if self._left == 0:
+            if self.left is not None and not line.startswith(self.preface):
+                if self.left == 0:
                     break
-                self._left -= 1
-            self._out.line(line)
-        self._out.flush()
+                self.left -= 1
+            self.out.line(line)
+        self.out.flush()
 
 
 def _stored(symbols: list[str], way: "Way", dsn: str | None) -> dict[str, int]:

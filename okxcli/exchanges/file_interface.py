@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self, TypedDict, Unpack
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument
@@ -96,6 +96,29 @@ class Downloader(Protocol):
         """
 
 
+class DownloadOptions(TypedDict, total=False):
+    """How files are fetched. `stop` is asked whether to end early, `progress` told of bytes done and of all.
+
+    `quiet`: the caller tells what is missing, and a file that cannot be had whole in a few attempts is missing too.
+    """
+
+    proxies: Proxies
+    sleep: Callable[[float], object]
+    stop: Callable[[], bool]
+    progress: Callable[[int, int | None], None]
+    quiet: bool
+
+
+class ArchiveOptions(TypedDict, total=False):
+    """What is wanted of files: the rows of a span (ms) and a channel, as fills or as merged trades."""
+
+    since_ms: int | None
+    until_ms: int | None
+    channel: str
+    progress: Callable[[int, int], None]
+    rows_as: RowsAs | None
+
+
 class BulkFiles(Protocol):
     """The exchange's archive of files, a file a symbol and day.
 
@@ -110,31 +133,11 @@ class BulkFiles(Protocol):
     def folder(self, url: str | None) -> Path:
         """Return where files are kept unless told otherwise."""
 
-    def downloader(
-        self,
-        url: str | None,
-        folder: Path,
-        *,
-        proxies: Proxies,
-        sleep: Callable[[float], object],
-        stop: Callable[[], bool],
-        progress: Callable[[int, int | None], None] | None = None,
-        quiet: bool = False,
-    ) -> Downloader:
-        """Return what fetches files from `url` into a folder.
-
-        `quiet`: the caller tells what is missing, and a file that cannot be had whole in a few attempts is missing too.
-        """
+    def downloader(self, url: str | None, folder: Path, **options: Unpack[DownloadOptions]) -> Downloader:
+        """Return what fetches files from `url`, else from their own place, into a folder."""
 
     def archive(
-        self,
-        places: Iterable[str | Path],
-        symbols: Iterable[str],
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-        channel: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        rows_as: RowsAs | None = None,
+        self, places: Iterable[str | Path], symbols: Iterable[str], **options: Unpack[ArchiveOptions]
     ) -> Archive:
         """Return what files, folders and patterns hold of symbols.
 

@@ -6,7 +6,7 @@ only its own `Normalizer` understands.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Required, Self, TypedDict, Unpack
 
 from okxcli.core.model import Instrument, Line, OHLCVCandle
 from okxcli.core.timeframes import Timeframe
@@ -210,6 +210,36 @@ class Market(Protocol):
         """Give the connections back."""
 
 
+class FeedOptions(TypedDict, total=False):
+    """Where a feed is, and what is wished of it.
+
+    `stamp`: each line says when it came. `repair`: fills that no socket brought are fetched. `since_ms`: it begins
+    with the fills since then; `resume`: right after these ids. `listing`: what becomes of the symbols comes too.
+    """
+
+    ws_url: Required[str]
+    rest_url: Required[str]
+    proxies: Proxies
+    connect_timeout_s: float
+    stamp: bool
+    repair: bool
+    since_ms: int | None
+    resume: Mapping[str, int] | None
+    listing: bool
+
+
+class MarketOptions(TypedDict, total=False):
+    """How an exchange is asked.
+
+    `share` is the part of its limits that may be taken, `patience_s` for how long a request is tried; `sleep` is called
+    wherever there is something to wait for.
+    """
+
+    share: float
+    patience_s: float
+    sleep: Callable[[float], None]
+
+
 class Exchange(Protocol):
     """An exchange. `name` is the key of its lines and rows, `title` what people call it.
 
@@ -248,36 +278,11 @@ class Exchange(Protocol):
             UsageError: it has no such bars.
         """
 
-    def market(
-        self,
-        rest_url: str,
-        proxies: Proxies,
-        *,
-        share: float = 1.0,
-        patience_s: float = 60.0,
-        sleep: Callable[[float], None] | None = None,
-    ) -> Market:
-        """Return the exchange as it answers requests; `share` is the part of its limits that may be taken."""
+    def market(self, rest_url: str, proxies: Proxies, **options: Unpack[MarketOptions]) -> Market:
+        """Return the exchange as it answers requests."""
 
-    def feed(
-        self,
-        symbols: Iterable[str],
-        channels: Iterable[str],
-        *,
-        ws_url: str,
-        rest_url: str,
-        proxies: Proxies,
-        connect_timeout_s: float = 30.0,
-        stamp: bool = False,
-        repair: bool = True,
-        since_ms: int | None = None,
-        resume: Mapping[str, int] | None = None,
-        listing: bool = False,
-    ) -> Feed:
+    def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> Feed:
         """Return the stream of `channels` of `symbols`.
-
-        `stamp`: each line says when it came. `repair`: fills that no socket brought are fetched. `since_ms`: beginning
-        with the fills since then; `resume`: right after these ids. `listing`: what becomes of the symbols comes too.
 
         Raises:
             UsageError: an unknown channel, or what cannot be a symbol.

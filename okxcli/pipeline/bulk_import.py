@@ -106,7 +106,9 @@ class BulkLoader:
             DatabaseUnavailable: Postgres went away; what was stored stays.
         """
         self._stop = stop
-        paths = self._exchange.files.archive(places, self.symbols, self._since or None, self._until).paths
+        paths = self._exchange.files.archive(
+            places, self.symbols, since_ms=self._since or None, until_ms=self._until
+        ).paths
         connection = self._database.connect()
         try:
             self._introduce(connection)
@@ -205,7 +207,7 @@ class BulkLoader:
 
     def _by_line(self, path: Path, symbols: list[str], since: int | None, until: int) -> None:
         """Store what a file holds through the same steps as the pipe of commands."""
-        archive = self._exchange.files.archive([path], symbols, since, until, rows_as=self._rows_as)
+        archive = self._exchange.files.archive([path], symbols, since_ms=since, until_ms=until, rows_as=self._rows_as)
         normalizer = self._exchange.normalizer()
         for lines in archive.lines():
             for line in lines:

@@ -1,4 +1,4 @@
-"""Everything that knows OKX. `okx_exchange` is how others see it. Rooms from below: normalize, connection and rest, bulk_files and feed.
+"""Everything that knows OKX. Rooms from below: normalize, connection and rest, bulk_files and feed, `okx_exchange`.
 
 Owns OKX's names, limits, addresses and habits: its channels, its sites, the way there (`tunnel`), its clock.
 Refuses to know candles of ours or a database.

@@ -1,13 +1,12 @@
 """OKX as the rest of the package knows it: what `interface.Exchange` asks for, each part loaded when it is needed."""
 
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from okxcli.exchanges import file_interface, interface
-from okxcli.exchanges.file_interface import RowsAs
-from okxcli.exchanges.interface import Exchange, Market
+from okxcli.exchanges.file_interface import ArchiveOptions, DownloadOptions
+from okxcli.exchanges.interface import Exchange, FeedOptions, Market, MarketOptions
 from okxcli.exchanges.okx import sites
 from okxcli.exchanges.okx.channels import TAPE, TRADES_PAGE
 from okxcli.runtime.proxy import Proxies
@@ -31,37 +30,18 @@ class _BulkFiles:
         return default_folder(url or self.url)
 
     def downloader(
-        self,
-        url: str | None,
-        folder: Path,
-        *,
-        proxies: Proxies,
-        sleep: Callable[[float], object],
-        stop: Callable[[], bool],
-        progress: Callable[[int, int | None], None] | None = None,
-        quiet: bool = False,
+        self, url: str | None, folder: Path, **options: Unpack[DownloadOptions]
     ) -> file_interface.Downloader:
-        from okxcli.exchanges.okx.bulk_files.download import ATTEMPTS, Downloader
+        from okxcli.exchanges.okx.bulk_files.download import Downloader
 
-        told = progress or (lambda done, total: None)
-        attempts = 3 if quiet else ATTEMPTS
-        return Downloader(
-            url or self.url, folder, told, sleep, stop=stop, attempts=attempts, quiet=quiet, proxies=proxies
-        )
+        return Downloader(url or self.url, folder, **options)
 
     def archive(
-        self,
-        places: Iterable[str | Path],
-        symbols: Iterable[str],
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-        channel: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        rows_as: RowsAs | None = None,
+        self, places: Iterable[str | Path], symbols: Iterable[str], **options: Unpack[ArchiveOptions]
     ) -> file_interface.Archive:
         from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
 
-        return Archive(places, symbols, since_ms, until_ms, channel or OKX.tape, progress, rows_as)
+        return Archive(places, symbols, **options)
 
     def whole(self, path: Path, symbols: Collection[str]) -> "Iterator[DuckFile | None]":
         from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
@@ -117,51 +97,17 @@ class OKX:
 
         return bar_of(timeframe)
 
-    def market(
-        self,
-        rest_url: str,
-        proxies: Proxies,
-        *,
-        share: float = 1.0,
-        patience_s: float = 60.0,
-        sleep: Callable[[float], None] | None = None,
-    ) -> Market:
+    def market(self, rest_url: str, proxies: Proxies, **options: Unpack[MarketOptions]) -> Market:
         """Return OKX's REST."""
         from okxcli.exchanges.okx.rest.rest_market import RestMarket
 
-        return RestMarket(rest_url, proxies, share=share, patience_s=patience_s, sleep=sleep or time.sleep)
+        return RestMarket(rest_url, proxies, **options)
 
-    def feed(
-        self,
-        symbols: Iterable[str],
-        channels: Iterable[str],
-        *,
-        ws_url: str,
-        rest_url: str,
-        proxies: Proxies,
-        connect_timeout_s: float = 30.0,
-        stamp: bool = False,
-        repair: bool = True,
-        since_ms: int | None = None,
-        resume: Mapping[str, int] | None = None,
-        listing: bool = False,
-    ) -> interface.Feed:
+    def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> interface.Feed:
         """Return the stream of `channels` of `symbols`."""
         from okxcli.exchanges.okx.feed.live_feed import Feed
 
-        return Feed(
-            symbols,
-            channels,
-            ws_url=ws_url,
-            rest_url=rest_url,
-            proxies=proxies,
-            connect_timeout_s=connect_timeout_s,
-            stamp=stamp,
-            repair=repair,
-            since_ms=since_ms,
-            resume=resume,
-            listing=listing,
-        )
+        return Feed(symbols, channels, **options)
 
 
 EXCHANGE: Exchange = OKX()

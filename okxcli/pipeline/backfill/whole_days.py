@@ -130,7 +130,8 @@ class BulkFiles:
             paths = self._fetched.get(days, [])
             if not paths or days.since_ms < since_ms or days.until_ms > until_ms:
                 continue
-            for lines in self._exchange.files.archive(paths, [plan.symbol], days.since_ms, days.until_ms).lines():
+            archive = self._exchange.files.archive(paths, [plan.symbol], since_ms=days.since_ms, until_ms=days.until_ms)
+            for lines in archive.lines():
                 for raw in lines:
                     try:
                         found = normalizer.feed(raw)

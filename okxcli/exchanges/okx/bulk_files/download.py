@@ -31,7 +31,8 @@ from okxcli.runtime.proxy import Proxies
 _log = logging.getLogger(__name__)
 
 _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
-ATTEMPTS = 6
+_ATTEMPTS = 6
+_FEW_ATTEMPTS = 3  # with `quiet`: somebody else can be asked
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -118,7 +119,7 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         timeout_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
-        attempts: int = ATTEMPTS,
+        attempts: int | None = None,
         quiet: bool = False,
         proxies: Proxies | None = None,
     ) -> None:
@@ -128,7 +129,7 @@ class Downloader:
         self._progress = progress
         self._sleep = sleep
         self._stop = stop
-        self._attempts = attempts
+        self._attempts = attempts or (_FEW_ATTEMPTS if quiet else _ATTEMPTS)
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
         self._way = partial((proxies or Proxies()).of, self._base)

@@ -1,9 +1,12 @@
 """OKX as it answers requests: the parts of its REST that the rest of the package asks for, over one client."""
 
+import time
 from collections.abc import Callable, Iterable
+from typing import Unpack
 
 from okxcli.core.model import Instrument
 from okxcli.errors import UsageError
+from okxcli.exchanges.interface import MarketOptions
 from okxcli.exchanges.okx.rest.endpoints import RestClient
 from okxcli.exchanges.okx.rest.exchange_bars import ExchangeBars
 from okxcli.exchanges.okx.rest.history import TradeHistory
@@ -16,11 +19,9 @@ from okxcli.runtime.proxy import Proxies
 class RestMarket:
     """See `interface.Market`. `sleep` is called wherever there is something to wait for."""
 
-    def __init__(
-        self, base_url: str, proxies: Proxies, *, share: float, patience_s: float, sleep: Callable[[float], None]
-    ) -> None:
-        self._rest = RestClient(base_url, share=share, patience_s=patience_s, proxies=proxies, sleep=sleep)
-        self._sleep = sleep
+    def __init__(self, base_url: str, proxies: Proxies, **options: Unpack[MarketOptions]) -> None:
+        self._rest = RestClient(base_url, proxies=proxies, **options)
+        self._sleep = options.get("sleep", time.sleep)
         self.base_url = self._rest.base_url
 
     def clock(self) -> SteadyClock:
