@@ -185,7 +185,7 @@ class Collector:
         before = self._config
         new = [symbol for symbol in config.symbols if symbol not in before.symbols]
         gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
-        others = _of_candles(config) != _of_candles(before)
+        others = _of_candles(config, self._exchange.tape) != _of_candles(before, self._exchange.tape)
         taped = new if self._exchange.tape in before.channels else config.symbols
         with self._session() as connection:
             resume = (
@@ -325,9 +325,8 @@ class Collector:
         return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()
 
 
-def _of_candles(config: Config) -> tuple[object, ...]:
+def _of_candles(config: Config, tape: str) -> tuple[object, ...]:
     """Return all that a candle maker is made of."""
-    tape = exchange(config.exchange).tape
     return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, tape in config.channels
 
 
@@ -338,7 +337,7 @@ def _tell_change(before: Config, after: Config, new: list[str], gone: list[str])
         was, has = getattr(before, name), getattr(after, name)
         parts += [f"+{one}" for one in has if one not in was] + [f"-{one}" for one in was if one not in has]
     _log.info("the configuration is read again: %s", " ".join(parts) or "the same symbols, channels and timeframes")
-    fixed = ("dsn", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
+    fixed = ("dsn", "exchange", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
     later = [name.removesuffix("_s") for name in fixed if getattr(before, name) != getattr(after, name)]
     if later:
         _log.warning("this takes effect at the next start: %s", ", ".join(later))

@@ -28,6 +28,19 @@ def test_what_is_there():
         exchange("nowhere")
 
 
+def test_an_exchange_that_there_is_not(tmp_path):
+    """Exit 78, from whatever reads the configuration; `okx config check` says so beforehand."""
+    config = tmp_path / "okx.json"
+    config.write_text(json.dumps({"symbols": ["BTC-USDT"], "exchange": {"name": "nowhere"}}))
+    environment = os.environ | {"OKX_CONFIG": str(config), "HOME": str(tmp_path)}
+    for command in (["config", "check"], ["collect"], ["stream", "BTC-USDT"], ["backfill"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "okxcli", *command], capture_output=True, env=environment, timeout=60, check=False
+        )
+        assert done.returncode == 78
+        assert f"okx {command[0]}: no exchange is called 'nowhere'. There is okx".encode() in done.stderr
+
+
 @pytest.fixture
 def okx(tmp_path, database):
     """Run `okx ...` where the toy exchange is one of the exchanges, and configured."""

@@ -281,7 +281,7 @@ def test_labelled_by_the_open(exchange, day, database, tape):
     become(day, "1m", start, bars[start - MINUTE])
     differences, _, _ = verify(exchange, database, "--since", str(TODAY), "--until", str(TODAY + DAY))
     assert [(d["start"], d["cause"], d["note"]) for d in differences] == [
-        (start, "bar boundary", "it is OKX's bar before it")]  # fmt: skip
+        (start, "bar boundary", "it is the exchange's bar before it")]  # fmt: skip
 
 
 def test_incomplete_bars_and_unproven_quiet(exchange, database, tape):

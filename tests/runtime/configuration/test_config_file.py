@@ -154,7 +154,7 @@ def test_five_mistakes_are_told_at_once(written):
         ({"symbols": "BTC-USDT"}, 'symbols: "BTC-USDT" is not a list'),
         ({"symbols": [1]}, "symbols[0]: 1 is not text in double quotes"),
         ({"symbols": ["BTC-USDT", "BTC-USDT"]}, "symbols: BTC-USDT given more than once"),
-        ({"symbols": ["x'; drop table--"]}, "write it as OKX does, such as BTC-USDT"),
+        ({"symbols": ["x'; drop table--"]}, "write it as the exchange does, such as BTC-USDT"),
         ({"channels": []}, "channels: empty; name at least one of trades-all"),
         ({"channels": ["books5"]}, "timeframes: bars are made from trades; add trades-all to channels"),
         ({"candles": {"lateness": 10}}, "candles.lateness: 10 is not text in double quotes"),

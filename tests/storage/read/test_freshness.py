@@ -21,7 +21,7 @@ def states(database):
         store(database, lines)
         with open_database(database, create=False) as opened, closing(opened.connect()) as connection:
             found = freshness(connection, now, configured, timeframes)
-        wanted = Wanted(tuple(named), tuple(configured), tuple(channels), tuple(timeframes))
+        wanted = Wanted("okx", tuple(named), tuple(configured), tuple(channels), tuple(timeframes))
         rows = [_row(one, now, limit) for one in wanted.completed(found)]
         return {(row["exchange"], row["symbol"], row["channel"]): row["state"] for row in rows}
 
