@@ -12,6 +12,10 @@ from typing import NamedTuple
 FAR = 10_000_000
 #: Ranges kept before the oldest are forgotten: 16,384 holes in one symbol's ids, about 1 MiB.
 MAX_RANGES = 16_384
+#: An exchange answers from caches that know nothing of each other: so many answers, spread over so long, prove that it
+#: lacks an id; and the next one is asked for so long after the one before.
+ANSWERS = 3
+SPREAD_MS = 60_000
 #: Later and earlier than any time: what a range without a present fill reaches from and to.
 _NEVER, _ALWAYS = 1 << 62, -1
 
@@ -41,6 +45,19 @@ def is_complete(run: Run | None, first: int, last: int, start: int, end: int, st
     if run is None or not run.first <= first <= last <= run.last:
         return False
     return (run.begins or run.low < start - step) and run.high >= end + step
+
+
+def is_absent(answers: int, first_ms: int, last_ms: int, spread_ms: int = SPREAD_MS) -> bool:
+    """Whether so many answers that lack an id, the first and the last at two moments, prove that there is none.
+
+    Only answers count that are evidence: those that hold an id above and one at or below it.
+    """
+    return answers >= ANSWERS and last_ms - first_ms >= spread_ms
+
+
+def pause_ms(spread_ms: int = SPREAD_MS) -> int:
+    """Return how long to wait between two answers, so that they are spread far enough."""
+    return spread_ms // (ANSWERS - 1)
 
 
 class IdRanges:

@@ -37,10 +37,8 @@ PATIENCE_S = 40.0
 _RUN = """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
-from okxcli.exchanges.okx.rest import absence_proof
-absence_proof.SPREAD_MS = evidence
-from okxcli.storage.ledger import unsettled
-unsettled.SPREAD_MS = evidence
+from okxcli.core import tape
+tape.SPREAD_MS = evidence  # before anybody takes it
 from okxcli.exchanges.okx.feed import live_feed
 if not repair:
     made = live_feed.Feed.__init__

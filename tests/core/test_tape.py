@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okxcli.core.tape import IdRanges
+from okxcli.core.tape import IdRanges, is_absent, pause_ms
 
 spans = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 8)).map(lambda s: (s[0], s[0] + s[1])), max_size=40)
 
@@ -38,3 +38,11 @@ def test_memory_is_bounded_and_errs_on_the_safe_side(ids):
         for first, last in ranges:
             assert set(range(first, last + 1)) <= added
             assert first > ranges.floor
+
+
+@given(st.integers(1, 6), st.integers(0, 200_000), st.integers(1_000, 120_000))
+def test_an_id_is_absent_by_answers_and_by_time(answers, apart, spread):
+    """Neither many answers at once nor two far apart prove it; three do, asked for at the pace that `pause_ms` says."""
+    assert is_absent(answers, 7, 7 + apart, spread) == (answers >= 3 and apart >= spread)
+    assert is_absent(3, 0, 2 * pause_ms(spread) + 1, spread)
+    assert not is_absent(2, 0, 1 << 60, spread)

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from okxcli.core.tape import FAR
+from okxcli.core.tape import ANSWERS, FAR, pause_ms
 from okxcli.core.timeframes import Timeframe, parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.pipeline.backfill.candle_repair import Candles
@@ -17,7 +17,7 @@ from okxcli.pipeline.backfill.tampered_days import Healer
 from okxcli.pipeline.backfill.tape_repair import Tape
 from okxcli.pipeline.backfill.tools import FOREVER_MS, Tools
 from okxcli.pipeline.backfill.whole_days import BulkFiles
-from okxcli.storage.ledger import audit, id_ledger, unsettled
+from okxcli.storage.ledger import audit, id_ledger
 
 _log = logging.getLogger(__name__)
 
@@ -195,11 +195,11 @@ class Backfill:
         self, waiting: list[tuple[Plan, _Counts]], failed: list[ExchangeUnavailable]
     ) -> Iterator[tuple[Plan, _Counts]]:
         """Ask for what the exchange has not shown until that proves it absent, and yield the plans as they come out."""
-        for attempt in range(unsettled.ANSWERS):
+        for attempt in range(ANSWERS):
             if not waiting or self._tools.stopped():
                 break
             if attempt:
-                self._tools.sleep(self._tools.spread_ms / 1000 / (unsettled.ANSWERS - 1) + 0.01)
+                self._tools.sleep(pause_ms(self._tools.spread_ms) / 1000 + 0.01)
             still: list[tuple[Plan, _Counts]] = []
             for plan, counts in waiting:
                 worker = self._of(plan.symbol)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from okxcli.core.model import Line
+from okxcli.core.tape import SPREAD_MS
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import Exchange, History, Normalizer, PartlyInvalid
 from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.backfill.fetch_plan import Plan
 from okxcli.runtime.clock import now_ms
-from okxcli.storage.ledger import unsettled
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
 
@@ -38,7 +38,7 @@ class Tools:
     history: History
     exchange: Exchange = field(default_factory=exchange)
     fill: bool = False
-    spread_ms: int = unsettled.SPREAD_MS
+    spread_ms: int = SPREAD_MS
     describe: Callable[[str], list[bytes]] = lambda _: []
     stopped: Callable[[], bool] = lambda: False
     sleep: Callable[[float], object] = time.sleep

@@ -1,21 +1,18 @@
 """Ids that are not settled: known to exist and not here, or not shown by the exchange, and how often it was asked.
 
-The exchange answers from caches that know nothing of each other, so one answer that lacks an id proves nothing. Three
-of them spread over a minute do; and a day later it is asked once more.
+One answer that lacks an id proves nothing (`core.tape.is_absent`); and a day after the proof it is asked once more.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from okxcli.core.model import Absent
+from okxcli.core.tape import ANSWERS, SPREAD_MS, is_absent
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
 
-#: Answers that lack an id before it is absent, and over how long they must be spread.
-ANSWERS = 3
-SPREAD_MS = 60_000
 #: When an absent id is asked for once more.
 AGAIN_MS = 86_400_000
 
@@ -101,11 +98,11 @@ def answered(doubts: list[Doubt], asked: Ranges, lacking: Ranges, now_ms: int) -
     return sorted(found, key=lambda one: one.first)
 
 
-def proven(one: Doubt, answers: int = ANSWERS, spread_ms: int = SPREAD_MS) -> bool:
+def proven(one: Doubt, spread_ms: int = SPREAD_MS) -> bool:
     """Whether the exchange has been asked often enough, over long enough, to say that it has not these ids."""
     if one.noted or one.first_asked is None or one.last_asked is None:
         return False
-    return one.answers >= answers and one.last_asked - one.first_asked >= spread_ms
+    return is_absent(one.answers, one.first_asked, one.last_asked, spread_ms)
 
 
 def settle(

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from okxcli.core.tape import FAR
+from okxcli.core.tape import FAR, SPREAD_MS
 from okxcli.exchanges.interface import Page
 from okxcli.exchanges.okx.feed.gap_requests import Fetch, Held, Overflow, Tape
 from okxcli.exchanges.okx.feed.trade_pushes import HEAD, absent_line, ids_of
-from okxcli.exchanges.okx.rest.absence_proof import SPREAD_MS, Doubts
+from okxcli.exchanges.okx.rest.absence_proof import Doubts
 
 __all__ = ["Fetch", "GapTracker", "Overflow", "Page"]
 

@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from okxcli.core.tape import SPREAD_MS, is_absent, pause_ms
 from okxcli.exchanges.interface import Page
 
-#: So many answers that are evidence, spread over so long: OKX's nodes have caches of their own, and one may be behind.
-ANSWERS = 3
-SPREAD_MS = 60_000
 _AGAIN_MS = 10_000
 #: Asked so often without an answer that says anything, it is left to backfill; so are doubts beyond a number.
 _TRIES = 12
@@ -47,7 +45,7 @@ class Doubts:
 
         `answers` 0: nobody was asked yet, and they are asked for at once.
         """
-        due_ms = now + self.spread_ms // (ANSWERS - 1) if answers else now
+        due_ms = now + pause_ms(self.spread_ms) if answers else now
         before = self._open[-1] if self._open else None
         if before is not None and before.last + 1 == first and before.answers == answers and before is not self._asked:
             before.last, before.known = last, max(before.known, known)  # the page ended in the middle of them
@@ -86,17 +84,20 @@ class Doubts:
         self._open.remove(doubt)
         rest = [(page.last + 1, doubt.last)] if page.last < doubt.last else []
         found: list[Absence] = []
-        step_ms = self.spread_ms // (ANSWERS - 1)
         left: list[Doubt] = []
         if doubt.first < page.first:  # what an earlier page, without evidence, did not settle
             due_ms, tries = now + self._again_ms, doubt.tries + 1
             left.append(Doubt(doubt.first, page.first - 1, doubt.known, doubt.began_ms, due_ms, doubt.answers, tries))
         for low, high in missing:
             answers = doubt.answers + 1
-            if answers >= ANSWERS and now - doubt.began_ms >= self.spread_ms:
+            if is_absent(answers, doubt.began_ms, now, self.spread_ms):
                 found.append(Absence(low, high))
             else:
-                left.append(Doubt(low, high, max(high + 1, doubt.known), doubt.began_ms, now + step_ms, answers))
+                left.append(
+                    Doubt(
+                        low, high, max(high + 1, doubt.known), doubt.began_ms, now + pause_ms(self.spread_ms), answers
+                    )
+                )
         if rest:  # the next page tells
             self._asked = Doubt(*rest[0], doubt.known, doubt.began_ms, doubt.due_ms, doubt.answers, doubt.tries)
             left.append(self._asked)
@@ -118,4 +119,4 @@ class Doubts:
 
     @property
     def _again_ms(self) -> int:
-        return min(_AGAIN_MS, self.spread_ms // (ANSWERS - 1))
+        return min(_AGAIN_MS, pause_ms(self.spread_ms))
