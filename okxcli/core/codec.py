@@ -68,19 +68,10 @@ def decode(line: bytes, now_ms: int | None = None) -> Line:
 
 def _reason(line: bytes, error: Exception) -> InvalidLine:
     """Say in a user's words why `line` could not be decoded."""
-    if b"\0" in line:
-        return InvalidLine("NUL bytes")
     try:
-        line.decode()
-    except UnicodeDecodeError:
-        return InvalidLine("not UTF-8")
-    try:
-        value = _ANY.decode(line)
-    except (msgspec.DecodeError, RecursionError) as reason:
-        return InvalidLine(why_not(reason))
-    if not isinstance(value, dict):
-        return InvalidLine("not a JSON object")
-    kind = value.get("type")
+        kind = any_json(line, dict).get("type")
+    except InvalidLine as reason:
+        return reason
     if kind is None:
         return InvalidLine("no type: not a line of okx normalize")
     if not isinstance(kind, str) or kind not in _TAGS:
@@ -88,12 +79,29 @@ def _reason(line: bytes, error: Exception) -> InvalidLine:
     return InvalidLine(f"{kind}: {error}")
 
 
-def why_not(error: Exception) -> str:
-    """Say in a user's words what the JSON decoder could not take. Numbers without end are JSON all the same."""
-    text = str(error)
-    if isinstance(error, RecursionError):
-        return "not JSON: nested too deep"
-    return text.replace(" - at", ", at").replace("`", "") if "out of range" in text else f"not JSON: {text}"
+def any_json(data: bytes, *kinds: type) -> Any:
+    """Return what JSON of one of these kinds (dict, list) says, whatever it is.
+
+    Raises:
+        InvalidLine: it is none, in a user's words. Numbers without end are JSON all the same.
+    """
+    if b"\0" in data:
+        raise InvalidLine("NUL bytes")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise InvalidLine("not UTF-8") from None
+    try:
+        value = _ANY.decode(data)
+    except RecursionError:
+        raise InvalidLine("not JSON: nested too deep") from None
+    except msgspec.DecodeError as error:
+        text = str(error)
+        known = "out of range" in text
+        raise InvalidLine(text.replace(" - at", ", at").replace("`", "") if known else f"not JSON: {text}") from None
+    if not isinstance(value, kinds):
+        raise InvalidLine("not a JSON object")
+    return value
 
 
 def _underscores(kind: type, line: bytes, symbol: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from okxcli.core import checks
-from okxcli.core.codec import why_not
+from okxcli.core.codec import any_json
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
@@ -149,7 +149,7 @@ class Normalizer:
                 line.decode()  # msgspec looks at no text that it does not need
             push = _PUSH.decode(line)
         except _UNDECODABLE as error:
-            raise _why(line, error) from None
+            raise _why(line, error, dict) from None
         channel = push.arg.channel
         convert = self._by_row.get(channel)
         if convert is None:
@@ -169,7 +169,7 @@ class Normalizer:
                     converters.refuse_odd_numbers(_ANY.decode(row))
                 lines.append(convert(row, head))
             except (*_UNDECODABLE, InvalidLine) as error:
-                error = error if isinstance(error, InvalidLine) else _why(row, error, line=False)
+                error = error if isinstance(error, InvalidLine) else _why(row, error, dict, list)
                 early += error.early
                 reason = str(error)
                 reasons.append(f"{channel}: {reason}" if len(push.data) == 1 else f"{channel}, row {number}: {reason}")
@@ -192,7 +192,7 @@ class Normalizer:
         try:
             message = _OBJECT.decode(line)
         except _UNDECODABLE as error:
-            raise _why(line, error) from None
+            raise _why(line, error, dict) from None
         event = message.get("event")
         if event == "absent":
             return [_absent(message)]
@@ -236,18 +236,10 @@ def _absent(message: dict[str, Any]) -> Absent:
     return found
 
 
-def _why(data: bytes, error: Exception, line: bool = True) -> InvalidLine:
+def _why(data: bytes, error: Exception, *kinds: type) -> InvalidLine:
     """Say in a user's words why `data`, a line or a row of it, could not be decoded."""
-    if b"\0" in data:
-        return InvalidLine("NUL bytes")
     try:
-        data.decode()
-    except UnicodeDecodeError:
-        return InvalidLine("not UTF-8")
-    try:
-        value = _ANY.decode(data)
-    except (msgspec.DecodeError, RecursionError) as reason:
-        return InvalidLine(why_not(reason))
-    if not isinstance(value, dict) and (line or not isinstance(value, list)):
-        return InvalidLine("not a JSON object")
+        any_json(data, *kinds)
+    except InvalidLine as reason:
+        return reason
     return InvalidLine(str(error).replace("`", "").replace("$.", "").replace(" - at", ", at"))
