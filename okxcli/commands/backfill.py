@@ -142,7 +142,7 @@ def backfill(
                 work.tape.restore(name, begin or 0, end or now)
             if files:
                 frames, fill, source = settings.timeframes, settings.fill, here.exchange
-                loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source)
+                loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source=source)
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:
@@ -187,6 +187,8 @@ def _runs(
 
 def _files_place(way: "Way", files_url: str | None) -> str | None:
     """Return where the bulk files of a site are; None where nobody knows: those of the main site are of no other."""
+    if way.exchange.files is None:
+        return None
     return files_url or (way.exchange.files.url if way.origin == way.exchange.home else None)
 
 
@@ -224,6 +226,8 @@ def _worker(
     clock: Callable[[], int],
 ) -> tuple["Backfill", Callable[[str], list[bytes]]]:
     """Return what does the work, and what tells in raw lines what a symbol is."""
+    from okxcli.core.model import TAPE
+    from okxcli.exchanges.registry import files_of
     from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
 
     def sleep(seconds: float) -> None:
@@ -240,7 +244,7 @@ def _worker(
         files = BulkFiles(
             database,
             files_url,
-            way.exchange.files.folder(files_url),
+            files_of(way.exchange).folder(files_url),
             settings.timeframes,
             fill=settings.fill,
             describe=describe,
@@ -262,7 +266,7 @@ def _worker(
         progress=progress,
     )
     keep = settings.keep_days.get("candles")
-    taped = settings.symbols if way.exchange.tape in settings.channels else ()
+    taped = settings.symbols if TAPE in settings.channels else ()
     return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped), describe
 
 

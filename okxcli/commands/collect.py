@@ -122,10 +122,11 @@ def _note_clock(connection: "Connection", feed: "Feed") -> None:
 
 def _feed(settings: "Config", way: "Way", database: "Database") -> "Feed":
     """Return the feed of a configuration; its tapes go on where those in the database end, if that is there."""
+    from okxcli.core.model import TAPE
     from okxcli.storage.candles.open_bars import newest_ids
 
     resume: dict[str, int] = {}
-    if way.exchange.tape in settings.channels and database.ready:
+    if TAPE in settings.channels and database.ready:
         with database.session() as connection:
             resume = newest_ids(connection, way.exchange.name, settings.symbols)
     return way.exchange.feed(

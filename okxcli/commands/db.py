@@ -229,7 +229,9 @@ def forget(
         typer.Option("--for-good/--no-for-good", help="Do not miss them either: okx gaps and okx backfill pass by."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes/--no-yes", help="Do it; else only tell what would be forgotten.")] = False,
-    exchange: Annotated[str, typer.Option("--exchange", metavar="NAME", help="Of this exchange.")] = "okx",
+    exchange: Annotated[
+        str | None, typer.Option("--exchange", metavar="NAME", help="Of this exchange. Default: the only one it is of.")
+    ] = None,
     table: _Table = None,
     dsn: options.Dsn = None,
     config: options.Config = None,
@@ -253,9 +255,14 @@ def forget(
     if not first <= last < 1 << 63:
         raise UsageError(f"not ids: {ids!r}. Write --ids 105 or --ids 105-110")
     with _open(dsn, config) as database, database.session() as connection:
-        if exchange not in exchanges_of(connection, [symbol])[symbol]:
+        stored = exchanges_of(connection, [symbol])[symbol]
+        if exchange is None and len(stored) > 1:
+            raise UsageError(f"{symbol} of {' and '.join(stored)} is stored: say which with --exchange")
+        if not stored or exchange not in (None, *stored):
             raise AnswerNo(f"nothing of {symbol} is stored")
-        row = take_out(connection, exchange, symbol, first, last, absent_only=absent, for_good=for_good, done=yes)
+        row = take_out(
+            connection, exchange or stored[0], symbol, first, last, absent_only=absent, for_good=for_good, done=yes
+        )
         write_rows([{"symbol": symbol, "first": str(first), "last": str(last), **asdict(row), "done": yes}], table)
     if not yes:
         print("okx db: nothing was changed: give --yes as well to forget them", file=sys.stderr)
@@ -267,15 +274,21 @@ def _taker() -> "Callable[[bytes], list[Line]]":
 
     from okxcli.core.codec import decode
     from okxcli.errors import InvalidLine
-    from okxcli.exchanges.registry import exchange
+    from okxcli.exchanges.interface import Normalizer
+    from okxcli.exchanges.registry import exchange_of
     from okxcli.runtime.clock import now_ms
 
-    feed = exchange().normalizer().feed
+    normalizers: dict[str, Normalizer] = {}
+
+    def read(raw: bytes) -> "list[Line]":
+        source = exchange_of(raw)
+        if source is None:
+            return [decode(raw, now_ms())]
+        return normalizers.setdefault(source.name, source.normalizer()).feed(raw)
 
     def take(raw: bytes) -> "list[Line]":
-        is_ours = not exchange().is_raw(raw)
         try:
-            return [decode(raw, now_ms())] if is_ours else feed(raw)
+            return read(raw)
         except InvalidLine:
             try:
                 found = orjson.loads(raw)
@@ -283,8 +296,7 @@ def _taker() -> "Callable[[bytes], list[Line]]":
                 found = None
             if not isinstance(found, dict) or found.pop("received", None) is None:
                 raise
-        unstamped = orjson.dumps(found)
-        return [decode(unstamped, now_ms())] if is_ours else feed(unstamped)
+        return read(orjson.dumps(found))
 
     return take
 

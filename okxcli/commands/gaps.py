@@ -96,6 +96,7 @@ def gaps(
 
 def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
+    from okxcli.core.model import TAPE
     from okxcli.storage.read.freshness import cure_of_ahead
 
     good: tuple[str, ...] = ("covered", "absent", "forgotten")
@@ -104,7 +105,7 @@ def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
     for row in rows:
         if row["kind"] == "ahead":
             ids = "" if row["first"] is None else f"{row['first']}-{row['last']}"
-            cure = cure_of_ahead(str(row["symbol"]), "trades-all" if ids else "candles", ids)
+            cure = cure_of_ahead(str(row["symbol"]), TAPE if ids else "candles", ids)
             print(f"okx gaps: {row['symbol']}: the time of {ids or 'candles'} has not come. {cure}", file=sys.stderr)
     return int(any(row["kind"] not in good for row in rows))
 
@@ -122,6 +123,7 @@ def _of_database(
     rest_url: str | None,
     proxy: str | None,
 ) -> list[Row]:
+    from okxcli.core.model import TAPE
     from okxcli.errors import AnswerNo, Refused
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms
@@ -133,14 +135,14 @@ def _of_database(
 
     log.setup("gaps", quiet=True)
     settings = load(config)
-    here = way(settings, None, rest_url, proxy)
+    here = way(settings, None, rest_url, proxy if online else None)
     history = here.market().history(now_ms) if online else None
     rows: list[Row] = []
     with (
         open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
         database.session() as connection,
     ):
-        configured = settings.symbols if here.exchange.tape in settings.channels else ()
+        configured = settings.symbols if TAPE in settings.channels else ()
         stored = taped(connection)
         names = list(dict.fromkeys(symbols)) or sorted({*configured, *(symbol for _, symbol in stored)})
         if not names:

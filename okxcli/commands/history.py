@@ -78,6 +78,7 @@ def history(
     --since, so that the first bar can be proved complete. On a terminal, stderr shows how far it is.
     """
     from okxcli.errors import ExitCode, UsageError
+    from okxcli.exchanges.registry import files_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_time
     from okxcli.runtime.progress import Progress
@@ -99,7 +100,7 @@ def history(
             until_ms = now if end is None else end
             files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, way)
         if files:
-            archive = way.exchange.files.archive(
+            archive = files_of(way.exchange).archive(
                 files, symbols, since_ms=begin, until_ms=end, channel=channel, progress=progress, rows_as=rows_as
             )
             damaged = _from_files(archive, market, output, life)
@@ -149,6 +150,7 @@ def _fetched(
 ) -> list[str]:
     """Fetch the bulk files of a span into a folder and return them."""
     from okxcli.errors import ExchangeUnavailable, UsageError
+    from okxcli.exchanges.registry import files_of
     from okxcli.runtime.clock import now_ms
     from okxcli.runtime.files import expanded
 
@@ -156,7 +158,7 @@ def _fetched(
         raise UsageError("--download needs --since: from which day on?")
     if places and (len(places) > 1 or Path(places[0]).is_file()):
         raise UsageError("--download keeps the files in one folder: give --files FOLDER, or leave it out")
-    store = way.exchange.files
+    store = files_of(way.exchange)
     base = base_url or store.url
     folder = expanded(places[0]) if places else store.folder(base)
     loader = store.downloader(

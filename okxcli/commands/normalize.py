@@ -1,10 +1,15 @@
 """`okx normalize`: raw lines of the exchange in, our lines out."""
 
 import logging
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import typer
 
 from okxcli.options import Files, Output, Quiet, Rejects, Stats, Strict
+
+if TYPE_CHECKING:
+    from okxcli.core.model import Line
 
 
 def register(app: typer.Typer) -> None:
@@ -30,18 +35,17 @@ def normalize(
     from okxcli.core.codec import encode
     from okxcli.core.origin import site_line, site_told
     from okxcli.exchanges.interface import PartlyInvalid
-    from okxcli.exchanges.registry import exchange
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
 
     log.setup("normalize", quiet=quiet)
     run = LineFilter("normalize", files, output, strict, rejects, stats, quiet)
-    normalizer = exchange().normalizer()
-    feed, write = normalizer.feed, run.out.line
+    reader = _Reader()
+    write = run.out.line
 
     def handle(line: bytes) -> None:
         try:
-            found = feed(line)
+            found = reader.feed(line)
         except PartlyInvalid as bad:
             for item in bad.lines:
                 write(encode(item))
@@ -52,7 +56,49 @@ def normalize(
             write(site_line(site))
 
     def finish() -> None:
-        for note in normalizer.notes():
+        for note in reader.notes():
             logging.getLogger(__name__).info(note)
 
-    return run.run(handle, finish=finish, counts=normalizer.counts)
+    return run.run(handle, finish=finish, counts=reader.counts)
+
+
+class _Reader:
+    """Reads raw lines as the exchange does whose lines they are, the default one's until another is met."""
+
+    def __init__(self) -> None:
+        from okxcli.exchanges.registry import exchange
+
+        self._now = exchange()
+        self._all = {self._now.name: self._now.normalizer()}
+        self._feed = self._all[self._now.name].feed
+
+    def feed(self, line: bytes) -> "list[Line]":
+        from okxcli.core.origin import site_told
+        from okxcli.errors import InvalidLine
+        from okxcli.exchanges.interface import PartlyInvalid
+        from okxcli.exchanges.registry import exchange_of
+
+        try:
+            return self._feed(line)
+        except PartlyInvalid:
+            raise
+        except InvalidLine:
+            if site_told(line) is not None:
+                return []
+            other = exchange_of(line)
+            if other is None or other is self._now:
+                raise
+            self._now = other
+            if other.name not in self._all:
+                self._all[other.name] = other.normalizer()
+            self._feed = self._all[other.name].feed
+            return self._feed(line)
+
+    def counts(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for one in self._all.values():
+            found.update(one.counts())
+        return dict(found)
+
+    def notes(self) -> list[str]:
+        return [note for one in self._all.values() for note in one.notes()]

@@ -30,7 +30,7 @@ def stream(
             "--channel",
             "-c",
             metavar="LIST",
-            help="Channels, as the exchange names them: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
+            help="Channels, with commas: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
         ),
     ] = "trades-all",
     stamp: Annotated[
@@ -78,6 +78,7 @@ def stream(
     it. Fills of trades-all that were missed meanwhile come from REST, in their order, before those that follow; what
     the exchange itself does not have is told as an absent event.
     """
+    from okxcli.core.origin import SITE_HEAD
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
@@ -101,7 +102,7 @@ def stream(
         resume=_stored(symbols, way, dsn) if resume else None,
     )
     with Lifecycle("source") as life, Lines(output) as out, feed:
-        _Copy(feed, out, way.exchange.preface, count, way.first_lines(way.ws_url)).run(life, seconds)
+        _Copy(feed, out, (SITE_HEAD, *way.exchange.preface), count, way.first_lines(way.ws_url)).run(life, seconds)
     return 0
 
 

@@ -1,9 +1,11 @@
 """Which exchange a command is about, and the way there: options, else the configuration, else its own addresses."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from okxcli.exchanges.interface import Exchange, Market
+    from typing import Unpack
+
+    from okxcli.exchanges.interface import Exchange, Market, MarketOptions
     from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.proxy import Proxies
 
@@ -28,7 +30,7 @@ class Way(NamedTuple):
         site = self.exchange.origin_of(url)
         return [] if site == self.exchange.home else [site_event(site)]
 
-    def market(self, **options: Any) -> "Market":
+    def market(self, **options: "Unpack[MarketOptions]") -> "Market":
         """Return the exchange as it answers requests; `options` as for `Exchange.market`."""
         return self.exchange.market(self.rest_url, self.proxies, **options)
 
@@ -48,10 +50,13 @@ def way(config: "Config", ws_url: str | None = None, rest_url: str | None = None
 
 
 def way_of_options(ws_url: str | None, rest_url: str | None, proxy: str | None) -> Way:
-    """Return the same for a command that reads the configuration only where something of it is asked for."""
+    """Return the same for a command that needs no configuration where options name a market on this machine.
+
+    What is simulated here is the default exchange, whatever is configured.
+    """
     from okxcli.exchanges.registry import exchange
     from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.configuration.config_file import load
 
     here = all(url and exchange().origin_of(url) == "local" for url in (ws_url, rest_url))
-    return way(Config() if ws_url and rest_url and (here or proxy is not None) else load(), ws_url, rest_url, proxy)
+    return way(Config() if here else load(), ws_url, rest_url, proxy)

@@ -6,6 +6,7 @@ guessed. `core/codec.py` turns them into lines and back.
 """
 
 from decimal import Decimal
+from typing import Final
 
 import msgspec
 
@@ -20,6 +21,9 @@ MAX_ID = 2**63 - 1
 AHEAD_MS = 3_600_000
 UNSTAMPED_AHEAD_MS = 86_400_000
 
+#: The channel, and the origin, of fills that come one by one, each by its own id. Names of channels are words of the
+#: lines, whatever an exchange calls them.
+TAPE: Final = "trades-all"
 #: The origin of a merged trade from a file: nothing tells how many fills it is of, so its id proves nothing.
 FILE_MERGED = "file-merged"
 
@@ -45,7 +49,7 @@ class StandardizedTrade(msgspec.Struct, frozen=True, gc=False, tag_field="type",
     count: int = 1
     received: int | None = None
     source: int | None = None
-    origin: str = "trades-all"
+    origin: str = TAPE
 
     @property
     def first_id(self) -> int:

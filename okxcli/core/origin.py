@@ -7,6 +7,9 @@ its address. What is read back from a database has none: whoever reads it knows 
 
 import msgspec
 
+#: How the raw line begins that says it.
+SITE_HEAD = b'{"event":"site"'
+
 
 class _Site(msgspec.Struct):
     site: str
@@ -33,6 +36,6 @@ def site_told(line: bytes) -> str | None:
         return None
     try:
         found = _SITE.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found.site if "site" in (found.event, found.type) else None

@@ -119,7 +119,7 @@ class ArchiveOptions(TypedDict, total=False):
     rows_as: RowsAs | None
 
 
-class BulkFiles(Protocol):
+class FileSource(Protocol):
     """The exchange's archive of files, a file a symbol and day.
 
     Its days begin `offset_ms` before midnight UTC; a file is there `published_ms` after its day. `url` is where they

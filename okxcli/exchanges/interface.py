@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, Required, Self, TypedDict, Unpack
 from okxcli.core.model import Instrument, Line, OHLCVCandle
 from okxcli.core.timeframes import Timeframe
 from okxcli.errors import Early, InvalidLine
-from okxcli.exchanges.file_interface import BulkFiles
+from okxcli.exchanges.file_interface import FileSource
 from okxcli.runtime.clock import SteadyClock
 from okxcli.runtime.proxy import Proxies
 
@@ -127,7 +127,11 @@ class History(Protocol):
         """
 
     def newest(self, symbol: str) -> tuple[int, int]:
-        """Return the id and the time (ms) of the newest fill."""
+        """Return the id and the time (ms) of the newest fill.
+
+        Raises:
+            Refused: there is none.
+        """
 
     def first_id_at(self, symbol: str, since_ms: int) -> int:
         """Return the lowest id of the fills at or after a moment; if there is none yet, the one that it will have."""
@@ -243,9 +247,11 @@ class MarketOptions(TypedDict, total=False):
 class Exchange(Protocol):
     """An exchange. `name` is the key of its lines and rows, `title` what people call it.
 
-    `home` is the origin of its real data, as `origin_of` tells it; `tape` the channel that brings each fill by its own
-    id; `page` how many fills an answer holds, `horizon_ms` how far back they go. `preface`: how raw lines begin that
-    are not data.
+    `home` is the origin of its real data, as `origin_of` tells it; `page` how many fills an answer holds, `horizon_ms`
+    how far back they go. `preface`: how raw lines begin that are not data. `files` is None where there are none.
+
+    It numbers the fills of a symbol one by one, without a gap but for ids that it lost, and calls channels what the
+    lines call them: `trades-all`, `trades`, `books5`, `bbo-tbt`, `tickers`.
     """
 
     name: str
@@ -253,11 +259,10 @@ class Exchange(Protocol):
     home: str
     ws_url: str
     rest_url: str
-    tape: str
     page: int
     horizon_ms: int
     preface: tuple[bytes, ...]
-    files: BulkFiles
+    files: FileSource | None
 
     def origin_of(self, url: str) -> str:
         """Return where data of `url` comes from: a site of the exchange, `local` for this machine, else the host."""

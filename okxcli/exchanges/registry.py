@@ -3,7 +3,8 @@
 from functools import cache
 from importlib import import_module
 
-from okxcli.errors import ConfigError
+from okxcli.errors import ConfigError, UsageError
+from okxcli.exchanges.file_interface import FileSource
 from okxcli.exchanges.interface import Exchange
 
 #: Name: the module whose `EXCHANGE` it is. The first one is meant where none is named.
@@ -20,6 +21,22 @@ def exchange(name: str = DEFAULT) -> Exchange:
         ConfigError: there is none of that name.
     """
     if name not in _MODULES:
-        raise ConfigError(f"no exchange is called {name!r}. There is {', '.join(_MODULES)}")
+        raise ConfigError(f"exchange.name: no exchange is called {name[:40]!r}. There is {', '.join(_MODULES)}")
     found: Exchange = import_module(_MODULES[name]).EXCHANGE
     return found
+
+
+def exchange_of(line: bytes) -> Exchange | None:
+    """Return the exchange whose raw line this is; None: of none, or nobody can tell."""
+    return next((one for one in map(exchange, _MODULES) if one.is_raw(line)), None)
+
+
+def files_of(source: Exchange) -> FileSource:
+    """Return the bulk files of an exchange.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if source.files is None:
+        raise UsageError(f"{source.title} has no bulk files: leave --files and --download out")
+    return source.files

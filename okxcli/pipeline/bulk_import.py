@@ -20,7 +20,7 @@ from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchanges.file_interface import Fills, RowsAs, WholeFile
 from okxcli.exchanges.interface import Exchange
-from okxcli.exchanges.registry import exchange
+from okxcli.exchanges.registry import files_of
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.outdated import stale
@@ -58,7 +58,8 @@ class BulkLoader:
     """Stores the fills of `symbols` that bulk files hold, and their bars in `timeframes`.
 
     With `fill` a quiet that the ids prove gets flat bars. `describe` gives raw lines of what a symbol is, for one that
-    the database does not know. `rows_as` says what rows of trades are, whatever they look like.
+    the database does not know. `rows_as` says what rows of trades are, whatever they
+    look like; `source` whose they are.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class BulkLoader:
         fill: bool = False,
         describe: Callable[[str], list[bytes]] = lambda symbol: [],
         rows_as: RowsAs | None = None,
-        source: Exchange | None = None,
+        *,
+        source: Exchange,
     ) -> None:
-        self._exchange = source or exchange()
+        self._exchange, self._files = source, files_of(source)
         self.symbols = list(dict.fromkeys(symbols))
         self._database = database
         names = list(timeframes)
@@ -106,9 +108,7 @@ class BulkLoader:
             DatabaseUnavailable: Postgres went away; what was stored stays.
         """
         self._stop = stop
-        paths = self._exchange.files.archive(
-            places, self.symbols, since_ms=self._since or None, until_ms=self._until
-        ).paths
+        paths = self._files.archive(places, self.symbols, since_ms=self._since or None, until_ms=self._until).paths
         connection = self._database.connect()
         try:
             self._introduce(connection)
@@ -155,7 +155,7 @@ class BulkLoader:
     def _file(self, connection: Connection, path: Path) -> None:
         try:
             done = self._rows_as != "aggregates"
-            for file in self._exchange.files.whole(path, self.symbols) if done else ():
+            for file in self._files.whole(path, self.symbols) if done else ():
                 if file is None:
                     done = False
                     break
@@ -207,7 +207,7 @@ class BulkLoader:
 
     def _by_line(self, path: Path, symbols: list[str], since: int | None, until: int) -> None:
         """Store what a file holds through the same steps as the pipe of commands."""
-        archive = self._exchange.files.archive([path], symbols, since_ms=since, until_ms=until, rows_as=self._rows_as)
+        archive = self._files.archive([path], symbols, since_ms=since, until_ms=until, rows_as=self._rows_as)
         normalizer = self._exchange.normalizer()
         for lines in archive.lines():
             for line in lines:
@@ -223,7 +223,7 @@ class BulkLoader:
         self._loaded.damaged += archive.damaged
         self._loaded.unreadable += archive.unreadable
         for symbol in symbols if archive.damaged or archive.unreadable else ():
-            if self._exchange.files.may_hold(path, symbol):
+            if self._files.may_hold(path, symbol):
                 self._by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
 
     # Bars

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
-from okxcli.core.model import BookSnapshot, Line, StandardizedTrade
-from okxcli.errors import BUGS, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
+from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
+from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import exchange
 from okxcli.runtime.clock import ClockDoubt
@@ -89,7 +89,7 @@ class Collector:
 
     def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Housekeeping]:
         """Return the candle maker for a configuration, and the chores beside it."""
-        self._fill_by_fill = self._exchange.tape in config.channels
+        self._fill_by_fill = TAPE in config.channels
         mender = self._mender(config) if self._mender is not None else None
         chores = Housekeeping(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
         if not config.timeframes:
@@ -150,10 +150,13 @@ class Collector:
         if self._load is None:
             return
         try:
-            self._wish = self._load()
+            wish = self._load()
+            if wish.exchange != self._config.exchange:
+                raise ConfigError("exchange.name is another one, which needs a new start")
         except OkxError as error:
             _log.error("the configuration stays as it was: %s", "; ".join(str(error).splitlines()))
             return
+        self._wish = wish
         self._next_try = 0.0
         if not self._keeper.up:
             _log.info("the new configuration is taken up when the database is back")
@@ -185,12 +188,10 @@ class Collector:
         before = self._config
         new = [symbol for symbol in config.symbols if symbol not in before.symbols]
         gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
-        others = _of_candles(config, self._exchange.tape) != _of_candles(before, self._exchange.tape)
-        taped = new if self._exchange.tape in before.channels else config.symbols
+        others = _of_candles(config) != _of_candles(before)
+        taped = new if TAPE in before.channels else config.symbols
         with self._session() as connection:
-            resume = (
-                newest_ids(connection, self._exchange.name, taped) if self._exchange.tape in config.channels else {}
-            )
+            resume = newest_ids(connection, self._exchange.name, taped) if TAPE in config.channels else {}
             self.take(self._feed.poll())
             if config.proxy != before.proxy:
                 self._feed.go_through(config.proxy)
@@ -325,9 +326,9 @@ class Collector:
         return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()
 
 
-def _of_candles(config: Config, tape: str) -> tuple[object, ...]:
+def _of_candles(config: Config) -> tuple[object, ...]:
     """Return all that a candle maker is made of."""
-    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, tape in config.channels
+    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, TAPE in config.channels
 
 
 def _tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:
@@ -337,7 +338,7 @@ def _tell_change(before: Config, after: Config, new: list[str], gone: list[str])
         was, has = getattr(before, name), getattr(after, name)
         parts += [f"+{one}" for one in has if one not in was] + [f"-{one}" for one in was if one not in has]
     _log.info("the configuration is read again: %s", " ".join(parts) or "the same symbols, channels and timeframes")
-    fixed = ("dsn", "exchange", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
+    fixed = ("dsn", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
     later = [name.removesuffix("_s") for name in fixed if getattr(before, name) != getattr(after, name)]
     if later:
         _log.warning("this takes effect at the next start: %s", ", ".join(later))

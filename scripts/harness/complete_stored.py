@@ -14,6 +14,7 @@ from okxcli.core.codec import decode
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.backfill import Backfill, Tools
 from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import reopen
@@ -264,7 +265,9 @@ class Round:
         """Run `okx backfill`, with REST there or away."""
         self._nodes.away = away
         history = TradeHistory(self._nodes, sleep=self.clock.sleep, clock=self.clock)  # type: ignore[arg-type]
-        tools = Tools(self._database.connect, history, fill=self._fill, sleep=self.clock.sleep, clock=self.clock)
+        tools = Tools(
+            self._database.connect, history, exchange(), fill=self._fill, sleep=self.clock.sleep, clock=self.clock
+        )
         with closing(Backfill(tools, self.frames.split(",") if self.tape else ())) as work:
             for row in self._rows(work, away):
                 self._tell(f"backfill {row}")

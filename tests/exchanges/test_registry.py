@@ -24,7 +24,7 @@ MINUTE = 60_000
 def test_what_is_there():
     """OKX is meant where nothing is said; what is not there is told with what there is."""
     assert exchange() is exchange(DEFAULT) is exchange("okx")
-    with pytest.raises(ConfigError, match=r"no exchange is called 'nowhere'\. There is okx"):
+    with pytest.raises(ConfigError, match=r"exchange\.name: no exchange is called 'nowhere'\. There is okx"):
         exchange("nowhere")
 
 
@@ -33,12 +33,12 @@ def test_an_exchange_that_there_is_not(tmp_path):
     config = tmp_path / "okx.json"
     config.write_text(json.dumps({"symbols": ["BTC-USDT"], "exchange": {"name": "nowhere"}}))
     environment = os.environ | {"OKX_CONFIG": str(config), "HOME": str(tmp_path)}
-    for command in (["config", "check"], ["collect"], ["stream", "BTC-USDT"], ["backfill"]):
+    for command in (["config", "check"], ["collect"], ["stream", "BTC-USDT"], ["backfill"], ["status"]):
         done = subprocess.run(
             [sys.executable, "-m", "okxcli", *command], capture_output=True, env=environment, timeout=60, check=False
         )
         assert done.returncode == 78
-        assert f"okx {command[0]}: no exchange is called 'nowhere'. There is okx".encode() in done.stderr
+        assert f"okx {command[0]}: exchange.name: no exchange is called 'nowhere'. There is okx".encode() in done.stderr
 
 
 @pytest.fixture
@@ -54,16 +54,16 @@ def okx(tmp_path, database):
     more = {"TOY_FILLS": str(tmp_path / "fills"), "TOY_LOST": "31,32,33,90", "OKX_DSN": database}
     more |= {"OKX_CONFIG": str(tmp_path / "okx.json"), "HOME": str(tmp_path), "PYTHONPATH": str(HELPERS)}
 
-    def run(*arguments):
+    def run(*arguments, given=b""):
         command = [sys.executable, "-c", _WITH_TOY, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean | more)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+        done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False, env=clean | more)
+        assert b"Traceback" not in done.stderr, done.stderr
+        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
     return run
 
 
-def test_another_exchange_is_collected_and_mended(okx):
+def test_another_exchange_is_collected_and_mended(okx, tmp_path):
     """Nothing but its folder and its name in the registry: trades, holes, repair, whole bars, all under its name."""
     code, _, told = okx("collect", "--duration", "2s")
     assert code == 0, told
@@ -81,5 +81,13 @@ def test_another_exchange_is_collected_and_mended(okx):
     _, bars, _ = okx("read", "candles", "ABC-X", "--tf", "1m")
     assert len(bars) == 6
     assert [(bar["exchange"], bar["complete"], bar["trade_count"]) for bar in bars[1:]] == [("toy", True, 30)] * 5
+    (fill, *_), site = (
+        (tmp_path / "fills").read_bytes().splitlines(),
+        b'{"event":"site","arg":{"channel":"site"},"site":"x"}',
+    )
+    code, lines, told = okx("normalize", "-q", given=b"\n".join([site, fill, b"TOY;bad", fill]))
+    assert (code, [line["type"] for line in lines]) == (65, ["site", "trade", "trade"]), told
+    code, _, told = okx("history", "ABC-X", "--files", "*.zip")
+    assert (code, "Toy has no bulk files" in told) == (2, True)
     code, _, told = okx("verify", "ABC-X")
     assert (code, "the toy exchange has no bars" in told) == (2, True)

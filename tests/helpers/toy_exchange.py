@@ -7,7 +7,6 @@ of $TOY_LOST, which its history has.
 import os
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 
 from okxcli.core.model import StandardizedTrade
 from okxcli.errors import InvalidLine, UsageError
@@ -104,8 +103,7 @@ class _Market:
 class _Toy:
     name, title, home = "toy", "Toy", "toy.example"
     ws_url, rest_url = "wss://toy.example", "https://toy.example"
-    tape, page, horizon_ms, preface = "trades-all", 7, now_ms(), ()
-    files = SimpleNamespace(url="https://toy.example/files")
+    page, horizon_ms, preface, files = 7, now_ms(), (), None
 
     def origin_of(self, url):
         return url.split("//")[1]

@@ -14,6 +14,7 @@ from okxcli.core.decimals import parse
 from okxcli.core.model import Instrument, StandardizedTrade
 from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
 from okxcli.exchanges.okx.bulk_files.unpacking import tables
+from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.bulk_import import BulkLoader
 from okxcli.storage.database import open_database
 from okxcli.storage.write import bulk_load
@@ -113,7 +114,7 @@ def stored(database):
 
 def load(database, folder, *symbols, **more):
     ways = {"stop": more.pop("stop")} if "stop" in more else {}
-    return BulkLoader(database, symbols or [SPOT], FRAMES.split(","), **more).load([folder], **ways)
+    return BulkLoader(database, symbols or [SPOT], FRAMES.split(","), source=exchange(), **more).load([folder], **ways)
 
 
 @pytest.mark.parametrize("make", GENERATIONS.values(), ids=GENERATIONS)
@@ -260,13 +261,13 @@ def test_what_rows_are_told_to_be(opened, other, tmp_path):
     fills = [fill for fill in made(600) if fill.trade_id % 30]
     by_line(other, {SPOT: fills})
     write(tmp_path / "a", "BTC-USDT-trades-2026-05-17", modern(SPOT, fills))
-    loader = BulkLoader(opened, [SPOT], FRAMES.split(","), rows_as="fills")
+    loader = BulkLoader(opened, [SPOT], FRAMES.split(","), rows_as="fills", source=exchange())
     loader.load([tmp_path / "a"])
     assert loader.by_symbol()[SPOT]["files"] == len(fills)
     found, wanted = stored(opened), stored(other)
     assert (found["rows"], found["ledger"]) == (wanted["rows"], wanted["ledger"])
     write(tmp_path / "b", "ETH-USDT-trades-2026-05-17", modern("ETH-USDT", made(200)))
-    BulkLoader(opened, ["ETH-USDT"], FRAMES.split(","), rows_as="aggregates").load([tmp_path / "b"])
+    BulkLoader(opened, ["ETH-USDT"], FRAMES.split(","), rows_as="aggregates", source=exchange()).load([tmp_path / "b"])
     with opened.connect() as connection:
         assert connection.execute("SELECT count(*) FROM merged_trades").fetchall() == [(200,)]
         assert connection.execute("SELECT count(*) FROM raw_trades WHERE symbol = 'ETH-USDT'").fetchall() == [(0,)]
@@ -288,7 +289,7 @@ def test_time_that_steps_back_across_the_end_of_a_file(opened, other, tmp_path, 
     write(tmp_path / "1", "BTC-USDT-trades-2026-05-17", modern(SPOT, first))
     write(tmp_path / "2", "BTC-USDT-trades-2026-05-18", modern(SPOT, second))
     for folder in ("1", "2") if back % 2 else ("2", "1"):
-        BulkLoader(opened, [SPOT], frames.split(",")).load([tmp_path / folder])
+        BulkLoader(opened, [SPOT], frames.split(","), source=exchange()).load([tmp_path / folder])
     found, wanted = stored(opened), stored(other)
     assert found | {"candles": 0} == wanted | {"candles": 0}
     # Where the tape begins it is known by now that a fill may lie so far back; line by line that was learned later.

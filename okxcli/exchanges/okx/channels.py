@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
+from okxcli.core.model import TAPE
 from okxcli.errors import UsageError
 
 PUBLIC = "/ws/v5/public"
 BUSINESS = "/ws/v5/business"
 PRIVATE = "/ws/v5/private"
 
-#: The channel whose fills are numbered one by one, and repaired.
-TAPE = "trades-all"
 #: Fills in an answer of REST at most.
 TRADES_PAGE = 100
 

@@ -8,7 +8,7 @@ from okxcli.exchanges import file_interface, interface
 from okxcli.exchanges.file_interface import ArchiveOptions, DownloadOptions
 from okxcli.exchanges.interface import Exchange, FeedOptions, Market, MarketOptions
 from okxcli.exchanges.okx import sites
-from okxcli.exchanges.okx.channels import TAPE, TRADES_PAGE
+from okxcli.exchanges.okx.channels import TRADES_PAGE
 from okxcli.runtime.proxy import Proxies
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _DAY_MS = 86_400_000
 
 
-class _BulkFiles:
+class _Files:
     """The files of okx.com: days of UTC+8, two days after their day. Source: its page of historical data."""
 
     url = sites.FILES_URL
@@ -64,12 +64,11 @@ class OKX:
     home = sites.HOME
     ws_url = sites.WS_URL
     rest_url = sites.REST_URL
-    tape = TAPE
     page = TRADES_PAGE
     #: REST has the fills of three months, and it is not said to the day.
     horizon_ms = 85 * _DAY_MS
-    preface: tuple[bytes, ...] = (b'{"arg":{"channel":"instruments"', b'{"event":"site"')
-    files: file_interface.BulkFiles = _BulkFiles()
+    preface: tuple[bytes, ...] = (b'{"arg":{"channel":"instruments"',)
+    files: file_interface.FileSource | None = _Files()
 
     def origin_of(self, url: str) -> str:
         """Return where data of `url` comes from."""

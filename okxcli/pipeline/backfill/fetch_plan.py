@@ -42,6 +42,7 @@ class Plan:
     """
 
     symbol: str
+    page: int
     wanted: Ranges = field(default_factory=list)
     ceiling: int = 0
     note: str | None = None
@@ -51,7 +52,6 @@ class Plan:
     stretches: list[Stretch] | None = None
     anew: tuple[int, int] | None = None
     days: list[Days] = field(default_factory=list)
-    page: int = field(kw_only=True)
 
     @property
     def runs(self) -> Ranges:

@@ -9,7 +9,7 @@ from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.tape import FAR
 from okxcli.exchanges.interface import Page
-from okxcli.pipeline.backfill.fetch_plan import pages
+from okxcli.pipeline.backfill.fetch_plan import Plan, pages
 from okxcli.pipeline.backfill.tape_repair import Tape
 from okxcli.pipeline.backfill.tools import TAIL_MS, Tools
 from okxcli.storage.candles.remake import make_anew
@@ -62,7 +62,7 @@ class Healer:
         there, beyond = id_ledger.subtract(lost, [(newest + 1, 1 << 63)]), id_ledger.subtract(lost, [(0, newest)])
         again = id_ledger.union([*there, *absent])
         if again:
-            plan = self._tools.plan(symbol, wanted=again, ceiling=newest)
+            plan = Plan(symbol, self._tools.page, wanted=again, ceiling=newest)
             self._tape.fetch_runs(plan, pages(again, plan.page), counts)
         doubtful = _ids(recount.recount(connection, self._tools.name, symbol, days), "lost", others=True)
         if doubtful and not self._checked(symbol, doubtful, days, newest, counts):

@@ -4,14 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from okxcli.core.model import Line
 from okxcli.core.tape import SPREAD_MS
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import Exchange, History, Normalizer, PartlyInvalid
-from okxcli.exchanges.registry import exchange
-from okxcli.pipeline.backfill.fetch_plan import Plan
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
@@ -36,7 +33,7 @@ class Tools:
 
     connect: Callable[[], Connection]
     history: History
-    exchange: Exchange = field(default_factory=exchange)
+    exchange: Exchange
     fill: bool = False
     spread_ms: int = SPREAD_MS
     describe: Callable[[str], list[bytes]] = lambda _: []
@@ -59,9 +56,10 @@ class Tools:
         """The name of the exchange in lines and rows."""
         return self.exchange.name
 
-    def plan(self, symbol: str, **known: Any) -> Plan:
-        """Return a plan for a symbol of this exchange; `known` are the fields of it that are not as by default."""
-        return Plan(symbol, page=self.exchange.page, **known)
+    @property
+    def page(self) -> int:
+        """How many fills an answer of the exchange holds."""
+        return self.exchange.page
 
     def page_done(self) -> None:
         """Tell that one more page has come."""

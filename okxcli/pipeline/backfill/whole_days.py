@@ -13,7 +13,7 @@ from pathlib import Path
 from okxcli.core.model import StandardizedTrade
 from okxcli.errors import InvalidLine, OutputError, TryLater
 from okxcli.exchanges.interface import Exchange
-from okxcli.exchanges.registry import exchange
+from okxcli.exchanges.registry import files_of
 from okxcli.pipeline.backfill.fetch_plan import Days, Plan
 from okxcli.pipeline.bulk_import import BulkLoader
 from okxcli.runtime.clock import now_ms
@@ -47,17 +47,17 @@ class BulkFiles:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], int] = now_ms,
         proxies: Proxies | None = None,
-        source: Exchange | None = None,
+        source: Exchange,
     ) -> None:
-        self._exchange = source or exchange()
+        self._exchange, self._files = source, files_of(source)
         self._database = database
         self._timeframes = list(timeframes)
         self._fill = fill
         self._describe = describe
         self._stopped = stopped
         self._clock = clock
-        self._base_url = base_url or self._exchange.files.url
-        self._loader = self._exchange.files.downloader(
+        self._base_url = base_url or self._files.url
+        self._loader = self._files.downloader(
             base_url, folder, sleep=sleep, stop=stopped, quiet=True, proxies=proxies or Proxies()
         )
         self._fetched: dict[Days, list[Path]] = {}
@@ -68,12 +68,12 @@ class BulkFiles:
         Those that lie whole in a span, are published by now, and would cost more pages than a file is worth, or of
         which REST has nothing any more; the fills of a span are taken to be spread evenly over it.
         """
-        now, offset = self._clock(), self._exchange.files.offset_ms
+        now, offset = self._clock(), self._files.offset_ms
         found: list[Days] = []
         for count, since, until in spans:
             edge = (now - self._exchange.horizon_ms + offset) // DAY_MS
             first = -(-(since + offset) // DAY_MS)
-            last = (min(until, now - self._exchange.files.published_ms) + offset) // DAY_MS
+            last = (min(until, now - self._files.published_ms) + offset) // DAY_MS
             # What REST has told the ids of is younger than that: the older days of a beginning are not counted in.
             a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - offset)) if until > since else 0
             if a_day < WORTH_PAGES * self._exchange.page:
@@ -130,7 +130,7 @@ class BulkFiles:
             paths = self._fetched.get(days, [])
             if not paths or days.since_ms < since_ms or days.until_ms > until_ms:
                 continue
-            archive = self._exchange.files.archive(paths, [plan.symbol], since_ms=days.since_ms, until_ms=days.until_ms)
+            archive = self._files.archive(paths, [plan.symbol], since_ms=days.since_ms, until_ms=days.until_ms)
             for lines in archive.lines():
                 for raw in lines:
                     try:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from okxcli.core.model import TAPE
+
 
 @dataclass(frozen=True)
 class Config:
@@ -16,7 +18,7 @@ class Config:
     """
 
     symbols: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ("trades-all",)
+    channels: tuple[str, ...] = (TAPE,)
     timeframes: tuple[str, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
     lateness_ms: int = 10_000
     grace_ms: int = 2_000

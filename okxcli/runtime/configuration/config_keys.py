@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from okxcli.core.model import TAPE
 from okxcli.runtime.configuration import config_values as values
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.files import expanded
@@ -103,7 +104,7 @@ class Document(_Section):
         default=[], description="Instruments to collect, as the exchange names them."
     )
     channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(values.once)] = Field(
-        default=["trades-all"], description="What to collect of each symbol."
+        default=[TAPE], description="What to collect of each symbol."
     )
     timeframes: Annotated[list[Annotated[str, AfterValidator(values.timeframe)]], AfterValidator(values.once)] = Field(
         default=["1m", "5m", "15m", "1h", "4h", "1d"], description="Bars to make from the trades; [] makes none."
@@ -186,10 +187,10 @@ def _no_constant(name: str) -> None:
 
 def _contradictions(raw: dict[str, Any]) -> list[str]:
     """Return what no single key can tell; looks at the raw values, so that it finds them beside other mistakes."""
-    channels = raw.get("channels", ["trades-all"])
+    channels = raw.get("channels", [TAPE])
     timeframes = raw.get("timeframes", ["1m"])
     known = isinstance(channels, list) and channels and all(channel in get_args(Channel) for channel in channels)
-    if known and timeframes and not {"trades-all", "trades"} & {*channels}:
+    if known and timeframes and not {TAPE, "trades"} & {*channels}:
         return ["timeframes: bars are made from trades; add trades-all to channels, or write []"]
     return []
 

@@ -6,6 +6,7 @@ measured where a recording was to be had and an assumption elsewhere; `HOW` says
 
 from dataclasses import dataclass
 
+from okxcli.core.model import TAPE
 from okxcli.core.timeframes import Timeframe
 from okxcli.runtime.configuration.config import Config
 
@@ -54,7 +55,7 @@ def shares(config: Config) -> list[Share]:
     every_ms = config.books_every_ms
     books = _DAY_S * 1000 // every_ms if every_ms else _DAY_S * _BOOKS_A_SECOND
     rows = {
-        "trades": fills if "trades-all" in config.channels else 0,
+        "trades": fills if TAPE in config.channels else 0,
         "merged_trades": round(fills * _MERGED_PER_FILL) if "trades" in config.channels else 0,
         "books": books * len(config.symbols) * len({"books5", "bbo-tbt"} & {*config.channels}),
         "tickers": round(fills * _TICKERS_PER_FILL) if "tickers" in config.channels else 0,

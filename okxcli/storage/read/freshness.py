@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
-from okxcli.core.model import AHEAD_MS
+from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.rows.reader import snapshot
@@ -128,7 +128,7 @@ def _tape(proof: Proof, rate: int) -> Freshness:
     return Freshness(
         proof.exchange,
         proof.symbol,
-        "trades-all",
+        TAPE,
         proof.last_time,
         _pause(proof),
         ahead=bool(proof.ahead),
@@ -183,7 +183,7 @@ def cure_of_ahead(symbol: str, channel: str, ids: str = "") -> str:
     tables = {"tickers": "tickers", "trades": "merged_trades", CANDLES: "market_data", THEIR_CANDLES: "market_data"}
     rows = f"{tables.get(channel, 'order_books')} WHERE symbol = '{symbol}' AND timestamp > now() + interval '1 day'"
     command = f'okx db run "DELETE FROM {rows}"'  # noqa: S608 -- words for people
-    if channel == "trades-all":
+    if channel == TAPE:
         command = (
             f"okx db forget {symbol} --ids {ids} --yes; okx backfill" if ids else f"okx gaps {symbol} tells their ids"
         )

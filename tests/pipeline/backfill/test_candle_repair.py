@@ -23,6 +23,7 @@ from okxcli.core.model import Absent
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchanges.interface import Page
 from okxcli.exchanges.okx.rest.history import TradeHistory, trade_line
+from okxcli.exchanges.registry import exchange
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
 from okxcli.pipeline.backfill import Backfill, Tools
@@ -44,7 +45,7 @@ class Place(past_market.Place):
     def backfill(self, **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
-        return Backfill(Tools(self.database.connect, TradeHistory(self.rest), **options), ())
+        return Backfill(Tools(self.database.connect, TradeHistory(self.rest), exchange(), **options), ())
 
     def missing(self):
         return [one for one in gaps.ranges(self.connection, *KEY) if one.kind == "missing"]
@@ -289,8 +290,8 @@ def test_whatever_a_bad_stream_left_behind(database, seed):
     storage_samples.store(database, [bar for bar in stored.values() if chance.random() > 0.05])
     clock = count(fills[-1].timestamp + 3_600_000, 40)
     with open_database(database, create=True) as opened:
-        tools = Tools(opened.connect, Past([f for f in fills if f.trade_id not in gone]), clock=clock.__next__,
-                      spread_ms=50, fill=fill)  # fmt: skip
+        past = Past([f for f in fills if f.trade_id not in gone])
+        tools = Tools(opened.connect, past, exchange(), clock=clock.__next__, spread_ms=50, fill=fill)
         with closing(Backfill(tools, ())) as work:
             (row,) = work.run([SYMBOL], fills[0].timestamp)
             assert row["left"] == 0 and row["candles"] > 0
@@ -310,7 +311,7 @@ def test_time_stepped_back_before_what_is_fetched(database):
     storage_samples.store(database, storage_samples.made(kept, "1s", lateness_ms=60_000).values())
     with open_database(database, create=True) as opened:
         clock = count(START_MS + 3_600_000, 40)
-        with closing(Backfill(Tools(opened.connect, Past(shown), clock=clock.__next__), ())) as work:
+        with closing(Backfill(Tools(opened.connect, Past(shown), exchange(), clock=clock.__next__), ())) as work:
             (row,) = work.run([SYMBOL])
     assert (row["fetched"], row["left"]) == (1, 2)
     starts = [bar.start - START_MS for bar in storage_samples.bars_of(database).values() if bar.complete]
@@ -332,7 +333,7 @@ def test_time_stepped_back_where_another_timeframe_shows_it(database):
     storage_samples.store(database, storage_samples.made(kept, "2s,3s", lateness_ms=60_000).values())
     with (
         open_database(database, create=True) as opened,
-        closing(Backfill(Tools(opened.connect, Away()), ())) as work,
+        closing(Backfill(Tools(opened.connect, Away(), exchange()), ())) as work,
         pytest.raises(ExchangeUnavailable),
     ):
         list(work.run([SYMBOL]))

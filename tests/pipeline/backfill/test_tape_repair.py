@@ -17,6 +17,7 @@ from okxcli.core.model import Absent
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.backfill import Backfill, Tools, pages
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.ledger import audit, recount
@@ -36,7 +37,7 @@ class Place(past_market.Place):
     def backfill(self, wait=True, files=None, taped=(), **options):
         begun = now_ms()
         options = {"clock": lambda: START_MS + 3_600_000 + now_ms() - begun, "spread_ms": 200} | options
-        tools = Tools(self.database.connect, TradeHistory(self.rest), **options)
+        tools = Tools(self.database.connect, TradeHistory(self.rest), exchange(), **options)
         return Backfill(tools, FRAMES, wait=wait, files=files, taped=taped)
 
     def stored(self):

@@ -30,6 +30,7 @@ from okxcli.storage.database import open_database
 from okxcli.storage.ledger import recount
 from okxcli.storage.read import gaps
 
+NOWHERE = "http://127.0.0.1:9"
 PUBLISHED_MS, HORIZON_MS = OKX.files.published_ms, OKX.horizon_ms
 SYMBOL = "BTC-USDT"
 KEY = ("okx", SYMBOL)
@@ -118,10 +119,10 @@ class Place(past_market.Place):
     def backfill(self, base=None, later=4 * DAY, frames=FRAMES):
         begun = now_ms()
         clock = lambda: END_MS + later + now_ms() - begun  # noqa: E731
-        tools = Tools(self.database.connect, TradeHistory(self.rest), clock=clock, spread_ms=200)
+        tools = Tools(self.database.connect, TradeHistory(self.rest), OKX, clock=clock, spread_ms=200)
         files = None
         if base is not None:
-            files = BulkFiles(self.database, base, self.folder, frames, clock=clock, sleep=lambda _: None)
+            files = BulkFiles(self.database, base, self.folder, frames, clock=clock, sleep=lambda _: None, source=OKX)
         return Backfill(tools, frames, files=files)
 
     def run(self, base=None, since=None, until=None, **options):
@@ -242,7 +243,14 @@ def test_rest_is_asked_where_there_is_no_file(place, server, whole, fault, caplo
 def test_what_is_published_and_worth_it(place):
     """Days are chosen that lie whole in the span, are two days over, and lack as many fills as a file is worth."""
     least = WORTH_PAGES * 100
-    files = BulkFiles(place.database, "http://127.0.0.1:9", place.folder, FRAMES, clock=lambda: MIDNIGHT + PUBLISHED_MS)
+    files = BulkFiles(
+        place.database,
+        NOWHERE,
+        place.folder,
+        FRAMES,
+        clock=lambda: MIDNIGHT + PUBLISHED_MS,
+        source=OKX,
+    )
     two = (MIDNIGHT - 2 * DAY, MIDNIGHT)
     assert files.choose([(2 * least, *two)]) == [Days(*two, 2 * least)]
     assert files.choose([(2 * least - 1, *two)]) == []
@@ -253,10 +261,11 @@ def test_what_is_published_and_worth_it(place):
     assert files.choose([(9 * least, MIDNIGHT, MIDNIGHT + 9 * DAY)]) == []
     late = BulkFiles(
         place.database,
-        "http://127.0.0.1:9",
+        NOWHERE,
         place.folder,
         FRAMES,
         clock=lambda: two[1] + PUBLISHED_MS - 1,
+        source=OKX,
     )
     assert [days.number for days in late.choose([(9 * least, *two)])] == [1]
 
@@ -264,7 +273,7 @@ def test_what_is_published_and_worth_it(place):
 def test_what_rest_has_no_more(place):
     """Days beyond REST's three months come from files however little was traded; the younger ones by their worth."""
     now = MIDNIGHT + PUBLISHED_MS
-    files = BulkFiles(place.database, "http://127.0.0.1:9", place.folder, FRAMES, clock=lambda: now)
+    files = BulkFiles(place.database, NOWHERE, place.folder, FRAMES, clock=lambda: now, source=OKX)
     year = (now - 365 * DAY, now)
     (old,) = files.choose([(85 * 10, *year)])
     assert old.since_ms == now - 365 * DAY and old.until_ms == now - HORIZON_MS

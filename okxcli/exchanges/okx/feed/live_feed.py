@@ -12,9 +12,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from okxcli.core.model import AHEAD_MS
+from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.errors import OkxError, UsageError
-from okxcli.exchanges.okx.channels import TAPE, Subscription
+from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter

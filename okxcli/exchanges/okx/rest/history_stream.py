@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 
+from okxcli.core.model import TAPE
 from okxcli.errors import UsageError
 from okxcli.exchanges.interface import Missing
-from okxcli.exchanges.okx.channels import TAPE, path_of
+from okxcli.exchanges.okx.channels import path_of
 from okxcli.exchanges.okx.rest.history import TradeHistory
 
 _TIME = b'"ts":"'
