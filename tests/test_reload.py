@@ -169,7 +169,9 @@ def test_timeframes_and_channels(collect, exchange):
 def test_mistakes_change_nothing(collect, exchange):
     """A configuration that cannot be is told in one line; the old one stays, and a right one is taken afterwards."""
     dials, before = handshakes(exchange), exchange.connections()
-    for text in ("{", json.dumps(CONFIG | {"symbols": []}), json.dumps(CONFIG | {"channels": ["trade"], "x": 1})):
+    other = CONFIG | {"exchange": {"name": "other"}, "symbols": [BTC]}
+    wrong = [CONFIG | {"symbols": []}, CONFIG | {"channels": ["trade"], "x": 1}, other]
+    for text in ("{", *map(json.dumps, wrong)):
         collect.hup(text)
         assert "the configuration stays as it was" in collect.log().splitlines()[-1]
     collect.goes_on(BTC, ETH)
