@@ -72,11 +72,15 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a standing subscription has brought: how many pushes, the last one (b"": none), and since when nothing."""
+    """What a standing subscription has brought: how many pushes, the last one (b"": none), and since when nothing.
+
+    `acked_ms`: since when it stands.
+    """
 
     pushes: int
     frame: bytes
     since_ms: int
+    acked_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -121,7 +125,8 @@ class Session:
     def seen(self) -> dict[Subscription, Seen]:
         """Return what the subscriptions that stand have brought; may be called from any thread."""
         standing = [w for w in list(self._wanted.values()) if w.state == "acked"]
-        return {w.subscription: Seen(w.pushes, w.frame, max(w.acked_ms, w.last_push_ms or 0)) for w in standing}
+        newest = {w.subscription: max(w.acked_ms, w.last_push_ms or 0) for w in standing}
+        return {w.subscription: Seen(w.pushes, w.frame, newest[w.subscription], w.acked_ms) for w in standing}
 
     # What happens
 

@@ -324,7 +324,7 @@ class Feed:
     def _instruments(self, names: list[str]) -> list[bytes]:
         """Return the lines that tell what symbols are; none if REST does not answer."""
         rows = self._catalogue.tried(names, self._stopping.is_set)
-        self._watch.know(rows)
+        self._watch.listings.know(rows)
         return self._as_lines([instrument_line(row) for row in rows.values()])
 
     def _fetch_instruments(self) -> None:

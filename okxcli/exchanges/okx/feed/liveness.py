@@ -1,12 +1,11 @@
 """`Watch`: asks REST now and then whether a feed is what it seems, in a thread of its own.
 
-Looks at silent channels for `mute_channels.Watchdog`, at the instruments of silent symbols, and at OKX's clock. What it
-finds is done by the feed that owns it: nothing here touches a socket.
+Looks at silent channels for `mute_channels.Watchdog`, at the instruments (`instrument_watch`), and at OKX's clock. What
+it finds is done by the feed that owns it: nothing here touches a socket.
 """
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.clock_offset import WARN_MS, ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.feed.instrument_watch import Listings
 from okxcli.exchanges.okx.feed.mute_channels import (
     BY_ID,
     Position,
@@ -26,11 +26,9 @@ from okxcli.exchanges.okx.feed.mute_channels import (
     by_ticker,
     delivered,
     position_of,
-    watched,
 )
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
 from okxcli.exchanges.okx.rest.history import trade_line
-from okxcli.exchanges.okx.rest.instrument_list import instrument_line, likely_kind
 from okxcli.runtime.clock import SteadyClock, now_ms, passed_ms
 
 _log = logging.getLogger(__name__)
@@ -117,10 +115,7 @@ class Watch:
         self._wall_ahead_ms = 0
         self._clock_due_ms = 0
         self._retry_ms = _UNMEASURED_MS
-        self._rows: dict[str, Row] = {}
-        self._pushed_rows: deque[Row] = deque()
-        self._listed_ms: dict[str, int] = {}
-        self._missing: dict[str, int] = {}
+        self.listings = Listings(rest, hands.put, hands.retire, hands.retry, self._times.gone_ms, self._times.listed_ms)
         self._tickers: dict[str, Row] = {}
         self._tickers_ms = 0
         self._stopping = threading.Event()
@@ -138,13 +133,9 @@ class Watch:
         if self._thread.ident is not None:
             self._thread.join(_STOP_S)
 
-    def know(self, rows: Mapping[str, Row]) -> None:
-        """Take note of what instruments are by now; a change is told."""
-        self._rows.update(rows)
-
     def told(self, row: Row) -> None:
         """Take note of what OKX itself says of an instrument, which is on its way as a line; from any thread."""
-        self._pushed_rows.append(row)
+        self.listings.told(row)
         self._wake.set()  # by the next look the instrument may be back
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
@@ -163,9 +154,7 @@ class Watch:
 
     def look(self, now: int) -> None:
         """Do what is due at `now` (`passed_ms`)."""
-        while self._pushed_rows:
-            row = self._pushed_rows.popleft()
-            self._changed(str(row["instId"]), row)
+        self.listings.take_told()
         self._look_at_clock(now)
         seen = self._hands.seen()
         for subscription in self._dog.recovered(seen):
@@ -185,7 +174,7 @@ class Watch:
                 return
         for verdict, mute in verdicts.items():
             self._act(verdict, mute)
-        self._look_at_listing(seen, now)
+        self.listings.look(seen, now)
 
     # Mute channels
 
@@ -194,9 +183,9 @@ class Watch:
         witness, position = "", Position(0)
         try:
             witness, position = self._ask(channel, symbol, before)
-            self._missing.pop(symbol, None)
+            self.listings.found(symbol)
         except NoSuchInstrument:
-            self._missing[symbol] = self._missing.get(symbol, 0) + 1
+            self.listings.missed(symbol)
         except (OkxError, *_BAD) as error:
             _log.debug("no look at %s: %s", subscription, error)
         after = self._hands.seen().get(subscription)
@@ -247,15 +236,12 @@ class Watch:
 
     def _ask_for_tickers(self, some: Iterable[Subscription]) -> None:
         """Have one request for a kind of instrument answer for all of its silent channels of trades."""
-        kinds = {self._kind(s.value) for s in some if s.channel in BY_ID} - {"OPTION"}  # those want a family
+        kinds = {self.listings.kind_of(s.value) for s in some if s.channel in BY_ID} - {"OPTION"}  # those want a family
         for kind in sorted(kinds):
             try:
                 self._tickers |= {str(row.get("instId")): row for row in self._rest.tickers(kind)}
             except OkxError as error:
                 _log.debug("no tickers of %s: %s", kind, error)
-
-    def _kind(self, symbol: str) -> str:
-        return str(self._rows.get(symbol, {}).get("instType") or likely_kind(symbol))
 
     def _act(self, verdict: Verdict, mute: list[Subscription]) -> None:
         names = ", ".join(str(s) for s in mute[:5]) + (f" and {len(mute) - 5} more" if len(mute) > 5 else "")
@@ -271,54 +257,6 @@ class Watch:
             self._hands.put([trade_line(row) for row in self._rest.trades(symbol, limit=1)])
         except (OkxError, *_BAD) as error:
             _log.debug("the newest fill of %s comes later: %s", symbol, error)
-
-    # Instruments
-
-    def _look_at_listing(self, seen: Mapping[Subscription, Seen], now: int) -> None:
-        """Ask whether a symbol is still listed of which nothing comes any more, one at a time."""
-        newest: dict[str, int] = {}
-        for subscription, one in seen.items():
-            if watched(subscription.channel):  # others may be named by an index, which is no instrument
-                newest[subscription.value] = max(newest.get(subscription.value, 0), one.since_ms)
-        for symbol, since_ms in newest.items():
-            last_ms = self._listed_ms.get(symbol)
-            urgent = self._missing.get(symbol, 0) > 1
-            if now - since_ms < self._times.gone_ms or not (
-                last_ms is None or now - last_ms >= self._times.listed_ms or urgent
-            ):
-                continue
-            self._listed_ms[symbol] = now
-            self._missing.pop(symbol, None)
-            self._look_at_instrument(symbol)
-            return
-
-    def _look_at_instrument(self, symbol: str) -> None:
-        known = self._rows.get(symbol, {})
-        family = known.get("instFamily") if self._kind(symbol) == "OPTION" else None
-        try:
-            rows = self._rest.instruments(self._kind(symbol), family, symbol)
-        except NoSuchInstrument:
-            rows = []
-        except (OkxError, *_BAD) as error:
-            _log.debug("no look at the instrument %s: %s", symbol, error)
-            return
-        row = next((row for row in rows if row.get("instId") == symbol), None)
-        if self._changed(symbol, row) and row is not None:
-            self._hands.put([instrument_line(row)])
-
-    def _changed(self, symbol: str, row: Row | None) -> bool:
-        """Take note of what an instrument is by now, None for nothing; return whether its state is another one."""
-        known = self._rows.get(symbol, {})
-        state = str(row.get("state", "")) if row is not None else "expired"
-        before = str(known.get("state", "live"))
-        self._rows[symbol] = (row or known) | {"state": state}
-        if row is not None and state != before:
-            _log.warning("%s is %s at OKX now, no longer %s", symbol, state, before)
-        if state == "expired":
-            self._hands.retire(symbol, "OKX does not list it any more")
-        elif before == "expired":
-            self._hands.retry()
-        return state != before
 
     # The clock
 

@@ -263,7 +263,7 @@ def test_a_subscription_is_made_anew_after_it_has_ended():
     assert session.acked == [ETH]
     assert asked(session.frame(ack(BTC, "unsubscribe"), 20)) == [("subscribe", ["BTC-USDT"])]
     assert list(session.frame(ack(BTC), 30)) == []
-    assert session.seen()[BTC] == Seen(1, PUSH, 30)
+    assert session.seen()[BTC] == Seen(1, PUSH, 30, 30)
     session.renew([BTC], 40)
     assert asked(session.frame(doesnt_exist(BTC), 50)) == [("subscribe", ["BTC-USDT"])]
 

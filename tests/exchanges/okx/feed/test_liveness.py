@@ -178,6 +178,8 @@ def test_what_okx_says_of_its_instruments_comes_as_it_happens(exchange, caplog):
     with feed_of(exchange, [BTC, ETH], ["trades-all", "tickers"], listing=True, times=times) as feed:
         lines = read(feed, present(exchange, BTC, ETH))
         assert exchange.wait_subscribed("instruments", "SPOT")  # another connection than that of the fills
+        # Of each kind once for all, and once more when the channel stood.
+        lines += read(feed, lambda _: exchange.counts()["GET public/instruments"] >= 2)
         asked = exchange.counts()["GET public/instruments"]
         exchange.set_state(SWAP, "suspend")
         for state in ("suspend", "expired"):
@@ -206,6 +208,26 @@ def test_what_okx_says_of_its_instruments_is_done_at_once(exchange, caplog):
         assert exchange.wait_subscribed("instruments", "SPOT")  # another connection than that of the fills
         exchange.set_state(ETH, "expired")
         read(feed, lambda _: told(caplog, "ETH-USDT is retired"))
+
+
+@pytest.mark.parametrize("symbol", [ETH, SWAP])
+def test_what_became_of_an_instrument_while_its_channel_was_away(exchange, caplog, symbol):
+    """Its connection is gone when it happens: nobody pushes it, and the fills go on. It is told all the same."""
+    times = Times(tick_ms=50, clock_ms=None)
+    with feed_of(exchange, [BTC, symbol], listing=True, times=times) as feed:
+        read(feed, present(exchange, BTC, symbol))
+        kind = exchange.row(symbol)["instType"]
+        assert exchange.wait_subscribed("instruments", kind)
+        exchange.refuse(1.0)
+        exchange.cut("public")
+        exchange.set_state(symbol, "suspend")
+        lines = read(feed, lambda more: any(b'"suspend"' in line for line in more))
+        assert sum(b'"instruments"' in line[:40] for line in lines) == 1
+        exchange.cut("public")
+        assert exchange.wait_subscribed("instruments", kind)
+        lines += read(feed, present(exchange, BTC, symbol))
+    assert sum(b'"suspend"' in line for line in lines) == 1  # what is known is not told again
+    assert told(caplog, f"{symbol} is suspend at OKX now, no longer live")
 
 
 def test_symbols_that_are_none_end_it_although_the_listing_stands(exchange):
