@@ -63,7 +63,8 @@ def database(embedded_dsn: str) -> Iterator[str]:
 
     name = f"okx_test_{os.getpid()}_{next(_NUMBERS)}"
     with psycopg.connect(embedded_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        quickly = "STRATEGY file_copy" if connection.info.server_version >= 150_000 else ""  # 20 ms for 150
+        connection.execute(f"CREATE DATABASE {name} {quickly}")
         try:
             yield make_conninfo(embedded_dsn, dbname=name)
         finally:
