@@ -1,5 +1,5 @@
 """Run the command line as `python -m okxcli`."""
 
-from okxcli.cli import main
+from okxcli.start import main
 
 main()

@@ -8,6 +8,7 @@ import errno
 import importlib
 import signal
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -137,7 +138,7 @@ def run(arguments: list[str]) -> int:
         return int(result) if isinstance(result, int) else ExitCode.OK
     except OkxError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _say(f"{command}: {error}")
         return error.exit_code
     except _UsageError as error:
@@ -148,9 +149,12 @@ def run(arguments: list[str]) -> int:
         die(signal.SIGPIPE)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             _say(f"{command}: cannot write {error.filename or 'a file'}: {error.strerror}")
+            return ExitCode.OUTPUT
+        if isinstance(error, PermissionError):
+            _say(f"{command}: no permission for {error.filename}. Who may use it: ls -ld {error.filename}")
             return ExitCode.OUTPUT
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             _say(f"{command}: too many open files. Raise the limit: ulimit -n 1024")

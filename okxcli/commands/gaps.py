@@ -160,6 +160,8 @@ def _of_database(
                 # What is stored has come, whatever this machine's clock says.
                 end = until_ms if newest is None else max(until_ms, newest[1] - _UNSETTLED_MS)
                 found = ranges(connection, exchange, name, since_ms, end, kept)
+                if newest is not None and newest[1] >= end and not any(one.kind == "covered" for one in found):
+                    _log.warning("%s: every stored fill is younger than a minute: ask again in a minute", name)
                 if history is not None and exchange == here.exchange.name:
                     try:
                         found = list(_settled(history, connection, name, found, end))

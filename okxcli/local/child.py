@@ -1,11 +1,13 @@
 """Runs a command beside the local exchange, as ssh-agent runs one: with an environment, to its end."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -23,7 +25,7 @@ class Interrupted(BaseException):
 
 
 class Child:
-    """A context in which signals are for the command: it gets them, and we wait for its end.
+    """A context in which signals are for the command: it and what it has started get them, and we wait for its end.
 
     Ctrl-C reaches the command from the terminal without us. A signal that comes while things are set up for the
     command is remembered, since an exception could leave them half made: `run` then raises `Interrupted`, and the
@@ -81,7 +83,22 @@ class Child:
     @staticmethod
     def _forward(process: "subprocess.Popen[bytes]", signum: int) -> None:
         if process.poll() is None and not (signum == signal.SIGINT and _in_foreground()):
-            process.send_signal(signum)
+            for pid in _with_descendants(process.pid):  # a shell leaves its pipe behind when it is ended
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signum)
+
+
+def _with_descendants(pid: int) -> list[int]:
+    """Return a process and all below it, as /proc has them; itself alone where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int(file.read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
 
 
 def _in_foreground() -> bool:

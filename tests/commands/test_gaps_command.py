@@ -104,6 +104,16 @@ def test_a_collector_that_is_dead_for_three_hours(run):
     assert iso(stopped) in out.decode() and "exchange" not in out.decode()
 
 
+def test_a_tape_that_is_younger_than_what_is_asked_for_proves_nothing(run):
+    """All fills of the last minute, or a time before the first one: unknown (1), and not nothing, which is well."""
+    now = now_ms()
+    assert run("store", data=lines(*(fill(number, now - 20_000 + number) for number in range(5, 9))))[0] == 0
+    for more in ((), ("--until", "1h")):
+        status, out, err = run("gaps", "BTC-USDT", *more)
+        assert (status, kinds(out)) == (1, [("BTC-USDT", "unknown", None, 4)])
+        assert ("every stored fill is younger than a minute" in err) == (not more)
+
+
 def test_online_tells_quiet_from_missing(run):
     """OKX's newest fill decides what the unknown tail is: nothing, or so many missing fills."""
     with LocalExchange(["BTC-USDT"], rate=0, history_s=0) as exchange:

@@ -163,6 +163,23 @@ def test_a_command_killed_by_a_signal_gives_128_and_more(start):
     assert process.wait(60) == 143
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_pipe_of_the_command_ends_with_it(start, tmp_path, signum):
+    """A shell that is ended leaves its pipe behind: what it had started gets the signal too."""
+    inner = f"(echo $$ > {tmp_path}/a; exec sleep 50) | (sh -c 'echo $$; exec sleep 50' > {tmp_path}/b; cat)"
+    process = start("simulate", "BTC-USDT", "--no-database", "--", "sh", "-c", inner, start_new_session=True)
+    end = time.monotonic() + 60
+    while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signum)
+    assert process.wait(30) in (128 + signum, 0)
+    below = [int((tmp_path / "b").read_text())]
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_signal_before_the_command_cleans_up(start, tmp_path):
     """TERM while the database starts leaves no folder and no server behind."""
     file = tmp_path / "tmp"

@@ -146,6 +146,9 @@ def _with_ends(found: list[IdRange], whole: list[IdRange], since_ms: int | None,
         high = whole[-1].last
         start = last_time if since_ms is None else max(last_time, since_ms)
         after = [IdRange("unknown", None if high is None else high + 1, None, start, until_ms)]
+    if not (before or found or after) and until_ms is not None:  # all of it is younger
+        low = whole[0].first
+        before = [IdRange("unknown", None, None if low is None else low - 1, since_ms, until_ms)]
     return [*before, *found, *after]
 
 

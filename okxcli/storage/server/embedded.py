@@ -57,6 +57,7 @@ _LONGEST_SOCKET = 100
 _SOCKET_NAME = "/.s.PGSQL.5432.lock"
 _LOG_LIMIT = 10 << 20
 _RECOVERY_S = 600.0
+_UNUSABLE = "cannot use {}: {}. Name another place by XDG_DATA_HOME, or a server by --dsn"
 
 
 def default_base(env: Mapping[str, str] = os.environ) -> Path:
@@ -79,7 +80,10 @@ class EmbeddedServer:
     def home(self) -> Path:
         """Where the server's files are: the base, or where a link in it points when another user runs the server."""
         link = self.base / "home"
-        return link.readlink() if link.is_symlink() else self.base
+        try:
+            return link.readlink() if link.is_symlink() else self.base
+        except PermissionError as error:
+            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror)) from None
 
     @property
     def data(self) -> Path:
@@ -142,9 +146,7 @@ class EmbeddedServer:
             door = _open_lock(self.base / postmaster.DOOR)
             use = _open_lock(self.base / postmaster.USE)
         except OSError as error:
-            raise DatabaseUnavailable(
-                f"cannot use {self.base}: {error.strerror}. Name another place by XDG_DATA_HOME, or a server by --dsn"
-            ) from None
+            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror)) from None
         try:
             fcntl.flock(door, fcntl.LOCK_EX)
             started = self._ensure()
