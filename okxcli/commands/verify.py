@@ -71,6 +71,8 @@ def verify(
     exchange, quiet not proven, unknown. A bar in which the exchange has no trade may be absent here, if the ids prove
     the quiet. A summary for each symbol and timeframe goes to stderr, with the command that mends what differs.
     """  # fmt: skip
+    from shlex import quote
+
     from okxcli.core.timeframes import parse_list
     from okxcli.errors import InvalidLine, Refused, UsageError
     from okxcli.pipeline.verify import Cure, Verifier
@@ -109,7 +111,8 @@ def verify(
                 if first is None:
                     first = _first(evidence, end)
                 verifier = Verifier(evidence, bars)
-                cure = Cure(symbol)
+                more = f" --config {quote(str(config))}" if config else ""
+                cure = Cure(symbol, frame.name in settings.timeframes, more)
                 try:
                     same &= _compare(verifier, first, end, out, life, allow_revised, cure)
                 except (Refused, InvalidLine) as error:  # that concerns no other symbol

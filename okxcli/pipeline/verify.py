@@ -93,16 +93,22 @@ def span_of(line: bytes) -> tuple[str, int, int]:
 
 
 class Cure:
-    """Which command puts right what differs of a symbol."""
+    """Which command puts right what differs of a symbol.
 
-    def __init__(self, symbol: str) -> None:
+    `mended`: bars of this timeframe are among those that a backfill makes of its own accord; others have to be asked
+    for. `more` are words that the command needs besides.
+    """
+
+    def __init__(self, symbol: str, mended: bool = True, more: str = "") -> None:
         self._symbol = symbol
+        self._mended = mended
+        self._more = more
         self._fills = False
         self._span: tuple[int, int] | None = None
 
     def note(self, found: Difference) -> None:
         """Take a difference in; what the exchange revised needs no cure."""
-        if found.cause in _BY_FILLS:
+        if found.cause in _BY_FILLS and self._mended:
             self._fills = True
         elif found.cause != REVISED:
             low, high = self._span or (found.start, found.timestamp)
@@ -110,9 +116,10 @@ class Cure:
 
     def command(self) -> str | None:
         """Return the command; None where nothing is to be done."""
+        command = f"okx backfill {self._symbol}{self._more}"
         if self._span is not None:
-            return f"okx backfill {self._symbol} --rebuild --since {iso(self._span[0])} --until {iso(self._span[1])}"
-        return f"okx backfill {self._symbol}" if self._fills else None
+            return f"{command} --rebuild --since {iso(self._span[0])} --until {iso(self._span[1])}"
+        return command if self._fills else None
 
 
 class Verifier:

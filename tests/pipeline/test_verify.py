@@ -1,6 +1,7 @@
 """`okx verify` against the local exchange: a day with planted errors, and what must not count as one."""
 
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import closing
@@ -440,6 +441,25 @@ def test_the_cure_that_is_named_cures(exchange, day, database, tape, piped, alon
     assert bars_of(day) == before
     reasons = day.execute("SELECT DISTINCT reason FROM quarantine").fetchall()
     assert reasons == [("taken out: no fill of it is stored",)]
+
+
+def test_the_cure_of_bars_that_nobody_has_configured(exchange, day, database, tape, tmp_path):
+    """A backfill does not make them of its own accord: the command that is named has them made again."""
+    config = tmp_path / "o k.json"
+    config.write_text(json.dumps({"symbols": [SYMBOL], "timeframes": ["1d"]}))
+    gone = busy_bars(tape, 3)[1]
+    day.execute(f"DELETE FROM market_data {AT}", ["1m", gone.start])
+    span = ("--tf", "1m", "--since", str(TODAY), "--until", str(TODAY + DAY), "--config", str(config))
+    differences, err, status = verify(exchange, database, *span)
+    assert ([one["cause"] for one in differences], status) == (["absent"], 1)
+    (cure,) = [
+        shlex.split(line.split("to mend it: okx backfill ")[1]) for line in err.splitlines() if "mend it" in line
+    ]
+    assert cure[:4] == [SYMBOL, "--config", str(config), "--rebuild"]
+    assert backfill(exchange, database, SYMBOL, "--config", str(config)).returncode == 0
+    assert verify(exchange, database, *span)[2] == 1
+    assert backfill(exchange, database, *cure).returncode == 0
+    assert verify(exchange, database, *span)[::2] == ([], 0)
 
 
 def test_what_rebuild_is_not_told(exchange, day, database):
