@@ -51,6 +51,11 @@ ENVIRONMENT = {
 _ROFF = {"\\": r"\(rs", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 
 
+def _lowered(text: str) -> str:
+    """Return a sentence as it stands in the middle of one; an acronym stays what it is."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
 def escape(text: str) -> str:
     """Return `text` so that roff prints it as it is."""
     if not text.isascii():
@@ -177,7 +182,7 @@ def head(name: str, summary: str, number: str = "1") -> list[str]:
     """Return the title line and the NAME section."""
     title = f'.TH "{escape(name.upper())}" "{number}" "{date()}" "okx {__version__}" "okx manual"'
     origin = '.\\" Written by scripts/man. Change the command itself, man/examples or man/topics instead.'
-    return [origin, title, ".SH NAME", rf"{escape(name)} \- {prose(summary[:1].lower() + summary[1:])}"]
+    return [origin, title, ".SH NAME", rf"{escape(name)} \- {prose(_lowered(summary))}"]
 
 
 def tail(environment: dict[str, str], more: list[str], also: list[str]) -> list[str]:

@@ -114,6 +114,8 @@ def backfill(
         raise UsageError("--restore fetches what retention dropped: say from when on with --since")
     if rebuild and since is None and symbols != ["-"]:
         raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
+    if "-" in (symbols or ()) and (not rebuild or symbols != ["-"]):
+        raise UsageError("- reads the lines of okx verify: it goes alone, with --rebuild")
     if not symbols and not settings.symbols:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
     here = way(settings, ws_url, rest_url, proxy)

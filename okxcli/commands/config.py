@@ -161,9 +161,8 @@ def _room(config: "Config", found: "list[Share]") -> str:
     daily = sum(share.bytes_a_day for share in found)
     for_ever = sum(share.bytes_a_day for share in found if share.kept_days is None)
     bounded = sum(share.kept_bytes or 0 for share in found)
-    text = (
-        f"about {_gigabytes(daily)} a day; {_gigabytes(for_ever)} of it stay, the rest grows to {_gigabytes(bounded)}"
-    )
+    rest = f", the rest grows to {_gigabytes(bounded)}" if bounded else ""
+    text = f"about {_gigabytes(daily)} a day; {_gigabytes(for_ever)} of it stay{rest}"
     folder = resolve(os.environ.get("OKX_DSN"), config.dsn).base
     if folder is None:
         return f"{text}. The database is not okx's own, so its free space is not known here"

@@ -172,6 +172,8 @@ def _run(
         parse_time(where.since, now) if where.since is not None else reader.EVERYTHING.since,
         parse_time(where.until, now) if where.until is not None else reader.EVERYTHING.until,
     )
+    if span.since is not None and span.until is not None and span.since >= span.until:
+        raise UsageError("--since is not before --until: there is nothing between them")
     first = where.count if where.since is not None else None
     newest = where.count if where.since is None else None
     settings = load(where.config)

@@ -61,7 +61,7 @@ def store(
     is back. If it is still away at the end of input, exit 75 tells how many lines wait where. A database that was in
     use here before may be away at the start as well; another one must be there (exit 69).
     """
-    from okxcli.errors import ExitCode, InputError, OutputError
+    from okxcli.errors import ExitCode, InputError, OutputError, UsageError
     from okxcli.runtime import log
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.filters import LineFilter
@@ -69,6 +69,8 @@ def store(
     from okxcli.storage.database import open_database
 
     log.setup("store", verbose=verbose)
+    if drain and files:
+        raise UsageError("--drain reads no input: leave the files out, or give them to an okx store of their own")
     settings = load(config)
     run = LineFilter("store", files, None, strict, rejects, stats, quiet)
     origin = way(settings, ws_url).origin

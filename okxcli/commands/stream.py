@@ -79,6 +79,7 @@ def stream(
     the exchange itself does not have is told as an absent event.
     """
     from okxcli.core.origin import SITE_HEAD
+    from okxcli.errors import UsageError
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration, parse_time
     from okxcli.runtime.lines import Output as Lines
@@ -88,7 +89,10 @@ def stream(
     way = way_of_options(ws_url, rest_url, proxy)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    since_ms = None if since is None else parse_time(since, way.market().clock()())
+    now = way.market().clock()() if since is not None else 0
+    since_ms = None if since is None else parse_time(since, now)
+    if since_ms is not None and since_ms > now:
+        raise UsageError("--since is in the future: leave it out to begin with the present")
     feed = way.exchange.feed(
         symbols,
         wanted,
@@ -99,7 +103,7 @@ def stream(
         stamp=stamp,
         repair=repair,
         since_ms=since_ms,
-        resume=_stored(symbols, way, dsn) if resume else None,
+        resume=_stored(symbols, way, dsn, since) if resume else None,
     )
     with Lifecycle("source") as life, Lines(output) as out, feed:
         _Copy(feed, out, (SITE_HEAD, *way.exchange.preface), count, way.first_lines(way.ws_url)).run(life, seconds)
@@ -142,7 +146,7 @@ class _Copy:
         self.out.flush()
 
 
-def _stored(symbols: list[str], way: "Way", dsn: str | None) -> dict[str, int]:
+def _stored(symbols: list[str], way: "Way", dsn: str | None, since: str | None) -> dict[str, int]:
     """Return the id after which each symbol is to go on by what Postgres has; those without any begin with the present.
 
     That is the newest fill. Without fills it is one a little before the bar that was open, by the chain of the candles.
@@ -160,10 +164,11 @@ def _stored(symbols: list[str], way: "Way", dsn: str | None) -> dict[str, int]:
 
     log = logging.getLogger(__name__)
     found: dict[str, int] = {}
+    begin = "the present" if since is None else "--since"
     try:
         database = open_database(dsn, config_dsn=load().dsn, create=False, application="okx stream")
     except NoData as error:
-        log.warning("beginning with the present: %s", error)
+        log.warning("beginning with %s: %s", begin, error)
         return found
     with database, database.session() as connection:
         origin = versions.origin(connection)
@@ -176,7 +181,7 @@ def _stored(symbols: list[str], way: "Way", dsn: str | None) -> dict[str, int]:
             newest = id_ledger.newest(connection, way.exchange.name, symbol)
             last = newest[0] if newest is not None else candle_chain.resume_id(connection, way.exchange.name, symbol)
             if last is None:
-                log.warning("%s: nothing is stored yet, so it begins with the present", symbol)
+                log.warning("%s: nothing is stored yet, so it begins with %s", symbol, begin)
             else:
                 found[symbol] = last
     return found

@@ -104,6 +104,8 @@ def verify(
         bars = here.market().bars()
         end = bars.now_ms - _SETTLED_MS if until is None else min(parse_time(until, bars.now_ms), bars.now_ms)
         begin = None if since is None else parse_time(since, bars.now_ms)
+        if begin is not None and begin >= end:
+            raise UsageError("--since must be before --until (default: a minute ago)")
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
             for frame in frames:
                 evidence = Evidence(connection, here.exchange.name, symbol, frame)

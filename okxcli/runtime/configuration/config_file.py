@@ -61,7 +61,8 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ, *, requi
     if found is None:
         if required:
             places = ", ".join(str(place) for place in candidates(env))
-            raise ConfigError(f"no configuration at {places}. Make one: okx config init; or name one: --config FILE")
+            make = "Make one: okx config init; or name one: --config FILE (okx config check FILE)"
+            raise ConfigError(f"no configuration at {places}. {make}")
         return Config()
     text = read(found)
     from okxcli.runtime.configuration import config_keys

@@ -35,6 +35,8 @@ def batches(connection: Connection, statement: str, whole: bool = False) -> Iter
     Raises:
         UsageError: Postgres does not understand or does not allow it; the text is its own.
     """
+    if not statement.strip().strip(";"):
+        raise UsageError("an empty statement: there is nothing to run")
     for kind in ("timestamptz", "timestamp", "date", "interval"):
         connection.adapters.register_loader(kind, _Text)
     several = ";" in statement.strip().rstrip(";")
