@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 #: Fills of the last minute may still be on their way into the database.
 _UNTIL = "1m"
 _UNSETTLED_MS = 60_000
+
+#: What a backfill puts right.
+_FETCHED = ("missing", "lost", "altered", "differing")
 
 Row = dict[str, object]
 
@@ -94,8 +97,11 @@ def gaps(
     raise typer.Exit(_verdict(rows, repair))
 
 
-def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
-    """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended."""
+def _verdict(rows: list[Row], mended: bool = False, stored: bool = True) -> int:
+    """Return 1 if an id is missing or unknown, or if rows and ledger disagree and were not mended; name the cures.
+
+    `stored`: the rows are of the database, where there is a cure for what is missing.
+    """
     from okxcli.core.model import TAPE
     from okxcli.storage.read.freshness import cure_of_ahead
 
@@ -107,6 +113,11 @@ def _verdict(rows: Iterable[Row], mended: bool = False) -> int:
             ids = "" if row["first"] is None else f"{row['first']}-{row['last']}"
             cure = cure_of_ahead(str(row["symbol"]), TAPE if ids else "candles", ids)
             print(f"okx gaps: {row['symbol']}: the time of {ids or 'candles'} has not come. {cure}", file=sys.stderr)
+    for symbol in dict.fromkeys(str(row["symbol"]) for row in rows if stored and row["kind"] in _FETCHED):
+        wrong = [row for row in rows if row["symbol"] == symbol and row["kind"] in _FETCHED]
+        count = sum(row["count"] or 0 for row in wrong)  # type: ignore[misc]
+        kinds = " or ".join(dict.fromkeys(str(row["kind"]) for row in wrong))
+        print(f"okx gaps: {symbol}: {count:,} {kinds}. Try: okx backfill {symbol}", file=sys.stderr)
     return int(any(row["kind"] not in good for row in rows))
 
 
@@ -257,4 +268,4 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
     status = LineFilter("gaps", quiet=True).run(handle)
     rows = [_range(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
     write_rows(_readable(rows, table), table)
-    return _verdict(rows) or status
+    return _verdict(rows, stored=False) or status

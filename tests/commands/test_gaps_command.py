@@ -71,8 +71,8 @@ def test_a_whole_tape_and_one_with_a_hole(run):
     status, out, _ = run("gaps", "BTC-USDT", "--until", until)
     assert (status, kinds(out)) == (0, [("BTC-USDT", "covered", 1, 5)])
     assert run("store", data=lines(fill(9, at[9])))[0] == 0
-    status, out, _ = run("gaps", "BTC-USDT", "--until", at[9] + 1)
-    assert status == 1
+    status, out, err = run("gaps", "BTC-USDT", "--until", at[9] + 1)
+    assert (status, err) == (1, "okx gaps: BTC-USDT: 3 missing. Try: okx backfill BTC-USDT\n")
     assert [list(row.values())[2:] for row in parsed(out)] == [
         ["BTC-USDT", "covered", 1, 5, 5, at[1], at[5]],
         ["BTC-USDT", "missing", 6, 8, 3, at[5], at[9]],
