@@ -10,6 +10,7 @@ from decimal import Decimal
 from heapq import merge
 
 from okxcli.core.candles.bucket import TimeframeBucket
+from okxcli.core.candles.outlet import Emit, Outlet
 from okxcli.core.candles.series import Series
 from okxcli.core.model import FILE_MERGED, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.tape import IdRanges, Run
@@ -20,8 +21,6 @@ GRACE_MS = 2_000
 
 #: A symbol whose newest trade is younger than this is live: its bars are also closed by the wall clock.
 LIVE_MS = 60_000
-
-Emit = Callable[[OHLCVCandle], None]
 
 
 def _by_end(candle: OHLCVCandle) -> tuple[int, int]:
@@ -185,7 +184,7 @@ class _Market:
         self._action = min(action, clock - clock % 1000 + 1000) if self._owner.partial else action
 
 
-class RealTimeCandleProcessor:
+class RealTimeCandleProcessor(Outlet):
     """Makes candles from trades, for any number of symbols and timeframes at once.
 
     Candles go to `emit` (and to the hooks) the moment they are due, those of one moment in the order of their ends.
@@ -212,20 +211,15 @@ class RealTimeCandleProcessor:
         self.grace_ms = grace_ms
         self.fill = fill
         self.partial = partial
-        self.trades = self.duplicates = self.overlapping = self.late = self.candles = 0
+        super().__init__(emit)
+        self.trades = self.duplicates = self.overlapping = self.late = 0
         self.trade_hooks: list[Callable[[StandardizedTrade], None]] = []
-        self._emit = emit
-        self._candle_hooks: list[Emit] = []
         self._live = live
         self._markets: dict[tuple[str, str], _Market] = {}
 
     def on_trade(self, hook: Callable[[StandardizedTrade], None]) -> None:
         """Have `hook` called with every trade that is new, before the candles it makes due."""
         self.trade_hooks.append(hook)
-
-    def on_candle(self, hook: Emit) -> None:
-        """Have `hook` called with every closed candle, provisional and revised ones too."""
-        self._candle_hooks.append(hook)
 
     def feed(self, line: Line) -> None:
         """Take one line: trades, instruments and absent ids; others are ignored."""
@@ -310,13 +304,7 @@ class RealTimeCandleProcessor:
 
     def write(self, outputs: Iterable[Iterable[OHLCVCandle]]) -> None:
         """Hand candles out, several streams in time order merged into one by their ends."""
-        for candle in merge(*outputs, key=_by_end):
-            self.candles += 1
-            if candle.closed:
-                for hook in self._candle_hooks:
-                    hook(candle)
-            if self._emit is not None:
-                self._emit(candle)
+        self._hand_out(merge(*outputs, key=_by_end))
 
     def counts(self) -> dict[str, int]:
         """Return all counts: those of the attributes, ids missing, bars revised, bars running, symbols."""

@@ -9,14 +9,15 @@ when the ids prove it, as they do for bars made of trades. A part that lacks non
 is as good as its fills, held within its time.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from okxcli.core.candles.bucket import flat_candle
 from okxcli.core.candles.compare import beats
 from okxcli.core.candles.larger_bar import Whole, combine, last_id
-from okxcli.core.candles.processor import GRACE_MS, LATENESS_MS, LIVE_MS, Emit
+from okxcli.core.candles.outlet import Emit, Outlet
+from okxcli.core.candles.processor import GRACE_MS, LATENESS_MS, LIVE_MS
 from okxcli.core.candles.series import WATCH_MS, longest_quiet
 from okxcli.core.model import Absent, Line, OHLCVCandle
 from okxcli.core.tape import IdRanges, is_complete
@@ -228,7 +229,7 @@ class _Market:
                 yield from rollup.look_again()
 
 
-class CandleRollup:
+class CandleRollup(Outlet):
     """Makes larger candles from candles of one timeframe; the twin of `RealTimeCandleProcessor` for candle lines.
 
     Raises:
@@ -254,16 +255,11 @@ class CandleRollup:
         self.lateness_ms = lateness_ms
         self.fill = fill
         self.partial = partial
-        self.late = self.duplicates = self.revised = self.candles = self.long_quiets = 0
+        super().__init__(emit)
+        self.late = self.duplicates = self.revised = self.long_quiets = 0
         self._grace_ms = 2 * grace_ms  # the part that ends with the bar comes one grace after it
         self._live = live
-        self._emit = emit
-        self._hooks: list[Callable[[OHLCVCandle], None]] = []
         self._markets: dict[tuple[str, ...], _Market] = {}
-
-    def on_candle(self, hook: Emit) -> None:
-        """Have `hook` called with every closed candle, provisional and revised ones too."""
-        self._hooks.append(hook)
 
     def feed(self, line: Line) -> None:
         """Take one line: candles and absent ids; others are ignored."""
@@ -271,7 +267,7 @@ class CandleRollup:
             self.candle(line)
         elif type(line) is Absent:
             market = self._market(line.exchange, line.symbol, "trades")
-            self._write(market.absent(line.first, line.last))
+            self._hand_out(market.absent(line.first, line.last))
 
     def candle(self, part: OHLCVCandle) -> None:
         """Fold one candle in; running ones and those of another timeframe are ignored."""
@@ -280,7 +276,7 @@ class CandleRollup:
         market = self._market(part.exchange, part.symbol, part.origin)
         market.note(part)
         for rollup in market.rollups:
-            self._write(rollup.take(part, market.clock, market.mended))
+            self._hand_out(rollup.take(part, market.clock, market.mended))
 
     def _market(self, *key: str) -> _Market:
         if key not in self._markets:
@@ -294,7 +290,7 @@ class CandleRollup:
             if self._live is False or (self._live is None and now_ms - market.clock >= LIVE_MS * 2):
                 continue
             for rollup in market.rollups:
-                self._write(rollup.provisional(now_ms, self._grace_ms))
+                self._hand_out(rollup.provisional(now_ms, self._grace_ms))
                 end = rollup.next_end()
                 if end is not None and (due is None or end + self._grace_ms < due):
                     due = end + self._grace_ms
@@ -302,14 +298,6 @@ class CandleRollup:
 
     def finish(self) -> None:
         """Nothing waits for the end of input: every change was written when it came."""
-
-    def _write(self, candles: Iterator[OHLCVCandle]) -> None:
-        for candle in candles:
-            self.candles += 1
-            if candle.closed:
-                for hook in self._hooks:
-                    hook(candle)
-            self._emit(candle)
 
     def counts(self) -> dict[str, int]:
         """Return all counts; `open_bars` are those not final yet."""
