@@ -99,7 +99,7 @@ def test_three_writers_at_once(okx, database, tmp_path):
     assert ids == [("BTC-USDT", 4_000, 1, 4_000), *((f"S{at}-USDT", 30_000, 1, 30_000) for at in range(3))]
     assert stored(database, "SELECT count(*), count(DISTINCT timestamp) FROM tickers") == [(2_000, 2_000)]
     assert stored(database, "SELECT count(*), count(DISTINCT seq_id) FROM order_books") == [(2_000, 2_000)]
-    assert end(okx("gaps", "--recount", "BTC-USDT", "--until", T0))[0] == 0
+    assert end(okx("gaps", "--recount", "BTC-USDT", "--until", T0 + 10 * 4_000 + 1))[0] == 0
 
 
 SYMBOLS = ["BTC-USDT", "ETH-USDT"]
