@@ -9,6 +9,8 @@ import typer
 from okxcli.options import Files, Output, Quiet, Rejects, Stats, Strict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from okxcli.core.model import Line
 
 
@@ -34,6 +36,7 @@ def normalize(
     """
     from okxcli.core.codec import encode
     from okxcli.core.origin import site_line, site_told
+    from okxcli.errors import InvalidLine
     from okxcli.exchanges.interface import PartlyInvalid
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
@@ -50,6 +53,13 @@ def normalize(
             for item in bad.lines:
                 write(encode(item))
             raise
+        except InvalidLine:
+            if site_told(line) is None:
+                if not reader.switched(line):
+                    raise
+                handle(line)
+                return
+            found = []
         for item in found:
             write(encode(item))
         if not found and (site := site_told(line)) is not None:
@@ -70,29 +80,20 @@ class _Reader:
 
         self._now = exchange()
         self._all = {self._now.name: self._now.normalizer()}
-        self._feed = self._all[self._now.name].feed
+        self.feed: Callable[[bytes], list[Line]] = self._all[self._now.name].feed
 
-    def feed(self, line: bytes) -> "list[Line]":
-        from okxcli.core.origin import site_told
-        from okxcli.errors import InvalidLine
-        from okxcli.exchanges.interface import PartlyInvalid
+    def switched(self, line: bytes) -> bool:
+        """Read from here on as the exchange does whose line this is; False if that is nobody else."""
         from okxcli.exchanges.registry import exchange_of
 
-        try:
-            return self._feed(line)
-        except PartlyInvalid:
-            raise
-        except InvalidLine:
-            if site_told(line) is not None:
-                return []
-            other = exchange_of(line)
-            if other is None or other is self._now:
-                raise
-            self._now = other
-            if other.name not in self._all:
-                self._all[other.name] = other.normalizer()
-            self._feed = self._all[other.name].feed
-            return self._feed(line)
+        other = exchange_of(line)
+        if other is None or other is self._now:
+            return False
+        self._now = other
+        if other.name not in self._all:
+            self._all[other.name] = other.normalizer()
+        self.feed = self._all[other.name].feed
+        return True
 
     def counts(self) -> dict[str, int]:
         found: Counter[str] = Counter()
