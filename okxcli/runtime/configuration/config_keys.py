@@ -115,6 +115,15 @@ class Document(_Section):
     log: Log = Log()
 
 
+class _Object(dict[str, Any]):
+    """An object of the file, which remembers the keys that it gives twice."""
+
+    def __init__(self, items: list[tuple[str, Any]]) -> None:
+        super().__init__(items)
+        names = [name for name, _ in items]
+        self.twice = [name for name in self if names.count(name) > 1]
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the file, for editors and other checkers."""
     schema = Document.model_json_schema(by_alias=True)
@@ -123,15 +132,8 @@ def json_schema() -> dict[str, Any]:
 
 def parse(text: str) -> tuple[Document | None, list[str]]:
     """Return what the file says, and every mistake in it; None with what cannot be read as a configuration."""
-    twice: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in items]
-        twice.extend(f"{name}: given twice" for name in dict.fromkeys(names) if names.count(name) > 1)
-        return dict(items)
-
     try:
-        raw = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+        raw = json.loads(text, object_pairs_hook=_Object, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         return None, [f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"]
     except (RecursionError, ValueError) as error:
@@ -142,6 +144,7 @@ def parse(text: str) -> tuple[Document | None, list[str]]:
         document, mistakes = Document.model_validate(raw), []
     except ValidationError as error:
         document, mistakes = None, [_explained(found) for found in error.errors(include_url=False)]
+    twice = [f"{name}: given twice" for name in _twice(raw)]
     return document, twice + mistakes + _contradictions(raw)
 
 
@@ -183,6 +186,19 @@ def settings(document: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _twice(raw: dict[str, Any]) -> list[str]:
+    """Return the place of each key that is given twice, the outer ones first."""
+    found: list[str] = []
+    left: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
+    for where, value in left:  # which grows meanwhile
+        if isinstance(value, _Object):
+            found += [_place((*where, name)) for name in value.twice]
+            left += [((*where, name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [((*where, index), inner) for index, inner in enumerate(value)]
+    return found
 
 
 def _contradictions(raw: dict[str, Any]) -> list[str]:

@@ -151,6 +151,7 @@ def test_five_mistakes_are_told_at_once(written):
         ('{"a": NaN}', "not JSON: NaN is no JSON number"),
         ("[" * 200_000, "not JSON: nested too deep"),
         ('{"symbols": [], "symbols": ["BTC-USDT"]}', "symbols: given twice"),
+        ('{"storage": {"keep": {"books": null, "books": "7d"}}}', "storage.keep.books: given twice"),
         ({"symbols": "BTC-USDT"}, 'symbols: "BTC-USDT" is not a list'),
         ({"symbols": [1]}, "symbols[0]: 1 is not text in double quotes"),
         ({"symbols": ["BTC-USDT", "BTC-USDT"]}, "symbols: BTC-USDT given more than once"),
