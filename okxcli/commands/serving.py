@@ -124,7 +124,7 @@ def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: 
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="okx-", ignore_cleanup_errors=True))
                 server = stack.enter_context(EmbeddedServer(Path(folder) / "db", THROWAWAY))
             else:
-                server = stack.enter_context(EmbeddedServer(data))
+                server = stack.enter_context(EmbeddedServer(data, named_by="--data"))
             environment["OKX_DSN"] = server.dsn
             _make_tables(server.dsn)
         stack.enter_context(exchange)

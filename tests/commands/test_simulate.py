@@ -205,6 +205,7 @@ def test_a_signal_before_the_command_cleans_up(start, tmp_path):
         (["BTC-USDT", "--fills", "/nowhere/f"], 74, "/nowhere/f"),
         (["BTC-USDT", "--cert", "/nowhere/c"], 2, "/nowhere/c"),
         (["BTC-USDT", "--data", "/tmp/x"], 2, "--data"),
+        (["BTC-USDT", "--data", "/dev/null/x", "--", "true"], 69, "Name another place by --data\n"),
         (["BTC-USDT", "--"], 2, "no command"),
         (["BTC-USDT", "--no-database", "--", "/nowhere/x"], 2, "/nowhere/x"),
         ([], 2, "SYMBOL"),

@@ -57,7 +57,8 @@ _LONGEST_SOCKET = 100
 _SOCKET_NAME = "/.s.PGSQL.5432.lock"
 _LOG_LIMIT = 10 << 20
 _RECOVERY_S = 600.0
-_UNUSABLE = "cannot use {}: {}. Name another place by XDG_DATA_HOME, or a server by --dsn"
+_UNUSABLE = "cannot use {}: {}. Name another place by {}"
+_NAMED_BY = "XDG_DATA_HOME, or a server by --dsn"
 
 
 def default_base(env: Mapping[str, str] = os.environ) -> Path:
@@ -68,12 +69,13 @@ def default_base(env: Mapping[str, str] = os.environ) -> Path:
 class EmbeddedServer:
     """One use of the server below `base`; a context manager, from `start` to `close`.
 
-    `settings` are Postgres' own, on top of the usual ones, for the time that the server runs.
+    `settings` are Postgres' own, on top of the usual ones, while the server runs; `named_by` says what names `base`.
     """
 
-    def __init__(self, base: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, base: Path, settings: Mapping[str, str] | None = None, named_by: str = _NAMED_BY) -> None:
         self.base = base.absolute()
         self._settings = dict(settings or {})
+        self._named_by = named_by
         self._use: int | None = None
 
     @property
@@ -83,7 +85,7 @@ class EmbeddedServer:
         try:
             return link.readlink() if link.is_symlink() else self.base
         except PermissionError as error:
-            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror)) from None
+            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror, self._named_by)) from None
 
     @property
     def data(self) -> Path:
@@ -146,7 +148,7 @@ class EmbeddedServer:
             door = _open_lock(self.base / postmaster.DOOR)
             use = _open_lock(self.base / postmaster.USE)
         except OSError as error:
-            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror)) from None
+            raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror, self._named_by)) from None
         try:
             fcntl.flock(door, fcntl.LOCK_EX)
             started = self._ensure()
@@ -234,10 +236,8 @@ class EmbeddedServer:
 
     def _ensure(self) -> bool:
         """Start the server unless it runs; return whether it was started. The door is ours meanwhile."""
-        if self.exists:
-            state = _settle(self.dsn)
-            if state == "ok":
-                return False
+        if self.exists and _settle(self.dsn) == "ok":
+            return False
         who = account()
         if not self.exists:
             self._make_home(who)
