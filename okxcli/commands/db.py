@@ -259,7 +259,8 @@ def forget(
         if exchange is None and len(stored) > 1:
             raise UsageError(f"{symbol} of {' and '.join(stored)} is stored: say which with --exchange")
         if not stored or exchange not in (None, *stored):
-            raise AnswerNo(f"nothing of {symbol} is stored{f', only of {stored[0]}' if stored else ''}")
+            other = f" of {exchange}, only of {' and '.join(stored)}" if stored else ""
+            raise AnswerNo(f"nothing of {symbol} is stored{other}")
         row = take_out(
             connection, exchange or stored[0], symbol, first, last, absent_only=absent, for_good=for_good, done=yes
         )

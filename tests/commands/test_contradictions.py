@@ -55,7 +55,7 @@ def test_it_is_told(okx, command, words):
 def test_a_symbol_of_another_exchange(okx):
     """What is stored of it is told."""
     code, _, told = okx("db", "forget", "BTC-USDT", "--ids", "7", "--exchange", "nowhere")
-    assert (code, told) == (1, "okx db: nothing of BTC-USDT is stored, only of okx\n")
+    assert (code, told) == (1, "okx db: nothing of BTC-USDT is stored of nowhere, only of okx\n")
 
 
 def test_resume_on_nothing(okx):
