@@ -120,7 +120,13 @@ def test_many_rows_are_streamed(filled):
 
 @pytest.mark.parametrize(
     ("statement", "words"),
-    [("SELECT * FROM nowhere", '"nowhere" does not exist'), ("SELEC 1", "syntax error"), ("absent.sql", "absent.sql")],
+    [
+        ("SELECT * FROM nowhere", '"nowhere" does not exist'),
+        ("SELEC 1", "syntax error"),
+        ("absent.sql", "absent.sql"),
+        ("", "an empty statement"),
+        ("; /* nothing */ ; -- at all", "an empty statement"),
+    ],
 )
 def test_mistakes_in_sql_are_one_line(filled, statement, words):
     """Postgres' own word, and exit 2."""

@@ -1,5 +1,6 @@
 """SQL of the user's own, and its rows in the spelling of lines."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -15,6 +16,9 @@ from okxcli.storage.server.pooled_connection import Connection
 
 _FETCH = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: What is no statement: comments, and what stands between two statements.
+_NOTHING = re.compile(r"--[^\n]*|/\*.*?\*/|[;\s]", re.DOTALL)
 
 Row = dict[str, object]
 
@@ -35,7 +39,7 @@ def batches(connection: Connection, statement: str, whole: bool = False) -> Iter
     Raises:
         UsageError: Postgres does not understand or does not allow it; the text is its own.
     """
-    if not statement.strip().strip(";"):
+    if not _NOTHING.sub("", statement):
         raise UsageError("an empty statement: there is nothing to run")
     for kind in ("timestamptz", "timestamp", "date", "interval"):
         connection.adapters.register_loader(kind, _Text)
