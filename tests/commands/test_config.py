@@ -70,6 +70,15 @@ def test_check_estimates_each_kind_beside_the_free_space(home, capsys):
     assert " GB a day" in err and f"Free for {home}/data/okx: " in err and "an estimate" in err.lower()
 
 
+def test_check_tells_of_the_rest_where_there_is_one(home, capsys):
+    """Without books and tickers everything stays: no 0 MB to which the rest would grow."""
+    path = home / "okx.json"
+    for channels, told in (('["trades-all"]', False), ('["trades-all", "books5"]', True)):
+        path.write_text(f'{{"symbols": ["BTC-USDT"], "channels": {channels}}}')
+        assert run(["config", "check", str(path)]) == 0
+        assert ("the rest grows to" in capsys.readouterr().err) == told
+
+
 def test_check_tells_every_mistake_and_exits_78(home, capsys):
     """Five mistakes are five lines on standard error, and nothing is estimated."""
     path = home / "wrong.json"
@@ -94,7 +103,7 @@ def test_check_without_any_file_says_how_to_make_one(home, capsys):
     """The places that were looked at and the remedy are told."""
     assert run(["config", "check"]) == 78
     err = capsys.readouterr().err
-    assert "okx config init" in err and f"{home}/etc/okx.json" in err
+    assert "okx config init" in err and "okx config check FILE" in err and f"{home}/etc/okx.json" in err
 
 
 def test_show_tells_where_each_value_comes_from_and_masks_the_password(home, monkeypatch, capsys):

@@ -55,6 +55,12 @@ def test_every_page_is_plain_text_without_leftovers(name):
     assert all(line.strip() in verbatim for line in too_long)
 
 
+def test_a_summary_leaves_acronyms_as_they_are():
+    """Only the first letter of a word is lowered."""
+    assert ".SH NAME\nokx \\- OKX market data" in pages()["okx.1"].read_text()
+    assert ".SH NAME\nokx\\-store \\- store lines" in pages()["okx-store.1"].read_text()
+
+
 def test_plain_renders_lists_terms_and_examples():
     """Terms hang when they are short, items get a star, examples keep their blanks, text is filled to 80 columns."""
     page = (

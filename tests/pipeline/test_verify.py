@@ -89,6 +89,13 @@ def test_a_delisted_symbol_concerns_itself_alone(exchange, day, database):
     assert verify(exchange, database, *SPAN)[2] == 0
 
 
+def test_a_span_that_ends_before_it_begins(exchange, day, database):
+    """It is told as a mistake, not as a time of which nothing is stored."""
+    found, told, status = verify(exchange, database, "--since", "1w", "--until", "2w")
+    assert (found, status) == ([], 2)
+    assert told == "okx verify: --since must be before --until (default: a minute ago)\n"
+
+
 SPAN = ("--tf", "1m,1d", "--since", str(TODAY), "--until", str(TODAY + DAY))
 AT = " WHERE symbol = 'BTC-USDT' AND timeframe = %s AND start = to_timestamp(%s / 1000.0)"
 
