@@ -1,5 +1,6 @@
 """The local exchange over real sockets: what a client sees, and that every channel tells the same story."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -65,7 +66,8 @@ def test_too_long_a_request_closes_with_1009(hand, client):
     """More than 64 KB in one request ends the connection with OKX's reason, in one frame or in many."""
     for frames in ("x" * 70_000, ("x" * 30_000 for _ in range(3))):
         one = client(hand)
-        one.socket.send(frames)
+        with contextlib.suppress(ConnectionClosed):  # it may be over before the last piece has left
+            one.socket.send(frames)
         with pytest.raises(ConnectionClosed) as closed:
             one.next()
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
