@@ -91,7 +91,8 @@ def commit(scene: Scene, plan: Plan) -> None:
             backend, written = _committing(connection, "SyncRep" if after else None)
             os.kill(backend, signal.SIGKILL)
         recovered = _released(scene, mother, release)
-        durable = _end_of_wal(scene.postgres.log[before:]) >= written
+        # Who waits for a standby has its WAL on disk; of the others the end of the WAL tells.
+        durable = after or _end_of_wal(scene.postgres.log[before:]) >= written
         state = "in COMMIT, was durable" if durable else "in COMMIT, was not durable"
         scene.hit("kill -9 of a backend", state, recovered)
 
@@ -119,7 +120,12 @@ def _end_of_wal(log: str) -> int:
     done = max(number for number, line in enumerate(lines) if "redo done at" in line or "redo is not required" in line)
     if "redo is not required" in lines[done]:
         return 0
-    found = re.search(_LSN, lines[done - 1]) or re.search(_LSN, lines[done])
+    for line in reversed(lines[:done]):  # clients that are turned away have lines in between
+        if "redo starts" in line:
+            break
+        if (found := re.search(_LSN, line)) is not None:
+            return _number(found[1])
+    found = re.search(_LSN, lines[done])
     assert found is not None
     return _number(found[1])
 
