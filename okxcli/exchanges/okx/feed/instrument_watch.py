@@ -16,6 +16,7 @@ from okxcli.exchanges.okx.feed.listings import CHANNEL
 from okxcli.exchanges.okx.feed.mute_channels import watched
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
 from okxcli.exchanges.okx.rest.instrument_list import LISTED_KINDS, instrument_line, likely_kind
+from okxcli.runtime.clock import passed_ms
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Listings:
         self._rest, self._put, self._retire, self._retry = rest, put, retire, retry
         self._gone_ms, self._listed_ms = gone_ms, listed_ms
         self._rows: dict[str, Row] = {}
-        self._told: deque[Row] = deque()
+        self._told: deque[tuple[int, Row]] = deque()
+        self._told_ms: dict[str, int] = {}  # by symbol, when it was pushed last
         self._asked_ms: dict[str, int] = {}  # by symbol
         self._missing: dict[str, int] = {}
         self._stood_ms: dict[Subscription, int] = {}  # of the channel, when its list was looked at for it
@@ -55,12 +57,13 @@ class Listings:
 
     def told(self, row: Row) -> None:
         """Take note of a push, which is on its way as a line; from any thread. `take_told` acts on it."""
-        self._told.append(row)
+        self._told.append((passed_ms(), row))
 
     def take_told(self) -> None:
         """Do what the pushes since the last time ask for."""
         while self._told:
-            row = self._told.popleft()
+            at, row = self._told.popleft()
+            self._told_ms[str(row["instId"])] = at
             self._changed(str(row["instId"]), row)
 
     def kind_of(self, symbol: str) -> str:
@@ -108,7 +111,10 @@ class Listings:
             self._list_due_ms = now + _AGAIN_MS
             return
         self._stood_ms[channel] = acked_ms
-        for symbol in sorted(wanted & listed.keys()):
+        self.take_told()
+        # What the channel itself has pushed since it stands is newer than any list: REST answers from caches.
+        pushed = {symbol for symbol, at in self._told_ms.items() if at >= acked_ms}
+        for symbol in sorted((wanted & listed.keys()) - pushed):
             row, known = listed[symbol], self._rows.get(symbol)
             self._changed(symbol, row)
             if row != known:

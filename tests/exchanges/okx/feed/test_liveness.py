@@ -10,11 +10,12 @@ from okxcli.errors import ExchangeUnavailable, UsageError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.clock_offset import ClockJudge, Measured, Sample, measure
 from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.feed.instrument_watch import Listings
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.feed.mute_channels import Watchdog
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
-from okxcli.runtime.clock import SteadyClock
+from okxcli.runtime.clock import SteadyClock, passed_ms
 
 #: Twenty times as impatient as in earnest.
 QUICK = Times(tick_ms=50, gone_ms=1_500, listed_ms=1_500, clock_ms=None)
@@ -228,6 +229,30 @@ def test_what_became_of_an_instrument_while_its_channel_was_away(exchange, caplo
         lines += read(feed, present(exchange, BTC, symbol))
     assert sum(b'"suspend"' in line for line in lines) == 1  # what is known is not told again
     assert told(caplog, f"{symbol} is suspend at OKX now, no longer live")
+
+
+@pytest.mark.parametrize("pushed", ["before", "during", "never"])
+def test_a_list_from_a_cache_that_is_behind_takes_back_no_push(pushed):
+    """What the channel has pushed since it stands counts, also while the list is on its way; else the list does."""
+    live, suspended = ({"instId": ETH, "instType": "SPOT", "state": state} for state in ("live", "suspend"))
+    put = []
+
+    class Rest:
+        def instruments(self, kind):
+            if pushed == "during":
+                one.told(suspended)
+            return [live]
+
+    one = Listings(Rest(), put.extend, lambda *gone: None, lambda: None, gone_ms=10**9, listed_ms=10**9)
+    one.know({ETH: suspended if pushed == "never" else live})
+    stands = passed_ms()
+    if pushed == "before":
+        one.told(suspended)
+    channels = (Subscription("instruments", "SPOT", "instType"), Subscription("trades-all", ETH))
+    one.take_told()
+    one.look({channel: Seen(1, b"{}", stands, stands) for channel in channels}, stands)
+    states = [json.loads(line)["data"][0]["state"] for line in put]
+    assert states == (["live"] if pushed == "never" else [])
 
 
 def test_symbols_that_are_none_end_it_although_the_listing_stands(exchange):
