@@ -154,7 +154,8 @@ def run(arguments: list[str]) -> int:
             _say(f"{command}: cannot write {error.filename or 'a file'}: {error.strerror}")
             return ExitCode.OUTPUT
         if isinstance(error, PermissionError):
-            _say(f"{command}: no permission for {error.filename}. Who may use it: ls -ld {error.filename}")
+            place = error.filename or "a file"
+            _say(f"{command}: no permission for {place}. Who may use it: ls -ld {place}")
             return ExitCode.OUTPUT
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             _say(f"{command}: too many open files. Raise the limit: ulimit -n 1024")

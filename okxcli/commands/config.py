@@ -78,7 +78,7 @@ def check(
     data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
     space on standard error. Reads nothing but the file: no network, no database.
     """
-    from okxcli.exchanges.registry import exchange
+    from okxcli.exchanges.registry import configured
     from okxcli.runtime.configuration import config_file as configuration
     from okxcli.runtime.configuration.disk_estimate import HOW, shares
     from okxcli.runtime.log import setup
@@ -86,7 +86,7 @@ def check(
 
     setup("config")
     loaded = configuration.load(path, required=True)
-    exchange(loaded.exchange)
+    configured(loaded)
     found = shares(loaded)
     write_rows([_row(share) for share in found])
     print(f"okx config: {loaded.path} is right. {HOW[0].upper()}{HOW[1:]}", file=sys.stderr)

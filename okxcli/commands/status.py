@@ -59,7 +59,7 @@ def status(
     database and the free disk, how many days of the tape were audited by okx collect and okx backfill, and what waits
     in the spool of this user and machine.
     """
-    from okxcli.exchanges.registry import exchange
+    from okxcli.exchanges.registry import configured
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
     from okxcli.runtime.configuration.config_file import load
@@ -69,7 +69,7 @@ def status(
     log.setup("status", quiet=True)
     settings = load(config)
     limit_ms = round(parse_duration(max_age) * 1000)
-    name, channels = exchange(settings.exchange).name, settings.channels
+    name, channels = configured(settings).name, settings.channels
     wanted = Wanted(name, tuple(symbols or ()), settings.symbols, channels, settings.timeframes)
     well = True
     with open_database(dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:

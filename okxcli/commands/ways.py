@@ -41,10 +41,10 @@ def way(config: "Config", ws_url: str | None = None, rest_url: str | None = None
     Raises:
         ConfigError: the configuration names an exchange that there is not.
     """
-    from okxcli.exchanges.registry import exchange
+    from okxcli.exchanges.registry import configured
     from okxcli.runtime.proxy import Proxies
 
-    named = exchange(config.exchange)
+    named = configured(config)
     ws_base, rest_base = ws_url or config.ws_url or named.ws_url, rest_url or config.rest_url or named.rest_url
     return Way(named, ws_base, rest_base, Proxies(proxy, config.proxy))
 

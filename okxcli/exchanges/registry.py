@@ -6,6 +6,7 @@ from importlib import import_module
 from okxcli.errors import ConfigError, UsageError
 from okxcli.exchanges.file_interface import FileSource
 from okxcli.exchanges.interface import Exchange
+from okxcli.runtime.configuration.config import Config
 
 #: Name: the module whose `EXCHANGE` it is. The first one is meant where none is named.
 _MODULES = {"okx": "okxcli.exchanges.okx.okx_exchange"}
@@ -21,9 +22,21 @@ def exchange(name: str = DEFAULT) -> Exchange:
         ConfigError: there is none of that name.
     """
     if name not in _MODULES:
-        raise ConfigError(f"exchange.name: no exchange is called {name[:40]!r}. There is {', '.join(_MODULES)}")
+        raise ConfigError(f"no exchange is called {name[:40]!r}. There is {', '.join(_MODULES)}")
     found: Exchange = import_module(_MODULES[name]).EXCHANGE
     return found
+
+
+def configured(config: Config) -> Exchange:
+    """Return the exchange that a configuration names.
+
+    Raises:
+        ConfigError: there is none of that name; where the name stands is told.
+    """
+    try:
+        return exchange(config.exchange)
+    except ConfigError as error:
+        raise ConfigError(f"{config.path}: exchange.name: {error}") from None
 
 
 def exchange_of(line: bytes) -> Exchange | None:

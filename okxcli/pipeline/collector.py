@@ -15,7 +15,7 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
-from okxcli.exchanges.registry import exchange
+from okxcli.exchanges.registry import configured
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
@@ -64,7 +64,7 @@ class Collector:
         mender: Callable[[Config], LiveMender] | None = None,
         load: Callable[[], Config] | None = None,
     ) -> None:
-        self._exchange = exchange(config.exchange)
+        self._exchange = configured(config)
         self.rejected = 0
         self.messages = 0
         self._config = config

@@ -24,7 +24,7 @@ MINUTE = 60_000
 def test_what_is_there():
     """OKX is meant where nothing is said; what is not there is told with what there is."""
     assert exchange() is exchange(DEFAULT) is exchange("okx")
-    with pytest.raises(ConfigError, match=r"exchange\.name: no exchange is called 'nowhere'\. There is okx"):
+    with pytest.raises(ConfigError, match=r"^no exchange is called 'nowhere'\. There is okx"):
         exchange("nowhere")
 
 
@@ -38,7 +38,8 @@ def test_an_exchange_that_there_is_not(tmp_path):
             [sys.executable, "-m", "okxcli", *command], capture_output=True, env=environment, timeout=60, check=False
         )
         assert done.returncode == 78
-        assert f"okx {command[0]}: exchange.name: no exchange is called 'nowhere'. There is okx".encode() in done.stderr
+        told = f"okx {command[0]}: {config}: exchange.name: no exchange is called 'nowhere'. There is okx"
+        assert told.encode() in done.stderr
 
 
 @pytest.fixture
