@@ -77,7 +77,9 @@ _DESCRIPTION = """OKX market data as commands that each do one step and speak JS
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"okx {__version__}")
+        from okxcli.runtime.road import road
+
+        typer.echo(f"okx {__version__} ({road()})")
         raise typer.Exit
 
 

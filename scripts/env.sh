@@ -26,9 +26,12 @@ okx_find_python() {
     return 1
 }
 
-# What has been installed: the lock file $1, the project's own metadata, the place and the Python.
+# What has been installed: the lock file $1, the project's own metadata and kernels, the place and the Python.
 okx_sum() {
-    { cat "$1" "$okx_root/pyproject.toml" && echo "$okx_root $okx_venv $okx_base"; } | cksum
+    {
+        cat "$1" "$okx_root/pyproject.toml" "$okx_root/scripts/kernels.py" &&
+            find "$okx_root/okxcli" -name '*.[ch]' -exec cat {} + && echo "$okx_root $okx_venv $okx_base"
+    } | cksum
 }
 
 okx_with_uv() {

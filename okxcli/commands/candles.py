@@ -1,10 +1,15 @@
 """`okx candles`: trade lines in, right-aligned candle lines out."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.core.candles.block_processor import BlockCandleProcessor
+    from okxcli.runtime.filters import Taking
+    from okxcli.runtime.lines import Output as LinesOut
 
 _TF = Annotated[
     str, typer.Option("--tf", metavar="LIST", help="Timeframes to make: 30s, 1m, 4h, 1d, 1w, 1M; 1d+8 for UTC+8 days.")
@@ -57,6 +62,7 @@ def candles(
     never written before it has ended. Other lines are dropped unless --pass keeps them. The same input gives the same
     bytes, however it arrives.
     """
+    from okxcli.core.candles.block_processor import BlockCandleProcessor
     from okxcli.core.candles.processor import RealTimeCandleProcessor
     from okxcli.core.candles.rollup import CandleRollup
     from okxcli.core.codec import UnknownType, decode, encode
@@ -66,6 +72,7 @@ def candles(
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
     from okxcli.runtime.filters import LineFilter
+    from okxcli.runtime.road import kernel
 
     log.setup("candles", quiet=quiet)
     late_ms, grace_ms = (round(parse_duration(text) * 1000) for text in (lateness, grace))
@@ -76,11 +83,15 @@ def candles(
         write(encode(candle))
 
     maker: RealTimeCandleProcessor | CandleRollup
+    runs = kernel("core.candles._runs")
+    rules = (tf, emit, late_ms, grace_ms, fill, partial, live)
     try:
-        if source is None:
-            maker = RealTimeCandleProcessor(tf, emit, late_ms, grace_ms, fill, partial, live)
+        if source is not None:
+            maker = CandleRollup(source, *rules)
+        elif runs is not None:
+            maker = BlockCandleProcessor(runs.Folder(), *rules)
         else:
-            maker = CandleRollup(source, tf, emit, late_ms, grace_ms, fill, partial, live)
+            maker = RealTimeCandleProcessor(*rules)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
     feed = maker.feed
@@ -103,4 +114,18 @@ def candles(
         due = maker.advance(now)
         return None if due is None else max(due - now, 0) / 1000
 
-    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts))
+    take = _taking(maker, run.out if pass_lines else None) if isinstance(maker, BlockCandleProcessor) else None
+    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts, take))
+
+
+def _taking(maker: "BlockCandleProcessor", out: "LinesOut | None") -> "Taking":
+    """Return how `maker` takes blocks, whose lines go to `out` as well."""
+    from okxcli.runtime.clock import now_ms
+
+    def take(block: bytes, at: int) -> tuple[int, int]:
+        end, taken = maker.take(block, at, now_ms())
+        if out is not None and taken:
+            out.block(block[at : end - 1], taken)
+        return end, taken
+
+    return take

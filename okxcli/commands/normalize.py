@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from okxcli.core.model import Line
+    from okxcli.exchanges.interface import Exchange, Normalizer, Taken
 
 
 def register(app: typer.Typer) -> None:
@@ -65,11 +66,17 @@ def normalize(
         if not found and (site := site_told(line)) is not None:
             write(site_line(site))
 
+    def take(block: bytes, at: int) -> tuple[int, int]:
+        found = reader.take(block, at)
+        if found.taken:
+            run.out.block(found.lines, found.made)
+        return found.next, found.taken
+
     def finish() -> None:
         for note in reader.notes():
             logging.getLogger(__name__).info(note)
 
-    return run.run(handle, finish=finish, counts=reader.counts)
+    return run.run(handle, finish=finish, counts=reader.counts, take=take if reader.takes else None)
 
 
 class _Reader:
@@ -78,9 +85,17 @@ class _Reader:
     def __init__(self) -> None:
         from okxcli.exchanges.registry import exchange
 
-        self._now = exchange()
-        self._all = {self._now.name: self._now.normalizer()}
-        self.feed: Callable[[bytes], list[Line]] = self._all[self._now.name].feed
+        self._all: dict[str, Normalizer] = {}
+        self._read_as(exchange())
+
+    def _read_as(self, one: "Exchange") -> None:
+        self._now = one
+        if one.name not in self._all:
+            self._all[one.name] = one.normalizer()
+        normalizer = self._all[one.name]
+        self.feed: Callable[[bytes], list[Line]] = normalizer.feed
+        self.take: Callable[[bytes, int], Taken] = normalizer.take
+        self.takes = normalizer.takes
 
     def switched(self, line: bytes) -> bool:
         """Read from here on as the exchange does whose line this is; False if that is nobody else."""
@@ -89,10 +104,7 @@ class _Reader:
         other = exchange_of(line)
         if other is None or other is self._now:
             return False
-        self._now = other
-        if other.name not in self._all:
-            self._all[other.name] = other.normalizer()
-        self.feed = self._all[other.name].feed
+        self._read_as(other)
         return True
 
     def counts(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ _DIVIDE = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, D
 QUOTIENT_PLACES = 16
 _QUANTUM = Decimal(1).scaleb(-QUOTIENT_PLACES)
 
-ZERO = Decimal(0)
+ZERO, ONE = Decimal(0), Decimal(1)
 
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 

@@ -117,6 +117,17 @@ class IdRanges:
         self._note_step(first, last, time, high)
         return self._insert(first, last, time, high)
 
+    def extend(self, last: int, low: int, high: int, step: int) -> None:
+        """Add the ids above the highest known one up to `last`: those of fills from `low` to `high` (ms).
+
+        `step` is the most that time steps back among them.
+        """
+        self.stepped_back(max(step, self._newest - low))
+        self._newest = max(self._newest, high)
+        self._lasts[-1] = self.top = last
+        self._highs[-1] = max(self._highs[-1], high)
+        self._lows[-1] = min(self._lows[-1], low)
+
     def _note_step(self, first: int, last: int, low: int, high: int) -> None:
         """Measure the step back of time between ids that come and those below and above them."""
         below, above = bisect_left(self._lasts, first), bisect_right(self._firsts, last)

@@ -55,8 +55,25 @@ class Missing(NamedTuple):
     last: int
 
 
+class Taken(NamedTuple):
+    """What was made of a part of a block of raw lines: lines of ours joined by newlines, and how many they are.
+
+    `next` is the offset of the first raw line that was left, `taken` how many were read before it.
+    """
+
+    lines: bytes
+    made: int
+    next: int
+    taken: int
+
+
 class Normalizer(Protocol):
-    """Raw lines in, lines of ours out; remembers what instruments are."""
+    """Raw lines in, lines of ours out; remembers what instruments are. `takes`: whether `take` takes any."""
+
+    takes: bool
+
+    def take(self, block: bytes, at: int) -> Taken:
+        """Read whole raw lines from an offset on, up to the first that is not of an everyday form, for `feed`."""
 
     def feed(self, line: bytes) -> list[Line]:
         """Return what a raw line says; nothing for control messages and for channels that have no line.

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,11 +11,17 @@ from pathlib import Path
 from okxcli.errors import BUGS, ExitCode, InputError, InvalidLine, OutputError
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.files import write_file
-from okxcli.runtime.lines import LineReader, Output, Overlong
+from okxcli.runtime.lines import Block, LineReader, Output, Overlong
 from okxcli.runtime.log import printable
 from okxcli.runtime.signals import Lifecycle
 
 _log = logging.getLogger(__name__)
+
+#: Takes what it can of a block (whole lines) from an offset on; returns the offset of the first line that it leaves,
+#: and how many it took.
+Taking = Callable[[bytes, int], tuple[int, int]]
+#: Time between two ticks while input floods.
+_TICK_S = 0.02
 
 
 class LineFilter:
@@ -55,12 +62,14 @@ class LineFilter:
         tick: Callable[[], float | None] | None = None,
         finish: Callable[[], None] | None = None,
         counts: Callable[[], dict[str, int]] | None = None,
+        take: Taking | None = None,
     ) -> int:
         """Give every line to `handle`, then end; return 0, or 65 when lines were rejected.
 
-        `tick` is called after each block and when its timer is due, and returns the seconds until it wants to be
-        called again (None: whenever the next block comes). `finish` is called at end of input or a stop, before the
-        last flush. `counts` adds to the closing counts.
+        `tick` is called when input runs dry, every 20 ms while it does not, and when its timer is due; it returns the
+        seconds until it wants to be called again (None: whenever more comes). `finish` is called at end of input or a
+        stop, before the last flush. `counts` adds to the closing counts. With `take` lines go to `handle` that it has
+        left: all that are not of an everyday form.
 
         Raises:
             InputError: a bad line, with `strict`.
@@ -72,7 +81,7 @@ class LineFilter:
             try:
                 with self.out, self._rejects or nullcontext():
                     try:
-                        self._read(LineReader(life, self._files), handle, tick)
+                        self._read(LineReader(life, self._files), handle, tick, take)
                         if finish is not None:
                             finish()
                     except InputError as error:
@@ -90,28 +99,56 @@ class LineFilter:
         return self._life is not None and self._life.stop
 
     def _read(
-        self, reader: LineReader, handle: Callable[[bytes], None], tick: Callable[[], float | None] | None
+        self,
+        reader: LineReader,
+        handle: Callable[[bytes], None],
+        tick: Callable[[], float | None] | None,
+        take: Taking | None,
     ) -> None:
+        next_tick = 0.0
         for block in reader.blocks():
             self._source = reader.source
-            for self._number, self._line in block:
-                self.lines_in += 1
-                try:
-                    if type(self._line) is Overlong:
-                        raise InvalidLine("longer than 1 MiB")
-                    handle(self._line)
-                except InvalidLine as reason:
-                    self.reject(str(reason))
-                    self._doubt.note(reason.early)
-                except BUGS as error:
-                    _log.debug("a bug of okx", exc_info=True)
-                    self.reject(f"a bug of okx: {type(error).__name__}: {error}")
-            if tick is not None:
+            if take is None or isinstance(block.data, Overlong):
+                for self._number, self._line in block.lines():
+                    self._one(handle)
+            else:
+                self._block(block, handle, take)
+            if tick is not None and (not block.data or time.monotonic() >= next_tick):
                 reader.due_s = tick()
-            if not block:
+                next_tick = time.monotonic() + _TICK_S
+            if not block.data:
                 self.out.flush()
                 if self._rejects is not None:
                     self._rejects.flush()
+
+    def _block(self, block: Block, handle: Callable[[bytes], None], take: Taking) -> None:
+        """Let `take` have what it takes, and `handle` the lines between, in their order."""
+        data, at, number = block.data, 0, block.number
+        while True:
+            at, taken = take(data, at)
+            self.lines_in += taken
+            number += taken
+            if at >= len(data):
+                return
+            end = data.index(b"\n", at)
+            self._number, self._line = number, data[at:end]
+            if end > at and self._line != b"\r":
+                self._one(handle)
+            at, number = end + 1, number + 1
+
+    def _one(self, handle: Callable[[bytes], None]) -> None:
+        """Give the line at hand to `handle`, and report it if it is bad."""
+        self.lines_in += 1
+        try:
+            if type(self._line) is Overlong:
+                raise InvalidLine("longer than 1 MiB")
+            handle(self._line)
+        except InvalidLine as reason:
+            self.reject(str(reason))
+            self._doubt.note(reason.early)
+        except BUGS as error:
+            _log.debug("a bug of okx", exc_info=True)
+            self.reject(f"a bug of okx: {type(error).__name__}: {error}")
 
     def reject(self, reason: str) -> None:
         """Report the line at hand as bad; for a handler that rejects a part of a line and keeps the rest.

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from okxcli.errors import InputError, OutputError, UsageError
 from okxcli.runtime.files import STDOUT, OutputFile, Sink, open_input, read_some
 from okxcli.runtime.signals import Lifecycle, OutputClosed
 
-__all__ = ["MAX_LINE", "LineReader", "Output", "OutputClosed", "Overlong"]
+__all__ = ["MAX_LINE", "Block", "LineReader", "Output", "OutputClosed", "Overlong"]
 
 MAX_LINE = 1 << 20
 _READ = 1 << 18
@@ -26,6 +26,22 @@ _HEAD = 200
 
 class Overlong(bytes):
     """The first bytes of a line that was longer than `MAX_LINE`; the rest of it was thrown away."""
+
+
+class Block(NamedTuple):
+    """Whole lines, each with its newline; `number` is that of the first one, counted from 1. Empty: nothing to read."""
+
+    number: int
+    data: bytes
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (line number, line without its newline), empty lines left out."""
+        if isinstance(self.data, Overlong):
+            yield self.number, self.data
+            return
+        for number, line in enumerate(self.data.split(b"\n"), self.number):
+            if line and line != b"\r":
+                yield number, line
 
 
 class Output:
@@ -43,7 +59,7 @@ class Output:
         self._file = None if path is None or str(path) == "-" else OutputFile(path)
         self._out: OutputFile | Sink = self._file or Sink(1, STDOUT)
         self._held: list[bytes] = []
-        self._size = 0
+        self._size = self._count = 0
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -61,8 +77,13 @@ class Output:
 
     def line(self, line: bytes) -> None:
         """Write one line, given without its newline."""
-        self._held.append(line)
-        self._size += len(line) + 1
+        self.block(line, 1)
+
+    def block(self, lines: bytes, count: int) -> None:
+        """Write `count` lines that are joined by newlines, without that of the last."""
+        self._held.append(lines)
+        self._count += count
+        self._size += len(lines) + 1
         if self._size >= _HELD:
             self.flush()
 
@@ -71,16 +92,17 @@ class Output:
         if not self._held:
             return
         self._held.append(b"")
-        lines, self._held, self._size = self._held, [], 0
+        lines, count = self._held, self._count
+        self._held, self._size, self._count = [], 0, 0
         self._out.write(b"\n".join(lines))
-        self.lines += len(lines) - 1
+        self.lines += count
 
 
 class LineReader:
     """Whole lines from standard input or from files, one after the other.
 
-    `blocks` yields lists of lines without their newlines, empty lines left out, and an empty list whenever input has
-    run dry or `due_s` is over. `number` is the number of the last line handed out in the current file, counted from 1.
+    `blocks` yields blocks of lines, and an empty one whenever input has run dry or `due_s` is over. A line longer than
+    `MAX_LINE` is a block of its own, its first bytes as an `Overlong`. `source` says where the lines are from.
     """
 
     def __init__(self, life: Lifecycle, files: list[Path] | None = None) -> None:
@@ -92,8 +114,8 @@ class LineReader:
         self._skipping: bytes | None = None
         self._next = 1
 
-    def blocks(self) -> Iterator[list[tuple[int, bytes]]]:
-        """Yield (line number, line) pairs block by block, in order, until the end of input or a stop."""
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks in order, until the end of input or a stop."""
         if not self._files:
             yield from self._from_fd(0)
             return
@@ -105,14 +127,14 @@ class LineReader:
                 yield from self._from_file(path)
             self._next = 1
 
-    def _from_fd(self, fd: int) -> Iterator[list[tuple[int, bytes]]]:
-        life = self._life
+    def _from_fd(self, fd: int) -> Iterator[Block]:
+        life, dry = self._life, Block(0, b"")
         while not life.stop:
             if not select.select([fd], [], [], 0)[0]:
-                yield []
+                yield dry
                 while not life.stop and not life.wait(fd, self.due_s):
                     if not life.stop:
-                        yield []
+                        yield dry
                 if life.stop:
                     break
             try:
@@ -121,47 +143,50 @@ class LineReader:
                 raise InputError(f"cannot read on in standard input: {error.strerror}") from None
             if not chunk:
                 break
-            yield self._split(chunk)
+            yield from self._split(chunk)
         if not life.stop:
-            yield self._last()
+            yield from self._last()
 
-    def _from_file(self, path: Path) -> Iterator[list[tuple[int, bytes]]]:
+    def _from_file(self, path: Path) -> Iterator[Block]:
         with open_input(path) as stream:
             while not self._life.stop:
                 chunk = read_some(stream, _READ, path)
                 if not chunk:
                     break
-                yield self._split(chunk)
+                yield from self._split(chunk)
         if not self._life.stop:
-            yield self._last()
+            yield from self._last()
 
-    def _split(self, chunk: bytes) -> list[tuple[int, bytes]]:
-        """Cut a chunk into lines, keeping the last, unfinished one for later."""
+    def _split(self, chunk: bytes) -> Iterator[Block]:
+        """Yield the whole lines of a chunk, keeping the last, unfinished one for later."""
         if self._skipping is not None:
-            end = chunk.find(b"\n")
-            if end < 0:
-                return []
-            done: list[tuple[int, bytes]] = [(self._next, Overlong(self._skipping))]
+            end = chunk.find(b"\n") + 1
+            if not end:
+                return
+            yield self._numbered(Overlong(self._skipping))
             self._skipping = None
-            self._next += 1
-            return done + self._split(chunk[end + 1 :])
-        pieces = (self._rest + chunk).split(b"\n")
-        self._rest = pieces.pop()
+            chunk = chunk[end:]
+        end = chunk.rfind(b"\n") + 1
+        data, self._rest = (self._rest + chunk[:end], chunk[end:]) if end else (b"", self._rest + chunk)
+        if len(data) <= MAX_LINE:
+            if data:
+                yield self._numbered(data)
+        else:
+            for line in data[:-1].split(b"\n"):
+                yield self._numbered(line + b"\n" if len(line) <= MAX_LINE else Overlong(line[:_HEAD]))
         if len(self._rest) > MAX_LINE:
             self._skipping, self._rest = self._rest[:_HEAD], b""
-        first = self._next
-        self._next += len(pieces)
-        return [
-            (number, line if len(line) <= MAX_LINE else Overlong(line[:_HEAD]))
-            for number, line in enumerate(pieces, first)
-            if line and line != b"\r"
-        ]
 
-    def _last(self) -> list[tuple[int, bytes]]:
-        """Hand out a last line that has no newline."""
+    def _numbered(self, data: bytes) -> Block:
+        number = self._next
+        self._next += 1 if isinstance(data, Overlong) else data.count(b"\n")
+        return Block(number, data)
+
+    def _last(self) -> Iterator[Block]:
+        """Yield a last line that has no newline."""
         rest, skipping = self._rest, self._skipping
         self._rest, self._skipping = b"", None
-        number = self._next
         if skipping is not None:
-            return [(number, Overlong(skipping))]
-        return [(number, rest)] if rest else []
+            yield self._numbered(Overlong(skipping))
+        elif rest:
+            yield self._numbered(rest + b"\n")

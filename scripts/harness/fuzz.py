@@ -3,7 +3,8 @@
 Real recordings of OKX are damaged in the ways that --seed draws, and given to all that reads input: `normalize` (raw
 messages), `candles` and `store` (our lines), `replay` (recordings), and the reader of bulk files. A decoder of another
 make (Python's `json`, its `csv`) says which of them are what they claim to be, and what they say: of each one that is
-taken every value must be the same, digit for digit. Some go through the commands as processes as well.
+taken every value must be the same, digit for digit. Some go through the commands as processes as well. Where the
+kernels in C are built, what they take is held against the Python road.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from harness import decoder
 from harness.fuzz_files import Files, Replay
 from harness.fuzz_lines import Candles, Normalize
 from harness.fuzz_processes import Processes
+from harness.fuzz_roads import Roads
 from harness.fuzz_store import Store
 from harness.mutation import Mutator, our_corpus, raw_corpus
 from harness.tally import Hang, Tally, table
@@ -28,7 +30,7 @@ from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_
 #: A single input that takes longer than this hangs.
 HANG_S = 20
 #: What part of a hundred inputs each target gets.
-SHARES = {"normalize": 40, "candles": 20, "store": 14, "replay": 14, "files": 8, "processes": 4}
+SHARES = {"normalize": 28, "candles": 16, "store": 14, "replay": 14, "files": 8, "processes": 4, "roads": 16}
 #: Inputs of a batch of `processes`, through its five commands.
 _BATCH = 1_000
 
@@ -58,7 +60,11 @@ class Fuzz:
             signal.alarm(HANG_S)
             files.next()
         signal.alarm(0)
-        return [target.tally for target in (normalize, candles, store, replay, files, self._processes())]
+        roads = Roads(self._seed)
+        if roads.built:
+            roads.run(self._raw, self._counts["roads"])
+        targets = (normalize, candles, store, replay, files, self._processes(), *[roads] * roads.built)
+        return [target.tally for target in targets]
 
     def _feed(self, name: str, corpus: list[bytes], feed: Callable[[bytes], None]) -> None:
         mutator = Mutator(f"{self._seed}/{name}", corpus)

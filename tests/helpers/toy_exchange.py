@@ -10,7 +10,7 @@ from pathlib import Path
 
 from okxcli.core.model import StandardizedTrade
 from okxcli.errors import InvalidLine, UsageError
-from okxcli.exchanges.interface import Page
+from okxcli.exchanges.interface import Page, Taken
 from okxcli.runtime.clock import SteadyClock, now_ms
 
 
@@ -25,6 +25,11 @@ def _fills():
 
 
 class _Normalizer:
+    takes = False
+
+    def take(self, block, at):
+        return Taken(b"", 0, at, 0)
+
     def feed(self, line):
         parts = line.decode().split(";")
         if len(parts) != 7 or parts[0] != "TOY":

@@ -186,8 +186,11 @@ def test_cutting_the_input_anywhere_changes_nothing(data, sizes):
     for size in sizes:
         got += reader._split(rest[:size])
         rest = rest[size:]
-    got += reader._split(rest) + reader._last()
-    assert got == [(n, line) for n, line in enumerate(data.split(b"\n"), 1) if line]
+    got += [*reader._split(rest), *reader._last()]
+    assert all(block.data.endswith(b"\n") for block in got)
+    assert [line for block in got for line in block.lines()] == [
+        (n, line) for n, line in enumerate(data.split(b"\n"), 1) if line
+    ]
 
 
 @settings(max_examples=25, deadline=None)
@@ -199,6 +202,8 @@ def test_long_lines_at_every_cut(lengths, size):
     """A line of up to 1 MiB comes out whole, a longer one as its head, wherever it is cut."""
     data = b"".join(b"x" * length + b"\n" for length in lengths)
     reader = LineReader(_Fixed())
-    got = [line for at in range(0, len(data), size) for _, line in reader._split(data[at : at + size])]
+    blocks = [block for at in range(0, len(data), size) for block in reader._split(data[at : at + size])]
+    numbers, got = zip(*[line for block in blocks for line in block.lines()], strict=True) if lengths else ((), ())
+    assert list(numbers) == list(range(1, len(lengths) + 1))
     assert [len(line) if type(line) is bytes else -1 for line in got] == [n if n <= MAX_LINE else -1 for n in lengths]
     assert all(len(line) <= 200 for line in got if type(line) is Overlong)

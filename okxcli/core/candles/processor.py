@@ -10,9 +10,11 @@ from decimal import Decimal
 from heapq import merge
 
 from okxcli.core.candles.bucket import TimeframeBucket
+from okxcli.core.candles.fill_run import FillRun
 from okxcli.core.candles.outlet import Emit, Outlet
 from okxcli.core.candles.series import Series
-from okxcli.core.model import FILE_MERGED, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
+from okxcli.core.decimals import ONE
+from okxcli.core.model import FILE_MERGED, MAX_ID, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.tape import IdRanges, Run
 from okxcli.core.timeframes import Timeframe, common, parse_list
 
@@ -91,6 +93,33 @@ class _Market:
         if timestamp > self.clock:
             self.clock, self._part = timestamp, bucket
         self.step()
+
+    def outlook(self) -> tuple[int, int, int]:
+        """Return which fills would go into the newest bar and make nothing due: from an id on, in times [since, until).
+
+        There are none where each is to be looked at: beside merged trades, and where the base amount is a quotient.
+        """
+        part, instrument = self._part, self.instrument
+        if (
+            part is None
+            or self._merged.top
+            or self.ids.top == MAX_ID
+            or (instrument is not None and instrument.contract_type == "inverse")
+        ):
+            return 0, 0, 0
+        return self.ids.top + 1, part.start, self._action
+
+    def fold(self, run: FillRun) -> None:
+        """Take in fills that `outlook` promised."""
+        part = self._part
+        if part is None:
+            raise RuntimeError("a run of fills without a bar")
+        self._owner.trades += run.fills
+        self.ids.extend(run.last, run.low, run.high, run.step)
+        base, _ = amounts(self.instrument, self.symbol, ONE, run.volume)
+        _, quote = amounts(self.instrument, self.symbol, ONE, run.quote)
+        part.merge(run.bucket(part.start, part.end, base, quote))
+        self.clock = max(self.clock, run.high)
 
     def _take_again(self, trade: StandardizedTrade, first: int, last: int) -> bool:
         """Return whether a trade of known ids is to be taken all the same: they were called absent, and are not."""

@@ -14,7 +14,7 @@ from okxcli.core import checks
 from okxcli.core.codec import any_json
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
-from okxcli.exchanges.interface import PartlyInvalid
+from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
 from okxcli.exchanges.okx.normalize.row_forms import (
@@ -27,6 +27,7 @@ from okxcli.exchanges.okx.normalize.row_forms import (
     TradeRow,
 )
 from okxcli.runtime.clock import now_ms
+from okxcli.runtime.road import kernel
 
 _NAME_AT = len(PUSH_HEAD)
 _SPOT_KINDS = ("spot", "margin")
@@ -89,6 +90,8 @@ class Normalizer:
         self._clock = clock
         self.others: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
+        self._pushes = kernel("exchanges.okx.normalize._pushes")
+        self.takes = self._pushes is not None
         self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
             b"trades-all": (_TRADES, converters.trade),
             b"trades": (_TRADES, converters.trade),
@@ -118,6 +121,12 @@ class Normalizer:
                 return self._typed(line, *whole)
             return self._push(line)
         return self._message(line)
+
+    def take(self, block: bytes, at: int) -> Taken:
+        """Turn raw lines from an offset on into trade lines, up to the first that is no everyday push of trades."""
+        if self._pushes is None:
+            return Taken(b"", 0, at, 0)
+        return Taken(*self._pushes.normalize(block, at, self._clock()))
 
     def counts(self) -> dict[str, int]:
         """Return the counts for the closing line of a filter."""

@@ -1,0 +1,108 @@
+"""Candles from blocks of trade lines: what makes nothing due is folded by the block, all else is looked at by the line.
+
+The kernel beside this module folds the fills of each symbol into a run as long as they follow on each other and lie
+before the next moment at which a bar is due. The run is handed over before anything else happens to its symbol, so that
+what is made, and when, is what a processor makes of the lines one by one.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Protocol
+
+from okxcli.core.candles.bucket import TimeframeBucket
+from okxcli.core.candles.fill_run import FillRun
+from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.model import Absent, Instrument, StandardizedTrade
+from okxcli.core.tape import Run
+
+
+class Folder(Protocol):
+    """What the kernel `_runs` gives."""
+
+    def take(self, block: bytes, at: int, now_ms: int, /) -> tuple[int, int]:
+        """Fold the lines of a block from an offset on, up to the first that no run may hold; return where, how many."""
+
+    def watch(self, exchange: str, symbol: str, next_id: int, since: int, until: int, /) -> None:
+        """Fold fills of a symbol from here on whose ids follow on from `next_id`, in times `[since, until)`."""
+
+    def run(self, exchange: str, symbol: str, /) -> tuple[Any, ...] | None:
+        """Hand out what was folded for a symbol, in the order of `FillRun`, and begin anew."""
+
+
+class BlockCandleProcessor(RealTimeCandleProcessor):
+    """A processor that takes blocks of trade lines as well as lines.
+
+    The other parameters are those of `RealTimeCandleProcessor`.
+    """
+
+    def __init__(self, folder: Folder, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._folder = folder
+
+    def take(self, block: bytes, at: int, now_ms: int) -> tuple[int, int]:
+        """Fold the lines of a block from an offset on; return that of the first to be fed as a line, and how many.
+
+        A line is folded if it is spelt as ours are, is one fill, and has come by `now_ms`, as `codec.decode` says.
+        Nothing is folded where a hook wants to see every trade.
+        """
+        return (at, 0) if self.trade_hooks else self._folder.take(block, at, now_ms)
+
+    def trade(self, trade: StandardizedTrade) -> None:
+        """Fold one trade in. Duplicates, by id, change nothing."""
+        self._settle(trade.exchange, trade.symbol)
+        super().trade(trade)
+        self._watch(trade.exchange, trade.symbol)
+
+    def seed(
+        self, exchange: str, symbol: str, known: Iterable[Run], step: int, parts: Iterable[TimeframeBucket], until: int
+    ) -> None:
+        """Take in what is known of a symbol from before its first trade."""
+        self._settle(exchange, symbol)
+        super().seed(exchange, symbol, known, step, parts, until)
+        self._watch(exchange, symbol)
+
+    def instrument(self, instrument: Instrument) -> None:
+        """Learn what a size of this symbol means, from here on."""
+        self._settle(instrument.exchange, instrument.symbol)
+        super().instrument(instrument)
+        self._watch(instrument.exchange, instrument.symbol)
+
+    def absent(self, absent: Absent) -> None:
+        """Count ids that the exchange itself does not have as known."""
+        self._settle(absent.exchange, absent.symbol)
+        super().absent(absent)
+        self._watch(absent.exchange, absent.symbol)
+
+    def forget(self, exchange: str, symbol: str) -> None:
+        """Drop a symbol."""
+        self._settle(exchange, symbol)
+        super().forget(exchange, symbol)
+        self._folder.watch(exchange, symbol, 0, 0, 0)
+
+    def advance(self, now_ms: int) -> int | None:
+        """Write the bars of live symbols that the wall clock says are over; return when to call again, or None."""
+        self._settle_all()
+        return super().advance(now_ms)
+
+    def finish(self) -> None:
+        """Write, at end of input, what late trades changed."""
+        self._settle_all()
+        super().finish()
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts."""
+        self._settle_all()
+        return super().counts()
+
+    def _settle_all(self) -> None:
+        for exchange, symbol in self._markets:
+            self._settle(exchange, symbol)
+
+    def _settle(self, exchange: str, symbol: str) -> None:
+        """Hand over what was folded for a symbol."""
+        run = self._folder.run(exchange, symbol)
+        if run is not None:
+            self._market(exchange, symbol).fold(FillRun(*run[:6], *map(Decimal, run[6:])))
+
+    def _watch(self, exchange: str, symbol: str) -> None:
+        self._folder.watch(exchange, symbol, *self._market(exchange, symbol).outlook())

@@ -1,0 +1,111 @@
+/* What both kernels read JSON text with. Each function looks at nothing beyond `end`, moves `p` past what it took, and
+   says 0 where the text is not exactly of the everyday form: then the Python road reads it, which knows every form. */
+#ifndef OKX_SCAN_H
+#define OKX_SCAN_H
+
+#include <stdint.h>
+#include <string.h>
+
+/* Counted up whenever what a kernel takes, gives or means changes: okxcli/runtime/road.py leaves others alone. */
+#define KERNEL 1
+
+typedef struct {
+    const char *p, *end;
+} Cursor;
+
+/* A piece of the text. */
+typedef struct {
+    const char *at;
+    int size;
+} Span;
+
+#define SYMBOL_MAX 64
+#define LABEL_MAX 32
+/* Digits on each side of a point: core/decimals.py takes 30 and 60 in all. */
+#define WHOLE_MAX 20
+#define PLACES_MAX 28
+
+/* The bounds of core/model.py, which a test holds equal. */
+#define MIN_TIMESTAMP INT64_C(1262304000000)
+#define MAX_TIMESTAMP INT64_C(4102444800000)
+#define AHEAD_MS INT64_C(3600000)
+#define UNSTAMPED_AHEAD_MS INT64_C(86400000)
+
+static inline int is_digit(char c) { return (unsigned char)(c - '0') < 10; }
+
+static inline int is_small(char c) { return (unsigned char)(c - 'a') < 26 || is_digit(c); }
+
+static inline int literal(Cursor *c, const char *text, size_t size) {
+    if ((size_t)(c->end - c->p) < size || memcmp(c->p, text, size) != 0) return 0;
+    c->p += size;
+    return 1;
+}
+#define LITERAL(cursor, text) literal(cursor, text, sizeof(text) - 1)
+
+/* A whole number without a sign and without leading zeros, of at most 18 digits. */
+static inline int whole(Cursor *c, Span *span, int64_t *value) {
+    const char *start = c->p;
+    int64_t found = 0;
+    while (c->p < c->end && is_digit(*c->p)) {
+        if (c->p - start >= 18) return 0;
+        found = found * 10 + (*c->p++ - '0');
+    }
+    span->at = start;
+    span->size = (int)(c->p - start);
+    *value = found;
+    return span->size == 1 || (span->size > 1 && *start != '0');
+}
+
+/* A time in milliseconds that a line may have. */
+static inline int moment(Cursor *c, Span *span, int64_t *value) {
+    return whole(c, span, value) && *value >= MIN_TIMESTAMP && *value < MAX_TIMESTAMP;
+}
+
+/* Whether a row of that time can have come: by its stamp of receipt if it has one (0: none), else by now. */
+static inline int has_come(int64_t timestamp, int64_t received, int64_t now) {
+    return timestamp <= (received ? received + AHEAD_MS : now + UNSTAMPED_AHEAD_MS);
+}
+
+/* A name of ASCII letters, digits and dashes, as symbols are; without what needs a closer look. */
+static inline int symbol_name(Cursor *c, Span *span) {
+    const char *start = c->p;
+    while (c->p < c->end && (is_digit(*c->p) || (unsigned char)((*c->p | 32) - 'a') < 26 || *c->p == '-')) c->p++;
+    if (c->p == start || c->p - start > SYMBOL_MAX || *start == '-') return 0;
+    span->at = start;
+    span->size = (int)(c->p - start);
+    return 1;
+}
+
+/* A name of small letters, digits and dashes, as exchanges and origins are. */
+static inline int label(Cursor *c, Span *span) {
+    const char *start = c->p;
+    while (c->p < c->end && (is_small(*c->p) || *c->p == '-')) c->p++;
+    if (c->p == start || c->p - start > LABEL_MAX || *start == '-') return 0;
+    span->at = start;
+    span->size = (int)(c->p - start);
+    return 1;
+}
+
+/* A positive number in plain notation; the span leaves out zeros that say nothing behind the point, and its point. */
+static inline int positive(Cursor *c, Span *span) {
+    const char *start = c->p;
+    char any = 0;
+    while (c->p < c->end && is_digit(*c->p)) any |= (char)(*c->p++ ^ '0');
+    int size = (int)(c->p - start);
+    if (size < 1 || size > WHOLE_MAX || (size > 1 && *start == '0')) return 0;
+    if (c->p < c->end && *c->p == '.') {
+        const char *places = ++c->p;
+        while (c->p < c->end && is_digit(*c->p)) any |= (char)(*c->p++ ^ '0');
+        if (c->p == places || c->p - places > PLACES_MAX) return 0;
+        const char *last = c->p;
+        while (last > places && last[-1] == '0') last--;
+        if (last > places) size = (int)(last - start);
+    }
+    span->at = start;
+    span->size = size;
+    return any != 0;
+}
+
+static inline int same(Span a, Span b) { return a.size == b.size && memcmp(a.at, b.at, (size_t)a.size) == 0; }
+
+#endif
