@@ -34,7 +34,7 @@ def longest_quiet(timeframe: Timeframe) -> int:
 class _Bar:
     """A bucket with its history of writing. `sum` lacks what is still in the market's unsettled parts."""
 
-    __slots__ = ("end", "final_at", "revision", "start", "sum", "watched", "written")
+    __slots__ = ("end", "final_at", "look", "revision", "start", "sum", "watched", "written")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
@@ -43,6 +43,7 @@ class _Bar:
         self.written: OHLCVCandle | None = None  # as last written, at revision 0
         self.revision = 0  # of the next closed line
         self.final_at: int | None = None  # the symbol's clock when it became final
+        self.look = end  # when that clock makes it due
         self.watched = False
 
 
@@ -93,6 +94,7 @@ class Series:
         self._fill = fill
         self._partial = partial
         self._bars: dict[int, _Bar] = {}
+        self._look = 0  # when the symbol's clock makes anything due at the earliest
         self._gone_id = 0  # the highest id in a bar that was let go
         self._gaps: list[_Gap] = []
 
@@ -104,6 +106,7 @@ class Series:
         bar = self._bars.get(start)
         if bar is None:
             bar = self._bars[start] = _Bar(start, self.timeframe.end_of(start))
+            self._look = min(self._look, bar.end)
             if self._fill:
                 self._note_gap(bar, clock)
         return bar.sum
@@ -154,42 +157,45 @@ class Series:
 
     def step(self, clock: int, mended: bool) -> Iterator[OHLCVCandle]:
         """Yield what is due at the symbol's `clock`, in time order; `mended`: ids came out of order since last time."""
-        due: int | None = None
+        if clock < self._look and not (mended or self._gaps or self._partial):
+            return
         quiet = self._prove_quiet(clock) if self._gaps else []
-        for bar in self._sorted():
-            if bar.final_at is None:
-                if bar.end <= clock:
-                    bar.final_at = clock
-                    yield from self._write(bar, closed=True, proven=True)
-                elif self._partial:
-                    yield from self._write(bar, closed=False, proven=False)
-                    continue
-                else:
-                    continue
-            elif bar.watched:
-                reached = self._waits(bar) and bar.end + self._ids.step <= clock
-                if (mended or reached) and self._proven(self._value(bar)):
-                    yield from self._write(bar, closed=True, proven=True)
-                    self._let_go(bar)
-                    continue
-            elif clock > bar.final_at + self._lateness:
-                yield from self._write(bar, closed=True, proven=True)
-                bar.watched = bar.written is not None and not bar.written.complete
-                if not bar.watched:
-                    self._let_go(bar)
-                    continue
-            elif self._waits(bar) and bar.end + self._ids.step <= clock and self._proven(self._value(bar)):
-                yield from self._write(bar, closed=True, proven=True)
-            when = bar.final_at + (max(WATCH_MS, 3 * self._lateness) if bar.watched else self._lateness) + 1
-            if bar.watched and clock >= when:
-                self._let_go(bar)
-                continue
-            if self._waits(bar) and clock < bar.end + self._ids.step:
-                when = min(when, bar.end + self._ids.step)
-            due = when if due is None or when < due else due
-        self.due = due
+        every = mended or self._partial
+        for bar in sorted((b for b in self._bars.values() if every or b.look <= clock), key=lambda b: b.start):
+            yield from self._visit(bar, clock, mended)
         self._limit_watched()
+        self.due = min((bar.look for bar in self._bars.values() if bar.final_at is not None), default=None)
+        self._look = min((bar.look for bar in self._bars.values()), default=clock)
         yield from self._flats(quiet)
+
+    def _visit(self, bar: _Bar, clock: int, mended: bool) -> Iterator[OHLCVCandle]:
+        """Yield a bar if it is due, and note when to look at it again, or let it go."""
+        if bar.final_at is None:
+            if bar.end > clock:
+                if self._partial:
+                    yield from self._write(bar, closed=False, proven=False)
+                return
+            bar.final_at = clock
+            yield from self._write(bar, closed=True, proven=True)
+        elif bar.watched:
+            reached = self._waits(bar) and bar.end + self._ids.step <= clock
+            if (mended or reached) and self._proven(self._value(bar)):
+                yield from self._write(bar, closed=True, proven=True)
+                self._let_go(bar)
+                return
+        elif clock > bar.final_at + self._lateness:
+            yield from self._write(bar, closed=True, proven=True)
+            bar.watched = bar.written is not None and not bar.written.complete
+            if not bar.watched:
+                self._let_go(bar)
+                return
+        elif self._waits(bar) and bar.end + self._ids.step <= clock and self._proven(self._value(bar)):
+            yield from self._write(bar, closed=True, proven=True)
+        bar.look = bar.final_at + (max(WATCH_MS, 3 * self._lateness) if bar.watched else self._lateness) + 1
+        if bar.watched and clock >= bar.look:
+            self._let_go(bar)
+        elif self._waits(bar) and clock < bar.end + self._ids.step:
+            bar.look = min(bar.look, bar.end + self._ids.step)
 
     def _waits(self, bar: _Bar) -> bool:
         """Whether a final bar may be complete once the symbol trades further past its end, since time steps back."""
