@@ -17,7 +17,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The sources; each becomes `_NAME.abi3.so` in its folder, which any CPython from 3.11 on loads.
-SOURCES = (Path("okxcli/core/candles/runs.c"), Path("okxcli/exchanges/okx/normalize/pushes.c"))
+SOURCES = tuple(
+    Path("okxcli", name)
+    for name in ("core/candles/runs.c", "exchanges/okx/normalize/pushes.c", "storage/rows/fill_rows.c")
+)
 
 
 class CannotBuild(Exception):

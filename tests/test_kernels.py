@@ -191,7 +191,7 @@ def test_the_bounds_are_those_of_the_lines():
     for name in ("MIN_TIMESTAMP", "MAX_TIMESTAMP", "AHEAD_MS", "UNSTAMPED_AHEAD_MS"):
         assert int(re.search(rf"define {name} INT64_C\((\d+)\)", text)[1]) == getattr(model, name)
     assert int(re.search(r"define KERNEL (\d+)", text)[1]) == road.KERNEL
-    assert f'"{model.FILE_MERGED}", {len(model.FILE_MERGED)}' in (ROOT / "okxcli/core/candles/runs.c").read_text()
+    assert f'origin, "{model.FILE_MERGED}"' in (ROOT / "okxcli/core/fill.h").read_text()
 
 
 def test_a_kernel_of_other_sources_is_left_alone(monkeypatch):

@@ -5,6 +5,7 @@ go to the candle makers in blocks that are cut anywhere.
 """
 
 import random
+from decimal import Decimal
 from typing import Any
 
 from harness.mutation import Mutator
@@ -12,11 +13,15 @@ from harness.tally import Tally
 from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode, encode
-from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP
+from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, StandardizedTrade
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.runtime.road import kernel
+from okxcli.storage.ledger.checksum import checksum
+from okxcli.storage.rows.row_format import trade_rows
+from okxcli.storage.schema.partitions import DAY_MS
+from okxcli.storage.write.trade_tables import is_merged
 
 _NOW = 1_747_087_200_000
 _SYMBOLS = ("BTC-USDT", "BTC-USDC", "PEPE-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP", "X")
@@ -33,6 +38,7 @@ class Roads:
         self.tally = Tally("roads")
         self._rng = random.Random(f"{seed}/roads")
         self._runs: Any = kernel("core.candles._runs")
+        self._rows: Any = kernel("storage.rows._fill_rows")
 
     @property
     def built(self) -> bool:
@@ -81,6 +87,7 @@ class Roads:
         lines = block.split(b"\n")[:-1]
         ends = sorted({*(rng.randrange(len(lines) + 1) for _ in range(rng.choice([0, 1, 8]))), len(lines)})
         self.tally.inputs += len(lines)
+        self._stored(block)
         taken, shown = self._by_block(lines, ends, rules)
         expected = self._by_line(lines, ends, rules)
         if shown != expected:
@@ -92,6 +99,52 @@ class Roads:
             )
         self.tally.accepted += taken
         self.tally.rejected += len(lines) - taken
+
+    def _stored(self, block: bytes) -> None:
+        """Compare the rows, and what the ledger is told of them."""
+        kept = b""
+        for line in block.splitlines(keepends=True):
+            if self._rows.scan(line, 0, _NOW, 1)[1]:
+                kept += line
+                try:
+                    trade = decode(line[:-1], _NOW)
+                except InvalidLine as reason:
+                    self.tally.disagree(f"taken as a row, and {reason}", line)
+                    return
+                if not isinstance(trade, StandardizedTrade) or is_merged(trade):
+                    self.tally.disagree("taken as a row of the tape", line)
+                    return
+        groups: dict[tuple[object, ...], list[StandardizedTrade]] = {}
+        last: dict[str, StandardizedTrade] = {}
+        for line in kept.splitlines():
+            trade = decode(line)
+            before = last.get(trade.symbol)
+            if (
+                before is None
+                or trade.trade_id != before.trade_id + 1
+                or trade.timestamp // DAY_MS != before.timestamp // DAY_MS
+            ):
+                groups[trade.symbol, len(groups)] = []
+            last[trade.symbol] = trade
+            next(group for (symbol, _), group in reversed(groups.items()) if symbol == trade.symbol).append(trade)
+        expected = [
+            (
+                *(group[0].exchange, group[0].symbol, group[0].trade_id, group[-1].trade_id),
+                *(
+                    min(times := [t.timestamp for t in group]),
+                    max(times),
+                    max(max(times[: i + 1]) - at for i, at in enumerate(times)),
+                ),
+                *(times[0] // DAY_MS, checksum(group), "".join(trade_rows(group)).encode()),
+            )
+            for group in groups.values()
+        ]
+        try:
+            found = [(*run[:8], Decimal(run[8]), run[9]) for run in self._rows.rows(kept)]
+        except OverflowError:
+            return
+        if found != expected:
+            self.tally.disagree(f"rows {found} instead of {expected}"[:3000], kept)
 
     def _by_block(self, lines: list[bytes], ends: list[int], rules: dict[str, Any]) -> tuple[int, list[object]]:
         shown: list[object] = []

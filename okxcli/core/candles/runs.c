@@ -5,39 +5,21 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include "../scan.h"
+#include "../fill.h"
+#include "../symbols.h"
 
-/* Digits of a price and of a size, so that their product fits in 128 bits. */
-#define DIGITS_MAX 18
-
-typedef __int128 Wide;
-
-/* mantissa / 10^places, without needless zeros. */
+/* The run of a symbol; none where `count` is 0. */
 typedef struct {
-    int64_t mantissa;
-    int places;
-} Number;
-
-/* An exact sum. */
-typedef struct {
-    Wide mantissa;
-    int places;
-} Sum;
-
-typedef struct {
-    char name[LABEL_MAX + 1 + SYMBOL_MAX]; /* exchange, newline, symbol */
-    int size;
-    uint32_t hash;
     int64_t next, since, until; /* the next id, and the times [since, until) of which fills are folded */
-    int64_t count, first, low, high, newest, step;
+    int64_t count, first, low, high, step;
     Number open, highest, lowest, close;
     Sum volume, buy, quote;
 } Entry;
 
 typedef struct {
-    PyObject_HEAD Entry *entries;
-    uint32_t *slots; /* 1 + the number of an entry, 0 where none is: open addressing */
-    uint32_t used, room, mask, last;
+    PyObject_HEAD Symbols symbols;
+    Entry *entries;
+    uint32_t room;
 } Folder;
 
 static const int64_t TENS[] = {
@@ -46,24 +28,6 @@ static const int64_t TENS[] = {
     1000000000000000000,
 };
 
-static int number_of(Span span, Number *number) {
-    int64_t found = 0;
-    int digits = 0, places = 0, point = 0;
-    for (int i = 0; i < span.size; i++) {
-        char c = span.at[i];
-        if (c == '.') {
-            point = 1;
-            continue;
-        }
-        if ((found || c != '0') && ++digits > DIGITS_MAX) return 0;
-        found = found * 10 + (c - '0');
-        places += point;
-    }
-    number->mantissa = found;
-    number->places = places;
-    return places <= 18;
-}
-
 static int compare(Number a, Number b) {
     Wide left = a.mantissa, right = b.mantissa;
     if (a.places < b.places) left *= TENS[b.places - a.places];
@@ -71,103 +35,13 @@ static int compare(Number a, Number b) {
     return (left > right) - (left < right);
 }
 
-/* Add to a sum, exactly; 0 and nothing done where 128 bits do not hold it. */
-static int add(Sum *sum, Wide mantissa, int places) {
-    Wide found = sum->mantissa;
-    int most = sum->places;
-    for (; most < places; most++)
-        if (__builtin_mul_overflow(found, (Wide)10, &found)) return 0;
-    for (; places < most; places++)
-        if (__builtin_mul_overflow(mantissa, (Wide)10, &mantissa)) return 0;
-    if (__builtin_add_overflow(found, mantissa, &found)) return 0;
-    sum->mantissa = found;
-    sum->places = most;
-    return 1;
-}
-
-static uint32_t hash_of(const char *exchange, int size, const char *symbol, int length) {
-    uint32_t hash = 2166136261u;
-    for (int i = 0; i < size; i++) hash = (hash ^ (unsigned char)exchange[i]) * 16777619u;
-    for (int i = 0; i < length; i++) hash = (hash ^ (unsigned char)symbol[i]) * 16777619u;
-    return hash;
-}
-
-static int is(const Entry *entry, uint32_t hash, Span exchange, Span symbol) {
-    return entry->hash == hash && entry->size == exchange.size + 1 + symbol.size &&
-           memcmp(entry->name, exchange.at, (size_t)exchange.size) == 0 && entry->name[exchange.size] == '\n' &&
-           memcmp(entry->name + exchange.size + 1, symbol.at, (size_t)symbol.size) == 0;
-}
-
-static Entry *find(Folder *folder, Span exchange, Span symbol) {
-    if (folder->used == 0) return NULL;
-    uint32_t hash = hash_of(exchange.at, exchange.size, symbol.at, symbol.size);
-    if (is(&folder->entries[folder->last], hash, exchange, symbol)) return &folder->entries[folder->last];
-    for (uint32_t at = hash & folder->mask; folder->slots[at]; at = (at + 1) & folder->mask) {
-        uint32_t number = folder->slots[at] - 1;
-        if (is(&folder->entries[number], hash, exchange, symbol)) {
-            folder->last = number;
-            return &folder->entries[number];
-        }
-    }
-    return NULL;
-}
-
-/* Twice the room; at most half of the slots are ever taken. */
-static int grow(Folder *folder) {
-    uint32_t room = folder->room ? folder->room * 2 : 16;
-    if (room > 1u << 24) return 0;
-    Entry *entries = PyMem_Realloc(folder->entries, room * sizeof(Entry));
-    if (entries == NULL) return 0;
-    folder->entries = entries;
-    uint32_t *slots = PyMem_Calloc(room * 2, sizeof(uint32_t));
-    if (slots == NULL) return 0;
-    PyMem_Free(folder->slots);
-    folder->slots = slots;
-    folder->room = room;
-    folder->mask = room * 2 - 1;
-    for (uint32_t i = 0; i < folder->used; i++) {
-        uint32_t at = folder->entries[i].hash & folder->mask;
-        while (slots[at]) at = (at + 1) & folder->mask;
-        slots[at] = i + 1;
-    }
-    return 1;
-}
-
-typedef struct {
-    Span exchange, symbol, price, size;
-    int64_t id, timestamp, received;
-    int buy;
-} Fill;
-
-/* A trade line of one fill, exactly as core/codec.py writes them. */
-static int fill_of(const char *start, const char *end, Fill *fill) {
-    Cursor c = {start, end};
-    Span span;
-    int64_t number;
-    if (!LITERAL(&c, "{\"type\":\"trade\",\"exchange\":\"") || !label(&c, &fill->exchange)) return 0;
-    if (!LITERAL(&c, "\",\"symbol\":\"") || !symbol_name(&c, &fill->symbol)) return 0;
-    if (!LITERAL(&c, "\",\"trade_id\":") || !whole(&c, &span, &fill->id) || fill->id == 0) return 0;
-    if (!LITERAL(&c, ",\"count\":1,\"side\":\"")) return 0;
-    fill->buy = LITERAL(&c, "buy\",\"price\":\"");
-    if (!fill->buy && !LITERAL(&c, "sell\",\"price\":\"")) return 0;
-    if (!positive(&c, &fill->price) || !LITERAL(&c, "\",\"size\":\"")) return 0;
-    if (!positive(&c, &fill->size) || !LITERAL(&c, "\",\"timestamp\":")) return 0;
-    if (!moment(&c, &span, &fill->timestamp) || !LITERAL(&c, ",\"received\":")) return 0;
-    fill->received = 0;
-    if (!LITERAL(&c, "null") && !moment(&c, &span, &fill->received)) return 0;
-    if (!LITERAL(&c, ",\"source\":")) return 0;
-    if (!LITERAL(&c, "null") && (!whole(&c, &span, &number) || number >= 1000)) return 0;
-    if (!LITERAL(&c, ",\"origin\":\"") || !label(&c, &span)) return 0;
-    /* Of how many fills such a one is nobody knows. */
-    if (span.size == 11 && memcmp(span.at, "file-merged", 11) == 0) return 0;
-    return LITERAL(&c, "\"}") && c.p == c.end;
-}
-
 /* Fold a fill into the run of its symbol; 0 and nothing changed where it may not. */
 static int fold(Folder *folder, const Fill *fill, int64_t now) {
-    Entry *entry = find(folder, fill->exchange, fill->symbol);
+    int64_t at = symbols_find(&folder->symbols, fill->exchange, fill->symbol);
     Number price, size;
-    if (entry == NULL || fill->id != entry->next) return 0;
+    if (at < 0) return 0;
+    Entry *entry = &folder->entries[at];
+    if (fill->id != entry->next) return 0;
     if (fill->timestamp < entry->since || fill->timestamp >= entry->until) return 0;
     if (!has_come(fill->timestamp, fill->received, now)) return 0;
     if (!number_of(fill->price, &price) || !number_of(fill->size, &size)) return 0;
@@ -228,6 +102,16 @@ static int names_of(const char *exchange, const char *symbol, Span *first, Span 
     return size <= LABEL_MAX && length <= SYMBOL_MAX;
 }
 
+/* As much room for entries as there is for symbols. */
+static int entries_grow(Folder *folder) {
+    if (folder->room == folder->symbols.room) return 1;
+    Entry *entries = PyMem_Realloc(folder->entries, folder->symbols.room * sizeof(Entry));
+    if (entries == NULL) return 0;
+    folder->entries = entries;
+    folder->room = folder->symbols.room;
+    return 1;
+}
+
 static PyObject *watch(PyObject *self, PyObject *args) {
     Folder *folder = (Folder *)self;
     const char *names[2];
@@ -235,20 +119,13 @@ static PyObject *watch(PyObject *self, PyObject *args) {
     Span exchange, symbol;
     if (!PyArg_ParseTuple(args, "ssLLL", &names[0], &names[1], &next, &since, &until)) return NULL;
     if (!names_of(names[0], names[1], &exchange, &symbol)) Py_RETURN_NONE; /* no line of such a symbol is taken */
-    Entry *entry = find(folder, exchange, symbol);
-    if (entry == NULL) {
-        if (folder->used == folder->room && !grow(folder)) return PyErr_NoMemory();
-        entry = &folder->entries[folder->used];
-        memset(entry, 0, sizeof *entry);
-        memcpy(entry->name, exchange.at, (size_t)exchange.size);
-        entry->name[exchange.size] = '\n';
-        memcpy(entry->name + exchange.size + 1, symbol.at, (size_t)symbol.size);
-        entry->size = exchange.size + 1 + symbol.size;
-        entry->hash = hash_of(exchange.at, exchange.size, symbol.at, symbol.size);
-        uint32_t slot = entry->hash & folder->mask;
-        while (folder->slots[slot]) slot = (slot + 1) & folder->mask;
-        folder->slots[slot] = ++folder->used;
+    int64_t at = symbols_find(&folder->symbols, exchange, symbol);
+    if (at < 0) {
+        at = symbols_add(&folder->symbols, exchange, symbol);
+        if (at < 0 || !entries_grow(folder)) return PyErr_NoMemory();
+        memset(&folder->entries[at], 0, sizeof(Entry));
     }
+    Entry *entry = &folder->entries[at];
     if (entry->count) {
         PyErr_SetString(PyExc_RuntimeError, "a run is open: take it first");
         return NULL;
@@ -257,18 +134,6 @@ static PyObject *watch(PyObject *self, PyObject *args) {
     entry->since = since;
     entry->until = until;
     Py_RETURN_NONE;
-}
-
-/* The digits of mantissa / 10^places; `text` has room for all of them. */
-static char *digits(Wide mantissa, int places, char *text) {
-    char *end = text + 63, *at = end;
-    *at = 0;
-    for (int i = 0; mantissa || i <= places; i++) {
-        if (places && i == places) *--at = '.';
-        *--at = (char)('0' + (int)(mantissa % 10));
-        mantissa /= 10;
-    }
-    return at;
 }
 
 static PyObject *run_of(Entry *entry) {
@@ -291,9 +156,11 @@ static PyObject *run(PyObject *self, PyObject *args) {
     const char *names[2];
     Span exchange, symbol;
     if (!PyArg_ParseTuple(args, "ss", &names[0], &names[1])) return NULL;
-    Entry *entry = names_of(names[0], names[1], &exchange, &symbol) ? find((Folder *)self, exchange, symbol) : NULL;
-    if (entry == NULL || entry->count == 0) Py_RETURN_NONE;
-    return run_of(entry);
+    Folder *folder = (Folder *)self;
+    if (!names_of(names[0], names[1], &exchange, &symbol)) Py_RETURN_NONE;
+    int64_t at = symbols_find(&folder->symbols, exchange, symbol);
+    if (at < 0 || folder->entries[at].count == 0) Py_RETURN_NONE;
+    return run_of(&folder->entries[at]);
 }
 
 static int folder_init(PyObject *self, PyObject *args, PyObject *words) {
@@ -306,8 +173,8 @@ static void folder_free(PyObject *self) {
     Folder *folder = (Folder *)self;
     PyTypeObject *type = Py_TYPE(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    symbols_free(&folder->symbols);
     PyMem_Free(folder->entries);
-    PyMem_Free(folder->slots);
     release(self);
     Py_DECREF(type);
 }

@@ -4,7 +4,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include "../../../core/scan.h"
+#include "../../../core/text.h"
 
 /* What one row can come to at most: its parts are bounded, and so are the words around them. */
 #define ROW_MAX 640
@@ -22,29 +22,6 @@ typedef struct {
     Span received, origin;
     int64_t received_ms;
 } Tail;
-
-typedef struct {
-    char *start;
-    size_t used, room;
-} Text;
-
-static int reserve(Text *text, size_t more) {
-    if (text->room - text->used >= more) return 1;
-    size_t room = text->room ? text->room * 2 : 1 << 16;
-    while (room - text->used < more) room *= 2;
-    char *start = PyMem_Realloc(text->start, room);
-    if (start == NULL) return 0;
-    text->start = start;
-    text->room = room;
-    return 1;
-}
-
-static inline void put(Text *text, const char *from, size_t size) {
-    memcpy(text->start + text->used, from, size);
-    text->used += size;
-}
-#define PUT(text, words) put(text, words, sizeof(words) - 1)
-#define PUT_SPAN(text, span) put(text, (span).at, (size_t)(span).size)
 
 /* One value of a row, behind its key and colon; 0 where it is none of the usual, or the key came before. */
 static int value(Cursor *c, int key, Row *row, Span symbol, int *seen) {
