@@ -39,14 +39,31 @@ static inline int number_of(Span span, Number *number) {
     return places <= 18;
 }
 
+static const int64_t TENS[] = {
+    1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
+    1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
+    1000000000000000000,
+};
+
+/* Times 10^places; 0 where 128 bits do not hold it. */
+static inline int shift(Wide *mantissa, int places) {
+    for (; places > 18; places -= 18)
+        if (__builtin_mul_overflow(*mantissa, (Wide)TENS[18], mantissa)) return 0;
+    if (*mantissa <= INT64_MAX && *mantissa >= -INT64_MAX) {
+        *mantissa *= TENS[places]; /* 63 bits times 60 */
+        return 1;
+    }
+    return !__builtin_mul_overflow(*mantissa, (Wide)TENS[places], mantissa);
+}
+
 /* Add to a sum, exactly; 0 and nothing done where 128 bits do not hold it. */
 static inline int add(Sum *sum, Wide mantissa, int places) {
     Wide found = sum->mantissa;
     int most = sum->places;
-    for (; most < places; most++)
-        if (__builtin_mul_overflow(found, (Wide)10, &found)) return 0;
-    for (; places < most; places++)
-        if (__builtin_mul_overflow(mantissa, (Wide)10, &mantissa)) return 0;
+    if (most < places) {
+        if (!shift(&found, places - most)) return 0;
+        most = places;
+    } else if (places < most && !shift(&mantissa, most - places)) return 0;
     if (__builtin_add_overflow(found, mantissa, &found)) return 0;
     sum->mantissa = found;
     sum->places = most;

@@ -22,12 +22,6 @@ typedef struct {
     uint32_t room;
 } Folder;
 
-static const int64_t TENS[] = {
-    1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
-    1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
-    1000000000000000000,
-};
-
 static int compare(Number a, Number b) {
     Wide left = a.mantissa, right = b.mantissa;
     if (a.places < b.places) left *= TENS[b.places - a.places];
