@@ -69,6 +69,14 @@ def test_both_roads_make_the_same():
     assert roads.tally.accepted > 3_000
 
 
+def test_many_lines_at_a_time_say_what_each_says():
+    """The road of a machine without kernels: pieces of blocks, whatever stands in them."""
+    roads = Roads("pieces")
+    together = sum(roads.pieces(roads.block(size)) for size in (1, 3, 70, 700) * 30)
+    assert not roads.tally.wrong, "\n".join(roads.tally.findings[:5])
+    assert together > 1_000
+
+
 @built
 def test_every_recorded_push_of_trades_is_taken():
     """The everyday forms are those that OKX sends."""

@@ -65,9 +65,10 @@ def candles(
     from okxcli.core.candles.block_processor import BlockCandleProcessor
     from okxcli.core.candles.processor import RealTimeCandleProcessor
     from okxcli.core.candles.rollup import CandleRollup
-    from okxcli.core.codec import UnknownType, decode, encode
+    from okxcli.core.codec import UnknownType, encode
     from okxcli.core.model import OHLCVCandle
     from okxcli.core.origin import site_told
+    from okxcli.core.trade_pieces import TradePieces
     from okxcli.errors import InvalidLine, UsageError
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
@@ -94,11 +95,12 @@ def candles(
             maker = RealTimeCandleProcessor(*rules)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    feed = maker.feed
+    pieces = TradePieces(now_ms)
+    feed, read = maker.feed, pieces.decode
 
     def handle(line: bytes) -> None:
         try:
-            feed(decode(line, now_ms()))
+            feed(read(line))
         except UnknownType:
             if not pass_lines and site_told(line) is None:  # bars of a simulation are none of the market either
                 return
@@ -115,7 +117,7 @@ def candles(
         return None if due is None else max(due - now, 0) / 1000
 
     take = _taking(maker, run.out if pass_lines else None) if isinstance(maker, BlockCandleProcessor) else None
-    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts, take))
+    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts, take, pieces.look))
 
 
 def _taking(maker: "BlockCandleProcessor", out: "LinesOut | None") -> "Taking":

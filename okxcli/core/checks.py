@@ -233,6 +233,20 @@ def check(line: Line, now_ms: int | None = None) -> None:
         raise _early(line, at - now_ms, "this machine's clock")
 
 
+def check_trades(trades: list[StandardizedTrade], now_ms: int | None = None) -> None:
+    """Refuse trades of which one cannot be, or has not come, as `check` does; without the words for the latter.
+
+    Raises:
+        InvalidLine: with the reason, if there is one to tell.
+    """
+    latest = _FAR if now_ms is None else now_ms + UNSTAMPED_AHEAD_MS
+    for trade in trades:
+        check_trade(trade)
+        received = trade.received
+        if trade.timestamp > (latest if received is None else received + AHEAD_MS):
+            raise InvalidLine("")
+
+
 def _early(line: StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker, ahead_ms: int, clock: str) -> InvalidLine:
     """Return the reason for which a line from the future is refused; a trade would end every bar of its symbol."""
     name, at = ("start", line.start) if isinstance(line, OHLCVCandle) else ("timestamp", line.timestamp)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from okxcli.core.checks import TICKER_NUMBERS, check
+from okxcli.core.checks import TICKER_NUMBERS, check, check_trades
 from okxcli.core.decimals import parse, plain
 from okxcli.core.model import (
     Absent,
@@ -34,6 +34,8 @@ _OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent, strict=True
 )
 _ANY = msgspec.json.Decoder()
+_TRADES = msgspec.json.Decoder(StandardizedTrade, strict=True)
+_TRADE_HEAD, _NEXT_TRADE = b'{"type":"trade"', b'}\n{"type":"trade"'
 _PLUS, _BACKSLASH = b"+\\"
 #: A point without a digit on both sides. The search begins at points, of which a line has few.
 ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|(?![0-9]))").search
@@ -64,6 +66,31 @@ def decode(line: bytes, now_ms: int | None = None) -> Line:
         _strict_numbers(line)
     check(found, now_ms)
     return found
+
+
+def decode_trades(lines: bytes, now_ms: int | None = None) -> list[StandardizedTrade] | None:
+    """Return the trades of whole lines, each with its newline, as `decode` reads them; None: look at each by itself.
+
+    That is where one of them is no trade, is refused, or is spelt in any but the everyday way. Half again as fast.
+    """
+    count = lines.count(b"\n")
+    if (
+        not lines.startswith(_TRADE_HEAD)
+        or lines.count(_NEXT_TRADE) != count - 1  # each begins and ends on its line
+        or lines.count(b"_") != count  # that of `trade_id`
+        or not lines.isascii()
+        or b" " in lines
+        or _PLUS in lines
+        or _BACKSLASH in lines
+        or ODD_POINT(lines) is not None
+    ):
+        return None
+    try:
+        found = _TRADES.decode_lines(lines)
+        check_trades(found, now_ms)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidLine):
+        return None
+    return found if len(found) == count else None
 
 
 def _reason(line: bytes, error: Exception) -> InvalidLine:

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -63,13 +63,14 @@ class LineFilter:
         finish: Callable[[], None] | None = None,
         counts: Callable[[], dict[str, int]] | None = None,
         take: Taking | None = None,
+        look: Callable[[bytes], None] | None = None,
     ) -> int:
         """Give every line to `handle`, then end; return 0, or 65 when lines were rejected.
 
         `tick` is called when input runs dry, every 20 ms while it does not, and when its timer is due; it returns the
         seconds until it wants to be called again (None: whenever more comes). `finish` is called at end of input or a
-        stop, before the last flush. `counts` adds to the closing counts. With `take` lines go to `handle` that it has
-        left: all that are not of an everyday form.
+        stop, before the last flush. `counts` adds to the closing counts. With `take` only those lines go to `handle`
+        that it has left: all that are not of an everyday form. `look` gets each block before its lines.
 
         Raises:
             InputError: a bad line, with `strict`.
@@ -81,7 +82,7 @@ class LineFilter:
             try:
                 with self.out, self._rejects or nullcontext():
                     try:
-                        self._read(LineReader(life, self._files), handle, tick, take)
+                        self._read(LineReader(life, self._files), handle, tick, take, look)
                         if finish is not None:
                             finish()
                     except InputError as error:
@@ -104,15 +105,26 @@ class LineFilter:
         handle: Callable[[bytes], None],
         tick: Callable[[], float | None] | None,
         take: Taking | None,
+        look: Callable[[bytes], None] | None,
     ) -> None:
         next_tick = 0.0
         for block in reader.blocks():
             self._source = reader.source
-            if take is None or isinstance(block.data, Overlong):
-                for self._number, self._line in block.lines():
-                    self._one(handle)
-            else:
-                self._block(block, handle, take)
+            if look is not None:
+                look(block.data)
+            left = block.lines() if take is None or isinstance(block.data, Overlong) else self._left(block, take)
+            for self._number, self._line in left:
+                self.lines_in += 1
+                try:
+                    if type(self._line) is Overlong:
+                        raise InvalidLine("longer than 1 MiB")
+                    handle(self._line)
+                except InvalidLine as reason:
+                    self.reject(str(reason))
+                    self._doubt.note(reason.early)
+                except BUGS as error:
+                    _log.debug("a bug of okx", exc_info=True)
+                    self.reject(f"a bug of okx: {type(error).__name__}: {error}")
             if tick is not None and (not block.data or time.monotonic() >= next_tick):
                 reader.due_s = tick()
                 next_tick = time.monotonic() + _TICK_S
@@ -121,8 +133,8 @@ class LineFilter:
                 if self._rejects is not None:
                     self._rejects.flush()
 
-    def _block(self, block: Block, handle: Callable[[bytes], None], take: Taking) -> None:
-        """Let `take` have what it takes, and `handle` the lines between, in their order."""
+    def _left(self, block: Block, take: Taking) -> Iterator[tuple[int, bytes]]:
+        """Let `take` have what it takes of a block, and yield the lines between, with their numbers."""
         data, at, number = block.data, 0, block.number
         while True:
             at, taken = take(data, at)
@@ -131,24 +143,10 @@ class LineFilter:
             if at >= len(data):
                 return
             end = data.index(b"\n", at)
-            self._number, self._line = number, data[at:end]
-            if end > at and self._line != b"\r":
-                self._one(handle)
+            line = data[at:end]
+            if line and line != b"\r":
+                yield number, line
             at, number = end + 1, number + 1
-
-    def _one(self, handle: Callable[[bytes], None]) -> None:
-        """Give the line at hand to `handle`, and report it if it is bad."""
-        self.lines_in += 1
-        try:
-            if type(self._line) is Overlong:
-                raise InvalidLine("longer than 1 MiB")
-            handle(self._line)
-        except InvalidLine as reason:
-            self.reject(str(reason))
-            self._doubt.note(reason.early)
-        except BUGS as error:
-            _log.debug("a bug of okx", exc_info=True)
-            self.reject(f"a bug of okx: {type(error).__name__}: {error}")
 
     def reject(self, reason: str) -> None:
         """Report the line at hand as bad; for a handler that rejects a part of a line and keeps the rest.

@@ -5,6 +5,7 @@ go to the candle makers in blocks that are cut anywhere.
 """
 
 import random
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -12,8 +13,9 @@ from harness.mutation import Mutator
 from harness.tally import Tally
 from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
-from okxcli.core.codec import decode, encode
+from okxcli.core.codec import decode, decode_trades, encode
 from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, StandardizedTrade
+from okxcli.core.trade_pieces import TradePieces
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
@@ -83,10 +85,11 @@ class Roads:
             "partial": rng.random() < 0.3,
             "live": rng.choice([None, True, False]),
         }
-        block = b"".join(line.replace(b"\n", b" ") + b"\n" for line in self._lines(size))
+        block = self.block(size)
         lines = block.split(b"\n")[:-1]
         ends = sorted({*(rng.randrange(len(lines) + 1) for _ in range(rng.choice([0, 1, 8]))), len(lines)})
         self.tally.inputs += len(lines)
+        self.pieces(block)
         self._stored(block)
         taken, shown = self._by_block(lines, ends, rules)
         expected = self._by_line(lines, ends, rules)
@@ -99,6 +102,21 @@ class Roads:
             )
         self.tally.accepted += taken
         self.tally.rejected += len(lines) - taken
+
+    def block(self, size: int) -> bytes:
+        """Return so many lines of a market by chance."""
+        return b"".join(line.replace(b"\n", b" ") + b"\n" for line in self._lines(size))
+
+    def pieces(self, block: bytes) -> int:
+        """Compare lines that are decoded many at a time with each by itself; return how many those were."""
+        pieces = TradePieces(lambda: _NOW)
+        pieces.look(block)
+        for line in block.split(b"\n"):
+            if line and line != b"\r":
+                found, expected = (_said(read, line) for read in (pieces.decode, lambda line: decode(line, _NOW)))
+                if found != expected:
+                    self.tally.disagree(f"{found} of many at a time, {expected} by itself", line)
+        return len(decode_trades(block, _NOW) or [])
 
     def _stored(self, block: bytes) -> None:
         """Compare the rows, and what the ledger is told of them."""
@@ -239,6 +257,13 @@ class Roads:
         if kind == 3:
             return rng.choice(lines)
         return Mutator(str(rng.random()), lines[-20:]).next()
+
+
+def _said(read: Callable[[bytes], object], line: bytes) -> object:
+    try:
+        return read(line)
+    except InvalidLine as reason:
+        return str(reason)
 
 
 def _feed(maker: RealTimeCandleProcessor, line: bytes, shown: list[object]) -> None:

@@ -116,7 +116,9 @@ class Store:
                 self.tally.disagree(f"a row that is no line: {key} {values}", b"")
         for (line,) in connection.execute("SELECT line FROM quarantine WHERE type = 'trade'"):
             with suppress(ValueError, KeyError, TypeError):
-                value = json.loads(str(line), parse_int=str)  # which one it is, whatever decoders think of the rest of it
+                value = json.loads(
+                    str(line), parse_int=str
+                )  # which one it is, whatever decoders think of the rest of it
                 stored.add((value["symbol"], int(value["trade_id"])))
         for symbol, identity in self._taken.keys() - stored:
             covered = connection.execute(
