@@ -76,7 +76,7 @@ def normalize(
         for note in reader.notes():
             logging.getLogger(__name__).info(note)
 
-    return run.run(handle, finish=finish, counts=reader.counts, take=take if reader.takes else None)
+    return run.run(handle, finish=finish, counts=reader.counts, take=take)
 
 
 class _Reader:
@@ -95,7 +95,6 @@ class _Reader:
         normalizer = self._all[one.name]
         self.feed: Callable[[bytes], list[Line]] = normalizer.feed
         self.take: Callable[[bytes, int], Taken] = normalizer.take
-        self.takes = normalizer.takes
 
     def switched(self, line: bytes) -> bool:
         """Read from here on as the exchange does whose line this is; False if that is nobody else."""

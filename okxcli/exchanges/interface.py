@@ -68,9 +68,7 @@ class Taken(NamedTuple):
 
 
 class Normalizer(Protocol):
-    """Raw lines in, lines of ours out; remembers what instruments are. `takes`: whether `take` takes any."""
-
-    takes: bool
+    """Raw lines in, lines of ours out; remembers what instruments are."""
 
     def take(self, block: bytes, at: int) -> Taken:
         """Read whole raw lines from an offset on, up to the first that is not of an everyday form, for `feed`."""

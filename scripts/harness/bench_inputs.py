@@ -13,10 +13,16 @@ SYMBOL = "BTC-USDT"
 FIRST_ID, START = 734_864_333, 1_747_065_600_000  # 2025-05-13 in UTC+8
 #: Symbol, first price in its smallest steps, places of it, share of the trades.
 _MARKETS = (
-    ("BTC-USDT", 914_671, 1, 30), ("ETH-USDT", 300_000, 2, 20), ("SOL-USDT", 15_000, 2, 10),
-    ("DOGE-USDT", 123_456, 6, 8), ("TON-USDT", 30_000, 4, 4), ("ETH-USDC", 300_000, 2, 4), ("BTC-USDC", 914_000, 1, 4), ("UNI-USDT", 7_000, 3, 2),
+    ("BTC-USDT", 914_671, 1, 30),
+    ("ETH-USDT", 300_000, 2, 20),
+    ("SOL-USDT", 15_000, 2, 10),
+    ("DOGE-USDT", 123_456, 6, 8),
+    ("TON-USDT", 30_000, 4, 4),
+    ("ETH-USDC", 300_000, 2, 4),
+    ("BTC-USDC", 914_000, 1, 4),
+    ("UNI-USDT", 7_000, 3, 2),
     ("PEPE-USDT", 812, 8, 6),
-)  # fmt: skip
+)
 #: Starts okx as this checkout has it.
 OKX = [sys.executable, "-m", "okxcli"]
 

@@ -19,6 +19,7 @@ from okxcli.core.trade_pieces import TradePieces
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.exchanges.okx.normalize.push_pattern import PushPattern
 from okxcli.runtime.road import kernel
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.rows.row_format import trade_rows
@@ -39,6 +40,7 @@ class Roads:
     def __init__(self, seed: str) -> None:
         self.tally = Tally("roads")
         self._rng = random.Random(f"{seed}/roads")
+        self._pushes: list[bytes] = []
         self._runs: Any = kernel("core.candles._runs")
         self._rows: Any = kernel("storage.rows._fill_rows")
 
@@ -63,17 +65,29 @@ class Roads:
     def _raw(self, line: bytes) -> bool:
         now = self._rng.choice([_NOW, MAX_TIMESTAMP])
         normalizer = Normalizer(lambda: now)
+        self._pushes.append(line)
+        if len(self._pushes) == 40:
+            self._raw_block(b"".join(one + b"\n" for one in self._pushes), now)
+            self._pushes = []
         made = normalizer.take(line + b"\n", 0)
         if not made.taken:
             return False
-        try:
-            found = normalizer.feed(line)
-        except (InvalidLine, PartlyInvalid) as reason:
-            self.tally.disagree(f"taken by the kernel, and {reason}", line)
-            return True
-        if (made.lines, made.made, made.next) != (b"\n".join(map(encode, found)), len(found), len(line) + 1):
+        if (made.lines, made.made, made.next) != (*_fed(normalizer, line), len(line) + 1):
             self.tally.disagree(f"the kernel made {made.lines!r} of it", line)
         return True
+
+    def _raw_block(self, block: bytes, now: int) -> None:
+        """Compare what is made of several lines in a block, with and without the kernel."""
+        normalizer = Normalizer(lambda: now)
+        for one in (kernel("exchanges.okx.normalize._pushes"), PushPattern()):
+            at = 0
+            while one is not None and at < len(block):
+                lines, made, end, taken = one.normalize(block, at, now)
+                expected = [_fed(normalizer, line) for line in block[at:end].split(b"\n")[:-1]]
+                joined = b"\n".join(text for text, _ in expected)
+                if (lines, made, taken) != (joined, sum(count for _, count in expected), len(expected)):
+                    self.tally.disagree(f"{type(one).__name__} made {lines!r} of it", block[at:end])
+                at = block.index(b"\n", end) + 1 if end < len(block) else end
 
     def market(self, size: int) -> None:
         """Try a market of so many lines."""
@@ -257,6 +271,15 @@ class Roads:
         if kind == 3:
             return rng.choice(lines)
         return Mutator(str(rng.random()), lines[-20:]).next()
+
+
+def _fed(normalizer: Normalizer, line: bytes) -> tuple[bytes, int]:
+    """Return what the Python road makes of a raw line, and how many lines that is; -1 where it refuses it."""
+    try:
+        found = normalizer.feed(line)
+    except (InvalidLine, PartlyInvalid) as reason:
+        return str(reason).encode(), -1
+    return b"\n".join(map(encode, found)), len(found)
 
 
 def _said(read: Callable[[bytes], object], line: bytes) -> object:

@@ -1,4 +1,4 @@
-"""ccxt.pro: handle_trades of OKX on every push, and build_ohlcvc at one minute; in floats, of the trades that it keeps."""
+"""ccxt.pro: handle_trades of OKX on each push, and build_ohlcvc at one minute; in floats, of the last trades."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import ccxt.pro
 
 
 async def main() -> None:
-    """Feed every push, and build the bars of each thousand trades of a symbol."""
+    """Feed each push, and build the bars of each thousand trades of a symbol."""
     exchange = ccxt.pro.okx({"options": {"tradesLimit": 1000}})
     client = exchange.client("wss://127.0.0.1:1")
     made: dict[str, list] = {}

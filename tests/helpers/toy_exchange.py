@@ -25,8 +25,6 @@ def _fills():
 
 
 class _Normalizer:
-    takes = False
-
     def take(self, block, at):
         return Taken(b"", 0, at, 0)
 

@@ -17,6 +17,7 @@ from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
+from okxcli.exchanges.okx.normalize.push_pattern import PushPattern
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
     TIMEFRAMES,
@@ -90,8 +91,7 @@ class Normalizer:
         self._clock = clock
         self.others: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
-        self._pushes = kernel("exchanges.okx.normalize._pushes")
-        self.takes = self._pushes is not None
+        self._pushes: Any = kernel("exchanges.okx.normalize._pushes") or PushPattern()
         self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
             b"trades-all": (_TRADES, converters.trade),
             b"trades": (_TRADES, converters.trade),
@@ -124,8 +124,6 @@ class Normalizer:
 
     def take(self, block: bytes, at: int) -> Taken:
         """Turn raw lines from an offset on into trade lines, up to the first that is no everyday push of trades."""
-        if self._pushes is None:
-            return Taken(b"", 0, at, 0)
         return Taken(*self._pushes.normalize(block, at, self._clock()))
 
     def counts(self) -> dict[str, int]:
