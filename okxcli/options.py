@@ -1,13 +1,40 @@
 """Each option that several commands share, spelled and explained once.
 
-A name here is an annotated type: `def store(dsn: Dsn = None)`. Precedence: the flag, its `OKX_*` variable, the
-configuration, the default.
+A name here is an annotated type: `def store(dsn: Dsn = None)`. Where only the explanation differs it is a function that
+takes it: `strict: Annotated[bool, switch("strict", "Stop at the first bad line.")] = False`. Precedence: the flag, its
+`OKX_*` variable, the configuration, the default.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+
+def switch(name: str, text: str) -> Any:
+    """Return an option that is on or off: `--NAME`, and its twin `--no-NAME`."""
+    return typer.Option(f"--{name}/--no-{name}", help=text)
+
+
+def time_option(name: str, text: str) -> Any:
+    """Return an option that takes a moment or a length of time, which `runtime.clock` reads."""
+    return typer.Option(name, metavar="TIME", help=text)
+
+
+def some_symbols(text: str) -> Any:
+    """Return the argument of symbols that need not be given."""
+    return typer.Argument(metavar="[SYMBOL]...", help=text)
+
+
+def _or_variable(name: str, variable: str, metavar: str, text: str) -> Any:
+    """Return an option that a variable of the environment stands in for."""
+    return typer.Option(name, envvar=variable, show_envvar=True, metavar=metavar, help=text)
+
+
+def _base_url(name: str, variable: str, what: str) -> Any:
+    text = f"{what} base, without the path. Default: the configuration, else the exchange's own."
+    return _or_variable(name, variable, "URL", text)
+
 
 Symbols = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")
@@ -27,7 +54,7 @@ Output = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more: every change of state with its cause.")]
-Strict = Annotated[bool, typer.Option("--strict/--no-strict", help="Stop at the first bad line (exit 65).")]
+Strict = Annotated[bool, switch("strict", "Stop at the first bad line (exit 65).")]
 Rejects = Annotated[
     Path | None, typer.Option("--rejects", metavar="FILE", help="Keep bad lines here, as JSON lines with their reason.")
 ]
@@ -36,45 +63,25 @@ Stats = Annotated[
 ]
 Dsn = Annotated[
     str | None,
-    typer.Option(
+    _or_variable(
         "--dsn",
-        envvar="OKX_DSN",
-        show_envvar=True,
-        metavar="DSN",
-        help="Postgres, as URL or keywords; no password in it: use ~/.pgpass or PGPASSWORD. "
+        "OKX_DSN",
+        "DSN",
+        "Postgres, as URL or keywords; no password in it: use ~/.pgpass or PGPASSWORD. "
         "Default: the configuration, PGSERVICE, PGHOST or PGDATABASE, else the embedded server.",
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(
+    _or_variable(
         "--config",
-        envvar="OKX_CONFIG",
-        show_envvar=True,
-        metavar="FILE",
-        help="Configuration. Default: $XDG_CONFIG_HOME/okx/okx.json, else /etc/okx/okx.json.",
+        "OKX_CONFIG",
+        "FILE",
+        "Configuration. Default: $XDG_CONFIG_HOME/okx/okx.json, else /etc/okx/okx.json.",
     ),
 ]
-WsUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--ws-url",
-        envvar="OKX_WS_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="WebSocket base, without the path. Default: the configuration, else the exchange's own.",
-    ),
-]
-RestUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--rest-url",
-        envvar="OKX_REST_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="REST base, without the path. Default: the configuration, else the exchange's own.",
-    ),
-]
+WsUrl = Annotated[str | None, _base_url("--ws-url", "OKX_WS_URL", "WebSocket")]
+RestUrl = Annotated[str | None, _base_url("--rest-url", "OKX_REST_URL", "REST")]
 Proxy = Annotated[
     str | None,
     typer.Option(
@@ -85,21 +92,13 @@ Proxy = Annotated[
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
-Duration = Annotated[
-    str | None, typer.Option("--duration", metavar="TIME", help="End after this long: 30s, 10m, 2h, 1d.")
-]
+Duration = Annotated[str | None, time_option("--duration", "End after this long: 30s, 10m, 2h, 1d.")]
 ConnectTimeout = Annotated[
     float, typer.Option("--connect-timeout", min=0.1, metavar="SECONDS", help="Give up (exit 69) if never connected.")
 ]
 FilesUrl = Annotated[
     str | None,
-    typer.Option(
-        "--files-url",
-        envvar="OKX_FILES_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="Where the bulk files are. Default: the exchange's own place.",
-    ),
+    _or_variable("--files-url", "OKX_FILES_URL", "URL", "Where the bulk files are. Default: the exchange's own place."),
 ]
 RowsAs = Annotated[
     Literal["fills", "aggregates"] | None,
@@ -108,4 +107,7 @@ RowsAs = Annotated[
         help="What the rows of trade files are. Default: merged trades (aggregates) where the name says so, or where "
         "more ids are missing between the rows than files of fills lack.",
     ),
+]
+Table = Annotated[
+    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
 ]

@@ -26,22 +26,12 @@ _SHARE = 0.5
 Row = dict[str, object]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("backfill")(backfill)
-
-
 def backfill(
-    symbols: Annotated[
-        list[str] | None, typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured ones.")
-    ] = None,
+    symbols: Annotated[list[str] | None, options.some_symbols("Only these. Default: the configured ones.")] = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="TIME", help="From here on: fetched too where the tape begins later."),
+        str | None, options.time_option("--since", "From here on: fetched too where the tape begins later.")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
-    ] = None,
+    until: Annotated[str | None, options.time_option("--until", "Up to here. Default: a minute ago.")] = None,
     files: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,36 +42,32 @@ def backfill(
     ] = None,
     download: Annotated[
         bool,
-        typer.Option(
-            "--download/--no-download",
-            help="Take whole days from the exchange's bulk files where that is quicker than REST. Of another site only "
+        options.switch(
+            "download",
+            "Take whole days from the exchange's bulk files where that is quicker than REST. Of another site only "
             "if --files-url says where its files are.",
         ),
     ] = True,
     files_url: options.FilesUrl = None,
     rows_as: options.RowsAs = None,
     restore: Annotated[
-        bool,
-        typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
+        bool, options.switch("restore", "Fetch the days too whose rows retention dropped (needs --since).")
     ] = False,
     rebuild: Annotated[
         bool,
-        typer.Option(
-            "--rebuild/--no-rebuild",
-            help="Make every stored candle of the time again, whatever it says (needs --since, or - for SYMBOL: the "
+        options.switch(
+            "rebuild",
+            "Make every stored candle of the time again, whatever it says (needs --since, or - for SYMBOL: the "
             "bars that okx verify tells of on standard input).",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--no-dry-run", help="Only tell what would be done, and how long it would take.")
+        bool, options.switch("dry-run", "Only tell what would be done, and how long it would take.")
     ] = False,
     wait: Annotated[
-        bool,
-        typer.Option("--wait/--no-wait", help="Wait up to a minute to prove that the exchange itself lacks an id."),
+        bool, options.switch("wait", "Wait up to a minute to prove that the exchange itself lacks an id.")
     ] = True,
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
+    table: options.Table = None,
     config: options.Config = None,
     dsn: options.Dsn = None,
     ws_url: options.WsUrl = None,

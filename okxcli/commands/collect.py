@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from okxcli.storage.server.pooled_connection import Connection
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("collect")(collect)
-
-
 def collect(
     config: options.Config = None,
     duration: options.Duration = None,

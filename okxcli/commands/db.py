@@ -23,19 +23,10 @@ _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX
 The embedded Postgres needs none of this: whatever uses it starts it, and the last one to end stops it.
 """
 
-_Table = Annotated[
-    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-]
+db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx db` and its subcommands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    for command in (start, stop, url, path, shell, run, migrate, status, quarantine, forget):
-        group.command(command.__name__)(command)
-    app.add_typer(group, name="db")
-
-
+@db.command()
 def start() -> None:
     """Start the embedded Postgres and keep it running without users.
 
@@ -53,8 +44,9 @@ def start() -> None:
         write_text(f"{server.url}\n")
 
 
+@db.command()
 def stop(
-    force: Annotated[bool, typer.Option("--force/--no-force", help="Stop it under its users' feet.")] = False,
+    force: Annotated[bool, options.switch("force", "Stop it under its users' feet.")] = False,
 ) -> None:
     """Stop the embedded Postgres.
 
@@ -69,6 +61,7 @@ def stop(
         print("okx db: other processes use it: it stops with the last of them", file=sys.stderr)
 
 
+@db.command()
 def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
     """Print where the database is, as psql and others take it.
 
@@ -90,6 +83,7 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
         print("okx db: it does not run at the moment: okx db start", file=sys.stderr)
 
 
+@db.command()
 def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
     """Print the folder of the embedded Postgres.
 
@@ -101,6 +95,7 @@ def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
     write_text(f"{target.base}\n")
 
 
+@db.command()
 def shell(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARG]...", help="Arguments for psql, after --: -- -c 'SELECT 1'.")
@@ -130,12 +125,13 @@ def shell(
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 
+@db.command()
 def run(
     sql: Annotated[
         list[str],
         typer.Argument(metavar="SQL...", help="Statements, or files of them (NAME.sql); - is standard input."),
     ],
-    table: _Table = None,
+    table: options.Table = None,
     dsn: options.Dsn = None,
     config: options.Config = None,
 ) -> None:
@@ -154,6 +150,7 @@ def run(
                 write_rows(rows, as_table)
 
 
+@db.command()
 def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
     """Make the tables, or bring them to this release.
 
@@ -170,7 +167,8 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
                 write_text(f"{step.number:04d} {step.name}\n")
 
 
-def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
+@db.command()
+def status(table: options.Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
     """Tell which database is in use, its version and size, and the rows of each table.
 
     Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
@@ -182,15 +180,16 @@ def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config
         write_rows(summary(connection, database.where, database.target.why), table)
 
 
+@db.command()
 def quarantine(
     retry: Annotated[
-        bool, typer.Option("--retry/--no-retry", help="Store them once more, and take out those that are stored.")
+        bool, options.switch("retry", "Store them once more, and take out those that are stored.")
     ] = False,
     symbol: Annotated[str, typer.Option("--symbol", metavar="SYMBOL", help="Only lines of this symbol.")] = "",
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Only lines whose reason holds this text.")
     ] = "",
-    table: _Table = None,
+    table: options.Table = None,
     dsn: options.Dsn = None,
     config: options.Config = None,
 ) -> None:
@@ -218,21 +217,19 @@ def quarantine(
                 write_rows(rows, as_table)
 
 
+@db.command()
 def forget(
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Of this symbol.")],
     ids: Annotated[str, typer.Option("--ids", metavar="FIRST[-LAST]", help="These ids, both ends included.")],
-    absent: Annotated[
-        bool, typer.Option("--absent/--no-absent", help="Only that the exchange has them not, not the fills.")
-    ] = False,
+    absent: Annotated[bool, options.switch("absent", "Only that the exchange has them not, not the fills.")] = False,
     for_good: Annotated[
-        bool,
-        typer.Option("--for-good/--no-for-good", help="Do not miss them either: okx gaps and okx backfill pass by."),
+        bool, options.switch("for-good", "Do not miss them either: okx gaps and okx backfill pass by.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes/--no-yes", help="Do it; else only tell what would be forgotten.")] = False,
+    yes: Annotated[bool, options.switch("yes", "Do it; else only tell what would be forgotten.")] = False,
     exchange: Annotated[
         str | None, typer.Option("--exchange", metavar="NAME", help="Of this exchange. Default: the only one it is of.")
     ] = None,
-    table: _Table = None,
+    table: options.Table = None,
     dsn: options.Dsn = None,
     config: options.Config = None,
 ) -> None:

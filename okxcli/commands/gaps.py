@@ -27,39 +27,23 @@ _FETCHED = ("missing", "lost", "altered", "differing")
 Row = dict[str, object]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("gaps")(gaps)
-
-
 def gaps(
     symbols: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SYMBOL]...", help="Only these; - reads trade lines. Default: the configured and the stored."
-        ),
+        options.some_symbols("Only these; - reads trade lines. Default: the configured and the stored."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="From here on. Default: the first stored fill.")
+        str | None, options.time_option("--since", "From here on. Default: the first stored fill.")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
-    ] = None,
+    until: Annotated[str | None, options.time_option("--until", "Up to here. Default: a minute ago.")] = None,
     online: Annotated[
-        bool,
-        typer.Option(
-            "--online/--no-online", help="Ask the exchange for its newest fill: is the tail quiet or missing?"
-        ),
+        bool, options.switch("online", "Ask the exchange for its newest fill: is the tail quiet or missing?")
     ] = False,
     recount: Annotated[
-        bool, typer.Option("--recount/--no-recount", help="Count the rows too: does the ledger say what is there?")
+        bool, options.switch("recount", "Count the rows too: does the ledger say what is there?")
     ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="With --recount: make the ledger say what the rows say.")
-    ] = False,
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
+    repair: Annotated[bool, options.switch("repair", "With --recount: make the ledger say what the rows say.")] = False,
+    table: options.Table = None,
     config: options.Config = None,
     dsn: options.Dsn = None,
     rest_url: options.RestUrl = None,

@@ -4,13 +4,8 @@ from typing import Annotated
 
 import typer
 
+from okxcli import options
 from okxcli.commands.ways import way_of_options
-from okxcli.options import Output, Proxy, RestUrl
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("instruments")(instruments)
 
 
 def instruments(
@@ -26,13 +21,11 @@ def instruments(
     family: Annotated[
         str | None, typer.Option("--family", metavar="NAME", help="The family of options, which they need: BTC-USD.")
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all/--no-all", help="Those too that do not trade: announced, suspended.")
-    ] = False,
-    symbols: Annotated[bool, typer.Option("--symbols/--no-symbols", help="Write the names alone, one a line.")] = False,
-    output: Output = None,
-    rest_url: RestUrl = None,
-    proxy: Proxy = None,
+    every: Annotated[bool, options.switch("all", "Those too that do not trade: announced, suspended.")] = False,
+    symbols: Annotated[bool, options.switch("symbols", "Write the names alone, one a line.")] = False,
+    output: options.Output = None,
+    rest_url: options.RestUrl = None,
+    proxy: options.Proxy = None,
 ) -> int:
     """List the instruments of the exchange that can be streamed.
 

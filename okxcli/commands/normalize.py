@@ -4,19 +4,12 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import typer
-
 from okxcli.options import Files, Output, Quiet, Rejects, Stats, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from okxcli.core.model import Line
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("normalize")(normalize)
 
 
 def normalize(

@@ -20,13 +20,13 @@ _HELP = """Read stored rows back as the lines they were.
 In: Postgres. Out: trade, candle or book lines, oldest first, as okx normalize and okx candles wrote them.
 """
 
+read = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+
 #: Seconds between two looks for new rows.
 _POLL_S = 0.5
 
-_Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From here on: ISO 8601, epoch ms, 2h (ago), today.")
-]
-_Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to here, this moment excluded.")]
+_Since = Annotated[str | None, options.time_option("--since", "From here on: ISO 8601, epoch ms, 2h (ago), today.")]
+_Until = Annotated[str | None, options.time_option("--until", "Up to here, this moment excluded.")]
 _Count = Annotated[
     int | None,
     typer.Option("--count", "-n", min=0, metavar="N", help="At most N of a symbol (and timeframe): with --since the "
@@ -37,15 +37,7 @@ _Follow = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx read` and its subcommands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    group.command("trades")(trades)
-    group.command("candles")(candles)
-    group.command("books")(books)
-    app.add_typer(group, name="read")
-
-
+@read.command()
 def trades(
     symbols: options.Symbols,
     since: _Since = None,
@@ -57,8 +49,7 @@ def trades(
         typer.Option("--origin", metavar="NAME", help="trades: the merged trades. Default: the tape, fill by fill."),
     ] = None,
     context: Annotated[
-        bool,
-        typer.Option("--context/--no-context", help="Write the instrument and absent lines too, as candles needs."),
+        bool, options.switch("context", "Write the instrument and absent lines too, as candles needs.")
     ] = False,
     output: options.Output = None,
     dsn: options.Dsn = None,
@@ -77,6 +68,7 @@ def trades(
     _run(where, "trades", symbols, origin=origin, context=context)
 
 
+@read.command()
 def candles(
     symbols: options.Symbols,
     tf: Annotated[str, typer.Option("--tf", metavar="LIST", help="Timeframes: 1m,5m.")] = "1m",
@@ -87,9 +79,7 @@ def candles(
     origin: Annotated[
         str, typer.Option("--origin", metavar="NAME", help="trades: ours; exchange: the exchange's own.")
     ] = "trades",
-    running: Annotated[
-        bool, typer.Option("--partial/--no-partial", help="Bars too that were still running when last stored.")
-    ] = False,
+    running: Annotated[bool, options.switch("partial", "Bars too that were still running when last stored.")] = False,
     output: options.Output = None,
     dsn: options.Dsn = None,
     config: options.Config = None,
@@ -110,6 +100,7 @@ def candles(
     _run(where, "candles", symbols, frames, origin, running=running)
 
 
+@read.command()
 def books(
     symbols: options.Symbols,
     since: _Since = None,

@@ -5,26 +5,11 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.serving import (
-    Cert,
-    Data,
-    Database,
-    Fault,
-    Idle,
-    Key,
-    Limits,
-    Port,
-    RunsCommand,
-    command_of,
-    options_of,
-    serve,
-)
-from okxcli.options import Verbose
+from okxcli import options
+from okxcli.commands import serving
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("replay", cls=RunsCommand)(replay)
+#: What follows `--` is a command line of its own.
+COMMAND_CLASS = serving.RunsCommand
 
 
 def replay(
@@ -35,16 +20,16 @@ def replay(
     speed: Annotated[
         float, typer.Option("--speed", min=0, help="How many times as fast as recorded; 0: as fast as clients take it.")
     ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Begin again at the end, with the same ids.")] = False,
-    port: Port = 0,
-    fault: Fault = None,
-    limits: Limits = True,
-    idle: Idle = "30s",
-    cert: Cert = None,
-    key: Key = None,
-    database: Database = True,
-    data: Data = None,
-    verbose: Verbose = False,
+    loop: Annotated[bool, options.switch("loop", "Begin again at the end, with the same ids.")] = False,
+    port: serving.Port = 0,
+    fault: serving.Fault = None,
+    limits: serving.Limits = True,
+    idle: serving.Idle = "30s",
+    cert: serving.Cert = None,
+    key: serving.Key = None,
+    database: serving.Database = True,
+    data: serving.Data = None,
+    verbose: options.Verbose = False,
 ) -> int:
     """Serve what okx stream recorded as if it were OKX, or run a command against it.
 
@@ -58,6 +43,6 @@ def replay(
     from okxcli.runtime import log
 
     log.setup("replay", verbose)
-    options = options_of(port, limits, idle, cert, key)
-    exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
-    return serve(exchange, command_of(ctx), database, data)
+    listening = serving.options_of(port, limits, idle, cert, key)
+    exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=listening)
+    return serving.serve(exchange, ctx, database, data)

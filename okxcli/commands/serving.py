@@ -1,6 +1,5 @@
 """What `okx simulate` and `okx replay` share: the options of a server, and the command that runs against it."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from okxcli import options
 from okxcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ Fault = Annotated[
         "slow-rest.",
     ),
 ]
-Limits = Annotated[bool, typer.Option("--limits/--no-limits", help="Enforce OKX's rate limits.")]
-Idle = Annotated[
-    str, typer.Option("--idle", metavar="TIME", help="Close a connection (4004) that is silent for this long.")
-]
+Limits = Annotated[bool, options.switch("limits", "Enforce OKX's rate limits.")]
+Idle = Annotated[str, options.time_option("--idle", "Close a connection (4004) that is silent for this long.")]
 Cert = Annotated[
     Path | None, typer.Option("--cert", metavar="FILE", help="Speak TLS with this certificate (PEM): wss and https.")
 ]
@@ -38,10 +36,7 @@ Key = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="The private key of --cert, if it is not in the same file.")
 ]
 Database = Annotated[
-    bool,
-    typer.Option(
-        "--database/--no-database", help="Give the command a database of its own (OKX_DSN), thrown away at the end."
-    ),
+    bool, options.switch("database", "Give the command a database of its own (OKX_DSN), thrown away at the end.")
 ]
 Data = Annotated[
     Path | None,
@@ -67,11 +62,6 @@ class RunsCommand(TyperCommand):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
 
 
-def command_of(ctx: typer.Context) -> list[str]:
-    """Return the command after `--`, empty if there is none."""
-    return list(ctx.meta.get(_COMMAND, []))
-
-
 def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path | None, seed: int = 1) -> "Options":
     """Return where the server listens and how strict it is, as the options of the command line say.
 
@@ -85,9 +75,9 @@ def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path 
     return Options(port=port, idle_s=parse_duration(idle), limits=scale, seed=seed, cert=cert, key=key)
 
 
-def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
-    """Run `command` against `exchange` and return its exit status; without one serve until a signal comes."""
-    if command:
+def serve(exchange: "LocalServer", ctx: typer.Context, database: bool, data: Path | None) -> int:
+    """Run the command after `--` against `exchange` and return its exit status; without one serve until a signal."""
+    if command := ctx.meta.get(_COMMAND):
         return _run(exchange, command, database, data)
     if data is not None:
         raise UsageError("--data is for the database of a command: give one after --")
@@ -110,7 +100,7 @@ def _make_tables(dsn: str) -> None:
         versions.guard_origin(connection, "local", database.where)
 
 
-def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
+def _run(exchange: "LocalServer", command: list[str], database: bool, data: Path | None) -> int:
     import tempfile
 
     from okxcli.local.child import Child

@@ -24,26 +24,18 @@ _LONGEST_MS = 86_400_000
 _OFF_MS = 1_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("status")(status)
-
-
 def status(
     symbols: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured and the stored."),
+        list[str] | None, options.some_symbols("Only these. Default: the configured and the stored.")
     ] = None,
     watch: Annotated[
         float | None,
         typer.Option("--watch", min=0.5, metavar="SECONDS", help="Look again every so often, until Ctrl-C."),
     ] = None,
     max_age: Annotated[
-        str, typer.Option("--max-age", metavar="TIME", help="A channel whose newest row is older than this is stale.")
+        str, options.time_option("--max-age", "A channel whose newest row is older than this is stale.")
     ] = "2m",
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
+    table: options.Table = None,
     config: options.Config = None,
     dsn: options.Dsn = None,
 ) -> None:

@@ -23,38 +23,25 @@ _DEFAULT_SPAN_MS = 86_400_000
 _SETTLED_MS = 60_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("verify")(verify)
-
-
 def verify(
     symbols: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured, else the stored."),
+        list[str] | None, options.some_symbols("Only these. Default: the configured, else the stored.")
     ] = None,
     tf: Annotated[
         str, typer.Option("--tf", metavar="LIST", help="Timeframes that the exchange has too: 1m,1h,1d.")
     ] = "1m",
     since: Annotated[
         str | None,
-        typer.Option(
+        options.time_option(
             "--since",
-            metavar="TIME",
-            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, "
-            "or the first whole bar.",
+            "From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, or the first whole bar.",
         ),
     ] = None,
     until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago by the exchange's clock."),
+        str | None, options.time_option("--until", "Up to here. Default: a minute ago by the exchange's clock.")
     ] = None,
     allow_revised: Annotated[
-        bool,
-        typer.Option(
-            "--allow-revised/--no-allow-revised",
-            help="Bars that the exchange revised are shown, but the exit status stays 0.",
-        ),
+        bool, options.switch("allow-revised", "Bars that the exchange revised are shown, but the exit status stays 0.")
     ] = False,
     output: options.Output = None,
     config: options.Config = None,
