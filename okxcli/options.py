@@ -1,14 +1,38 @@
 """Each option that several commands share, spelled and explained once.
 
 A name here is an annotated type: `def store(dsn: Dsn = None)`. Where only the explanation differs it is a function that
-takes it: `strict: Annotated[bool, switch("strict", "Stop at the first bad line.")] = False`. Precedence: the flag, its
-`OKX_*` variable, the configuration, the default.
+takes it: `strict: Annotated[bool, switch("strict", "Stop at the first bad line.")] = False`. Options that go together
+are a record, which a `grouped` command takes whole. Precedence: the flag, its `OKX_*` variable, the configuration, the
+default.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command as Typer takes it: each field of a record among its parameters is an option, in its place."""
+    parameters = inspect.signature(command).parameters
+    records = {name: one.annotation for name, one in parameters.items() if hasattr(one.annotation, "_fields")}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        for name, record in records.items():
+            given[name] = record(**{field: given.pop(field) for field in record._fields})
+        return command(**given)
+
+    flat: list[inspect.Parameter] = []
+    for name, one in parameters.items():
+        flat += inspect.signature(one.annotation).parameters.values() if name in records else [one]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    run.__signature__ = inspect.Signature([one.replace(kind=keyword) for one in flat])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in flat}
+    return run
 
 
 def switch(name: str, text: str) -> Any:
@@ -111,3 +135,25 @@ RowsAs = Annotated[
 Table = Annotated[
     bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
 ]
+
+
+class Stored(NamedTuple):
+    """Which database, and what a configuration says of it."""
+
+    config: Config = None
+    dsn: Dsn = None
+
+
+class Rest(NamedTuple):
+    """The way to what the exchange answers."""
+
+    rest_url: RestUrl = None
+    proxy: Proxy = None
+
+
+class Addresses(NamedTuple):
+    """The way to all that the exchange has."""
+
+    ws_url: WsUrl = None
+    rest_url: RestUrl = None
+    proxy: Proxy = None

@@ -26,7 +26,9 @@ _SHARE = 0.5
 Row = dict[str, object]
 
 
+@options.grouped
 def backfill(
+    *,
     symbols: Annotated[list[str] | None, options.some_symbols("Only these. Default: the configured ones.")] = None,
     since: Annotated[
         str | None, options.time_option("--since", "From here on: fetched too where the tape begins later.")
@@ -68,11 +70,8 @@ def backfill(
         bool, options.switch("wait", "Wait up to a minute to prove that the exchange itself lacks an id.")
     ] = True,
     table: options.Table = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    ws_url: options.WsUrl = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    stored: options.Stored,
+    addresses: options.Addresses,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and only warnings on stderr.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -95,7 +94,7 @@ def backfill(
     from okxcli.runtime.tables import write_rows
 
     log.setup("backfill", verbose=verbose, quiet=not verbose)
-    settings = load(config)
+    settings = load(stored.config)
     if restore and since is None:
         raise UsageError("--restore fetches what retention dropped: say from when on with --since")
     if rebuild and since is None and symbols != ["-"]:
@@ -104,7 +103,7 @@ def backfill(
         raise UsageError("- reads the lines of okx verify: it goes alone, with --rebuild")
     if not symbols and not settings.symbols:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
-    here = way(settings, ws_url, rest_url, proxy)
+    here = way(settings, *addresses)
     now = (clock := here.market().clock())()
     begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
     if begin is not None and begin >= (end or now):
@@ -117,7 +116,7 @@ def backfill(
     rows: list[Row] = []
     with (
         Lifecycle("source") as life,
-        _alone(dsn, settings.dsn, here.origin) as database,
+        _alone(stored.dsn, settings.dsn, here.origin) as database,
         Progress("okx backfill", not quiet) as progress,
     ):
         place = _files_place(here, files_url) if download else None

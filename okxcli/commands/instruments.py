@@ -8,7 +8,9 @@ from okxcli import options
 from okxcli.commands.ways import way_of_options
 
 
+@options.grouped
 def instruments(
+    *,
     kind: Annotated[
         str, typer.Option("--kind", metavar="LIST", help="Kinds, with commas: spot, swap, futures, option.")
     ] = "spot,swap,futures",
@@ -24,8 +26,7 @@ def instruments(
     every: Annotated[bool, options.switch("all", "Those too that do not trade: announced, suspended.")] = False,
     symbols: Annotated[bool, options.switch("symbols", "Write the names alone, one a line.")] = False,
     output: options.Output = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    rest: options.Rest,
 ) -> int:
     """List the instruments of the exchange that can be streamed.
 
@@ -46,7 +47,7 @@ def instruments(
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
     with Lifecycle("source"), Lines(output) as out:
-        for found in way_of_options(None, rest_url, proxy).market().listed(kinds, family):
+        for found in way_of_options(None, *rest).market().listed(kinds, family):
             if (
                 (every or (found.state == "live" and found.tick_size is not None))
                 and (quote is None or found.quote in _words(quote.upper()))

@@ -12,7 +12,9 @@ from okxcli.commands import serving
 COMMAND_CLASS = serving.RunsCommand
 
 
+@options.grouped
 def replay(
+    *,
     ctx: typer.Context,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Recordings, .gz and .zst by name; played by their times.")
@@ -22,13 +24,8 @@ def replay(
     ] = 1.0,
     loop: Annotated[bool, options.switch("loop", "Begin again at the end, with the same ids.")] = False,
     port: serving.Port = 0,
-    fault: serving.Fault = None,
-    limits: serving.Limits = True,
-    idle: serving.Idle = "30s",
-    cert: serving.Cert = None,
-    key: serving.Key = None,
-    database: serving.Database = True,
-    data: serving.Data = None,
+    manners: serving.Manners,
+    setting: serving.Setting,
     verbose: options.Verbose = False,
 ) -> int:
     """Serve what okx stream recorded as if it were OKX, or run a command against it.
@@ -43,6 +40,6 @@ def replay(
     from okxcli.runtime import log
 
     log.setup("replay", verbose)
-    listening = serving.options_of(port, limits, idle, cert, key)
-    exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=listening)
-    return serving.serve(exchange, ctx, database, data)
+    listening = serving.options_of(port, manners, setting)
+    exchange = LocalReplay(files, speed=speed, loop=loop, faults=manners.fault or (), options=listening)
+    return serving.serve(exchange, ctx, setting)

@@ -36,7 +36,9 @@ _BooksSnapshot = Annotated[bool, options.switch("books-snapshot", "Begin a books
 COMMAND_CLASS = serving.RunsCommand
 
 
+@options.grouped
 def simulate(
+    *,
     ctx: typer.Context,
     symbols: _Traded,
     rate: _Rate = 10.0,
@@ -48,15 +50,10 @@ def simulate(
     port: serving.Port = 0,
     fills: _Fills = None,
     keep: _Keep = 100_000,
-    fault: serving.Fault = None,
-    limits: serving.Limits = True,
-    idle: serving.Idle = "30s",
+    manners: serving.Manners,
     first_push: _FirstPush = True,
     books_snapshot: _BooksSnapshot = True,
-    cert: serving.Cert = None,
-    key: serving.Key = None,
-    database: serving.Database = True,
-    data: serving.Data = None,
+    setting: serving.Setting,
     verbose: options.Verbose = False,
 ) -> int:
     """Serve a simulated OKX on this machine, or run a command against it.
@@ -82,9 +79,9 @@ def simulate(
         quiet=quiet_minutes,
         keep=keep,
         fills_file=fills,
-        faults=fault or (),
+        faults=manners.fault or (),
         first_push=first_push,
         books_snapshot=books_snapshot,
-        options=serving.options_of(port, limits, idle, cert, key, seed),
+        options=serving.options_of(port, manners, setting, seed),
     )
-    return serving.serve(exchange, ctx, database, data)
+    return serving.serve(exchange, ctx, setting)

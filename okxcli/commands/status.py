@@ -24,7 +24,9 @@ _LONGEST_MS = 86_400_000
 _OFF_MS = 1_000
 
 
+@options.grouped
 def status(
+    *,
     symbols: Annotated[
         list[str] | None, options.some_symbols("Only these. Default: the configured and the stored.")
     ] = None,
@@ -36,8 +38,7 @@ def status(
         str, options.time_option("--max-age", "A channel whose newest row is older than this is stale.")
     ] = "2m",
     table: options.Table = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
+    stored: options.Stored,
 ) -> None:
     """Tell how fresh and how whole the stored data is; exit 1 unless it is fresh and as it was stored.
 
@@ -59,12 +60,12 @@ def status(
     from okxcli.storage.database import open_database
 
     log.setup("status", quiet=True)
-    settings = load(config)
+    settings = load(stored.config)
     limit_ms = round(parse_duration(max_age) * 1000)
     name, channels = configured(settings).name, settings.channels
     wanted = Wanted(name, tuple(symbols or ()), settings.symbols, channels, settings.timeframes)
     well = True
-    with open_database(dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
+    with open_database(stored.dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
         if watch is None:
             well = _show(database, wanted, limit_ms, table)
         else:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from okxcli.runtime.signals import Lifecycle
 
 
+@options.grouped
 def stream(
+    *,
     symbols: options.Symbols,
     channels: Annotated[
         str,
@@ -55,9 +57,7 @@ def stream(
     duration: options.Duration = None,
     output: options.Output = None,
     connect_timeout: options.ConnectTimeout = 30.0,
-    ws_url: options.WsUrl = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    addresses: options.Addresses,
     dsn: options.Dsn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
     verbose: options.Verbose = False,
@@ -77,7 +77,7 @@ def stream(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
-    way = way_of_options(ws_url, rest_url, proxy)
+    way = way_of_options(*addresses)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
     now = way.market().clock()() if since is not None else 0

@@ -23,7 +23,9 @@ _DEFAULT_SPAN_MS = 86_400_000
 _SETTLED_MS = 60_000
 
 
+@options.grouped
 def verify(
+    *,
     symbols: Annotated[
         list[str] | None, options.some_symbols("Only these. Default: the configured, else the stored.")
     ] = None,
@@ -44,10 +46,8 @@ def verify(
         bool, options.switch("allow-revised", "Bars that the exchange revised are shown, but the exit status stays 0.")
     ] = False,
     output: options.Output = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    stored: options.Stored,
+    rest: options.Rest,
     quiet: options.Quiet = False,
 ) -> int:
     """Compare stored candles with the exchange's own; exit 1 if one differs.
@@ -77,14 +77,14 @@ def verify(
         frames = parse_list(tf)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    settings = load(config)
-    here = way(settings, None, rest_url, proxy)
+    settings = load(stored.config)
+    here = way(settings, None, *rest)
     for frame in frames:
         here.exchange.bar_of(frame.name)
     same = True
     with (
         Lifecycle("source") as life,
-        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
+        open_database(stored.dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
         database.session() as connection,
         Output(output) as out,
     ):
@@ -100,7 +100,7 @@ def verify(
                 if first is None:
                     first = _first(evidence, end)
                 verifier = Verifier(evidence, bars)
-                more = f" --config {quote(str(config))}" if config else ""
+                more = f" --config {quote(str(stored.config))}" if stored.config else ""
                 cure = Cure(symbol, frame.name in settings.timeframes, more)
                 try:
                     same &= _compare(verifier, first, end, out, life, allow_revised, cure)
