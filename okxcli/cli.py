@@ -16,6 +16,7 @@ import typer.core
 
 from okxcli import __version__
 from okxcli.errors import ExitCode, OkxError
+from okxcli.options import grouped
 from okxcli.runtime.files import usable_streams
 from okxcli.runtime.log import printable
 from okxcli.runtime.signals import OutputClosed, die
@@ -74,14 +75,13 @@ def build_app(only: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="okx",
         cls=_InOrder,
-        help=_DESCRIPTION,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback()
+    @app.callback(help=_DESCRIPTION)
     def okx(
         version: Annotated[
             bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
@@ -97,8 +97,7 @@ def build_app(only: str | None = None) -> typer.Typer:
             app.add_typer(command, name=name, short_help=COMMANDS[name])
         else:
             as_class = getattr(module, "COMMAND_CLASS", None)
-            app.command(name, cls=as_class, short_help=COMMANDS[name])(command)
-    app.info.help = _DESCRIPTION
+            app.command(name, cls=as_class, short_help=COMMANDS[name])(grouped(command))
     return app
 
 

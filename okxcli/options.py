@@ -2,7 +2,7 @@
 
 A name here is an annotated type: `def store(dsn: Dsn = None)`. Where only the explanation differs it is a function that
 takes it: `strict: Annotated[bool, switch("strict", "Stop at the first bad line.")] = False`. Options that go together
-are a record, which a `grouped` command takes whole. Precedence: the flag, its `OKX_*` variable, the configuration, the
+are a record, which a command takes whole. Precedence: the flag, its `OKX_*` variable, the configuration, the
 default.
 """
 
@@ -33,6 +33,17 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = inspect.Signature([one.replace(kind=keyword) for one in flat])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in flat}
     return run
+
+
+class Group(typer.Typer):
+    """A command of several: `@group.subcommand` makes a function one of them, under its own name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(no_args_is_help=True, rich_markup_mode=None, help=text)
+
+    def subcommand(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a function, which may take records of options."""
+        return self.command()(grouped(function))
 
 
 def switch(name: str, text: str) -> Any:

@@ -26,7 +26,6 @@ _SHARE = 0.5
 Row = dict[str, object]
 
 
-@options.grouped
 def backfill(
     *,
     symbols: Annotated[list[str] | None, options.some_symbols("Only these. Default: the configured ones.")] = None,
@@ -133,8 +132,10 @@ def backfill(
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:
-                for some, since_ms, until_ms in _runs(names, begin, end, spans):
-                    rows += work.run(some, since_ms, until_ms, loaded, rebuild)
+                if spans is None:
+                    rows += work.run(names, begin, end, loaded, rebuild)
+                for name, (since_ms, until_ms) in (spans or {}).items():
+                    rows += work.run([name], since_ms, until_ms, loaded, rebuild)
             finally:
                 write_rows(rows, table)
     if work.unread or work.lacking:
@@ -160,16 +161,6 @@ def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict
     if code:
         raise typer.Exit(code)
     return found
-
-
-def _runs(
-    names: list[str], begin: int | None, end: int | None, spans: dict[str, tuple[int, int]] | None
-) -> Iterator[tuple[list[str], int | None, int | None]]:
-    """Yield which symbols to go through, and for what time."""
-    if spans is None:
-        yield names, begin, end
-    else:
-        yield from (([name], *span) for name, span in spans.items())
 
 
 def _files_place(way: "Way", files_url: str | None) -> str | None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from okxcli.storage.server.pooled_connection import Connection
 
 
-@options.grouped
 def collect(
     *,
     config: options.Config = None,

@@ -22,13 +22,13 @@ It is one JSON object in a file; okx-config(5) explains its keys. The place: --c
 $XDG_CONFIG_HOME/okx/okx.json (~/.config by default), /etc/okx/okx.json; never the working directory.
 """
 
-config = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+config = options.Group(_HELP)
 
 #: Keys of the file that a variable of the environment overrides.
 _VARIABLES = {"storage.dsn": "OKX_DSN", "exchange.ws_url": "OKX_WS_URL", "exchange.rest_url": "OKX_REST_URL"}
 
 
-@config.command()
+@config.subcommand
 def init(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Where to. Default: $XDG_CONFIG_HOME/okx/okx.json.")
@@ -56,7 +56,7 @@ def init(
     print(f"okx config: wrote {target}. Edit it, then: okx config check {target}", file=sys.stderr)
 
 
-@config.command()
+@config.subcommand
 def check(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The file to check. Default: the one that would be used.")
@@ -83,7 +83,7 @@ def check(
     print(f"okx config: {_room(loaded, found)}", file=sys.stderr)
 
 
-@config.command()
+@config.subcommand
 def show(path: options.Config = None) -> None:
     """Show every setting in effect and where it comes from.
 
@@ -113,7 +113,7 @@ def show(path: options.Config = None) -> None:
     write_rows(rows)
 
 
-@config.command()
+@config.subcommand
 def schema(
     of: Annotated[
         str,

@@ -23,7 +23,7 @@ _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX
 The embedded Postgres needs none of this: whatever uses it starts it, and the last one to end stops it.
 """
 
-db = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+db = options.Group(_HELP)
 
 
 class _Where(NamedTuple):
@@ -45,7 +45,7 @@ class _Where(NamedTuple):
         return open_database(self.dsn, config_dsn=load(self.config).dsn, create=False, application="okx db")
 
 
-@db.command()
+@db.subcommand
 def start() -> None:
     """Start the embedded Postgres and keep it running without users.
 
@@ -63,10 +63,8 @@ def start() -> None:
         write_text(f"{server.url}\n")
 
 
-@db.command()
-def stop(
-    force: Annotated[bool, options.switch("force", "Stop it under its users' feet.")] = False,
-) -> None:
+@db.subcommand
+def stop(force: Annotated[bool, options.switch("force", "Stop it under its users' feet.")] = False) -> None:
     """Stop the embedded Postgres.
 
     While other okx processes use it, it goes on and stops with the last of them, unless --force.
@@ -80,8 +78,7 @@ def stop(
         print("okx db: other processes use it: it stops with the last of them", file=sys.stderr)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def url(where: _Where) -> None:
     """Print where the database is, as psql and others take it.
 
@@ -103,8 +100,7 @@ def url(where: _Where) -> None:
         print("okx db: it does not run at the moment: okx db start", file=sys.stderr)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def path(where: _Where) -> None:
     """Print the folder of the embedded Postgres.
 
@@ -116,8 +112,7 @@ def path(where: _Where) -> None:
     write_text(f"{target.base}\n")
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def shell(
     *,
     arguments: Annotated[
@@ -147,8 +142,7 @@ def shell(
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def run(
     *,
     sql: Annotated[
@@ -173,8 +167,7 @@ def run(
                 write_rows(rows, as_table)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def migrate(where: _Where) -> None:
     """Make the tables, or bring them to this release.
 
@@ -191,8 +184,7 @@ def migrate(where: _Where) -> None:
                 write_text(f"{step.number:04d} {step.name}\n")
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def status(*, table: options.Table = None, where: _Where) -> None:
     """Tell which database is in use, its version and size, and the rows of each table.
 
@@ -205,8 +197,7 @@ def status(*, table: options.Table = None, where: _Where) -> None:
         write_rows(summary(connection, database.where, database.target.why), table)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def quarantine(
     *,
     retry: Annotated[
@@ -243,8 +234,7 @@ def quarantine(
                 write_rows(rows, as_table)
 
 
-@db.command()
-@options.grouped
+@db.subcommand
 def forget(
     *,
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Of this symbol.")],

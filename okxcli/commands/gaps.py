@@ -12,6 +12,7 @@ from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
     from okxcli.exchanges.interface import History
+    from okxcli.storage.ledger.recount import Difference
     from okxcli.storage.read.gaps import IdRange
     from okxcli.storage.server.pooled_connection import Connection
 
@@ -27,7 +28,6 @@ _FETCHED = ("missing", "lost", "altered", "differing")
 Row = dict[str, object]
 
 
-@options.grouped
 def gaps(
     *,
     symbols: Annotated[
@@ -142,10 +142,9 @@ def _of_database(
             for exchange in [one for one, symbol in stored if symbol == name] or [here.exchange.name]:
                 if recount:
                     compare = counting.repair if repair else counting.recount
-                    differing = compare(connection, exchange, name)
-                    rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
+                    rows += [_row(exchange, name, one) for one in compare(connection, exchange, name)]
                 else:
-                    rows += [_range(exchange, name, one) for one in differing_days(connection, exchange, name)]
+                    rows += [_row(exchange, name, one) for one in differing_days(connection, exchange, name)]
                 kept = exchange == here.exchange.name and name in configured
                 newest = newest_fill(connection, exchange, name) if open_end else None
                 # What is stored has come, whatever this machine's clock says.
@@ -158,7 +157,7 @@ def _of_database(
                         found = list(_settled(history, connection, name, found, end))
                     except Refused as error:  # delisted: that concerns no other symbol
                         _log.warning("%s: what is after its newest stored fill stays unknown: %s", name, error)
-                rows += [_range(exchange, name, one) for one in found]
+                rows += [_row(exchange, name, one) for one in found]
     return rows
 
 
@@ -178,30 +177,19 @@ def _settled(
             yield IdRange("missing", one.first, last, one.first_time, min(newest_ms, until_ms))
 
 
-def _row(
-    exchange: str,
-    symbol: str,
-    kind: str,
-    first: int | None,
-    last: int | None,
-    first_time: int | None = None,
-    last_time: int | None = None,
-) -> Row:
+def _row(exchange: str, symbol: str, one: "IdRange | Difference") -> Row:
+    """Return the row that tells of a range of ids; where ledger and rows differ, it has no times."""
     return {
         "type": "range",
         "exchange": exchange,
         "symbol": symbol,
-        "kind": kind,
-        "first": first,
-        "last": last,
-        "count": None if first is None or last is None else last - first + 1,
-        "first_time": first_time,
-        "last_time": last_time,
+        "kind": one.kind,
+        "first": one.first,
+        "last": one.last,
+        "count": one.count,
+        "first_time": getattr(one, "first_time", None),
+        "last_time": getattr(one, "last_time", None),
     }
-
-
-def _range(exchange: str, symbol: str, one: "IdRange") -> Row:
-    return _row(exchange, symbol, one.kind, one.first, one.last, one.first_time, one.last_time)
 
 
 def _readable(rows: list[Row], table: bool | None) -> list[Mapping[str, object]]:
@@ -246,6 +234,6 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
                 book.add(found.first_id, found.trade_id, at, at)
 
     status = LineFilter("gaps", quiet=True).run(handle)
-    rows = [_range(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
+    rows = [_row(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
     write_rows(_readable(rows, table), table)
     return _verdict(rows, stored=False) or status

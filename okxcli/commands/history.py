@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 _BLOCK = 500
 
 
-@options.grouped
 def history(
     *,
     symbols: options.Symbols,

@@ -8,7 +8,6 @@ from okxcli import options
 from okxcli.commands.ways import way_of_options
 
 
-@options.grouped
 def instruments(
     *,
     kind: Annotated[

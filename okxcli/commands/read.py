@@ -19,7 +19,7 @@ _HELP = """Read stored rows back as the lines they were.
 In: Postgres. Out: trade, candle or book lines, oldest first, as okx normalize and okx candles wrote them.
 """
 
-read = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+read = options.Group(_HELP)
 
 #: Seconds between two looks for new rows.
 _POLL_S = 0.5
@@ -51,8 +51,7 @@ class _Ends(NamedTuple):
     config: options.Config = None
 
 
-@read.command()
-@options.grouped
+@read.subcommand
 def trades(
     *,
     symbols: options.Symbols,
@@ -78,8 +77,7 @@ def trades(
     _run(which, ends, "trades", symbols, origin=origin, context=context)
 
 
-@read.command()
-@options.grouped
+@read.subcommand
 def candles(
     *,
     symbols: options.Symbols,
@@ -106,8 +104,7 @@ def candles(
     _run(which, ends, "candles", symbols, frames, origin, running=running)
 
 
-@read.command()
-@options.grouped
+@read.subcommand
 def books(
     *,
     symbols: options.Symbols,

@@ -12,7 +12,6 @@ from okxcli.commands import serving
 COMMAND_CLASS = serving.RunsCommand
 
 
-@options.grouped
 def replay(
     *,
     ctx: typer.Context,

@@ -36,7 +36,6 @@ _BooksSnapshot = Annotated[bool, options.switch("books-snapshot", "Begin a books
 COMMAND_CLASS = serving.RunsCommand
 
 
-@options.grouped
 def simulate(
     *,
     ctx: typer.Context,

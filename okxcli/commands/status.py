@@ -3,7 +3,6 @@
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,6 @@ _LONGEST_MS = 86_400_000
 _OFF_MS = 1_000
 
 
-@options.grouped
 def status(
     *,
     symbols: Annotated[
@@ -119,7 +117,9 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
     write_rows(rows, table)
     place = database.target.base
-    disk = f", {_gigabytes(shutil.disk_usage(_existing(place)).free)} free" if place is not None else ""
+    disk = ""
+    if place is not None:
+        disk = f", {_gigabytes(shutil.disk_usage(place if place.exists() else place.parent).free)} free"
     spool = Spool(default_folder(database.where))
     waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
     counted = f", {audited} of {days} days audited" if days else ""
@@ -187,10 +187,6 @@ def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
         "absent": one.absent,
         "quarantined": one.quarantined,
     }
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else path.parent
 
 
 def _gigabytes(size: int) -> str:

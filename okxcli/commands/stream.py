@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from okxcli.runtime.signals import Lifecycle
 
 
-@options.grouped
 def stream(
     *,
     symbols: options.Symbols,

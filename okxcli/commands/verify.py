@@ -23,7 +23,6 @@ _DEFAULT_SPAN_MS = 86_400_000
 _SETTLED_MS = 60_000
 
 
-@options.grouped
 def verify(
     *,
     symbols: Annotated[
@@ -96,9 +95,7 @@ def verify(
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
             for frame in frames:
                 evidence = Evidence(connection, here.exchange.name, symbol, frame)
-                first = begin
-                if first is None:
-                    first = _first(evidence, end)
+                first = _first(evidence, end) if begin is None else begin
                 verifier = Verifier(evidence, bars)
                 more = f" --config {quote(str(stored.config))}" if stored.config else ""
                 cure = Cure(symbol, frame.name in settings.timeframes, more)
