@@ -61,6 +61,11 @@ def some_symbols(text: str) -> Any:
     return typer.Argument(metavar="[SYMBOL]...", help=text)
 
 
+def bulk_files(text: str) -> Any:
+    """Return the option that names bulk files of the exchange."""
+    return typer.Option("--files", metavar="PATH", help=text)
+
+
 def _or_variable(name: str, variable: str, metavar: str, text: str) -> Any:
     """Return an option that a variable of the environment stands in for."""
     return typer.Option(name, envvar=variable, show_envvar=True, metavar=metavar, help=text)

@@ -35,11 +35,7 @@ def backfill(
     until: Annotated[str | None, options.time_option("--until", "Up to here. Default: a minute ago.")] = None,
     files: Annotated[
         list[str] | None,
-        typer.Option(
-            "--files",
-            metavar="PATH",
-            help="Take what these bulk files hold, before the exchange is asked for the rest.",
-        ),
+        options.bulk_files("Take what these bulk files hold, before the exchange is asked for the rest."),
     ] = None,
     download: Annotated[
         bool,

@@ -42,11 +42,7 @@ def history(
     ] = "trades-all",
     files: Annotated[
         list[str] | None,
-        typer.Option(
-            "--files",
-            metavar="PATH",
-            help="Read the exchange's bulk files here instead: a file, a folder or a pattern.",
-        ),
+        options.bulk_files("Read the exchange's bulk files here instead: a file, a folder or a pattern."),
     ] = None,
     download: Annotated[
         bool,
