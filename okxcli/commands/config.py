@@ -68,6 +68,8 @@ def check(
     data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
     space on standard error. Reads nothing but the file: no network, no database.
     """
+    from dataclasses import asdict
+
     from okxcli.exchanges.registry import configured
     from okxcli.runtime.configuration import config_file as configuration
     from okxcli.runtime.configuration.disk_estimate import HOW, shares
@@ -78,7 +80,7 @@ def check(
     loaded = configuration.load(path, required=True)
     configured(loaded)
     found = shares(loaded)
-    write_rows([_row(share) for share in found])
+    write_rows([{**asdict(share), "kept_bytes": share.kept_bytes} for share in found])
     print(f"okx config: {loaded.path} is right. {HOW[0].upper()}{HOW[1:]}", file=sys.stderr)
     print(f"okx config: {_room(loaded, found)}", file=sys.stderr)
 
@@ -134,16 +136,6 @@ def schema(
     if of != "config" and of not in LINE_TYPES:
         raise UsageError(f"no schema of {of!r}. There are: config, {', '.join(LINE_TYPES)}")
     write_text(json.dumps(json_schema() if of == "config" else line_schema(of), indent=2) + "\n")
-
-
-def _row(share: "Share") -> dict[str, object]:
-    return {
-        "kind": share.kind,
-        "rows_a_day": share.rows_a_day,
-        "bytes_a_day": share.bytes_a_day,
-        "kept_days": share.kept_days,
-        "kept_bytes": share.kept_bytes,
-    }
 
 
 def _room(config: "Config", found: "list[Share]") -> str:
