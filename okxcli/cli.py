@@ -16,6 +16,7 @@ import typer.core
 
 from okxcli import __version__
 from okxcli.errors import ExitCode, OkxError
+from okxcli.options import grouped
 from okxcli.runtime.files import usable_streams
 from okxcli.runtime.log import printable
 from okxcli.runtime.signals import OutputClosed, die
@@ -26,29 +27,9 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 #: What a full or broken disk says, to whatever writes without a word of its own (temporary files of libraries).
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
-#: Command name: the module below okxcli.commands that registers it, in the order of the help page.
-COMMANDS: dict[str, str] = {
-    "stream": "stream",
-    "history": "history",
-    "normalize": "normalize",
-    "candles": "candles",
-    "store": "store",
-    "collect": "collect",
-    "backfill": "backfill",
-    "read": "read",
-    "status": "status",
-    "gaps": "gaps",
-    "verify": "verify",
-    "instruments": "instruments",
-    "simulate": "simulate",
-    "replay": "replay",
-    "config": "config",
-    "db": "db",
-    "man": "man",
-}
-
-#: A few words for the list on the help page; a command that is not here shows the first sentence of its help.
-_SUMMARIES: dict[str, str] = {
+#: The commands in the order of the help page, each with a few words for its list; without any it shows the first
+#: sentence of its help. A command is what has its name in the module of its name below okxcli.commands.
+COMMANDS: dict[str, str | None] = {
     "stream": "What OKX pushes, verbatim, one message a line.",
     "history": "The past as the lines that stream writes.",
     "normalize": "Validate OKX's messages, turn them into lines.",
@@ -59,6 +40,7 @@ _SUMMARIES: dict[str, str] = {
     "read": "Stored rows back as the lines they were.",
     "status": "How fresh and how whole the stored data is.",
     "gaps": "Is every fill there? By their ids.",
+    "verify": None,
     "instruments": "What can be streamed.",
     "simulate": "A simulated OKX on this machine.",
     "replay": "A recording served as if it were OKX.",
@@ -95,14 +77,13 @@ def build_app(only: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="okx",
         cls=_InOrder,
-        help=_DESCRIPTION,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback()
+    @app.callback(help=_DESCRIPTION)
     def okx(
         version: Annotated[
             bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
@@ -112,12 +93,13 @@ def build_app(only: str | None = None) -> typer.Typer:
         """The options before the command; `main` reads --debug from the arguments itself."""
 
     for name in [only] if only else COMMANDS:
-        importlib.import_module(f"okxcli.commands.{COMMANDS[name]}").register(app)
-    for command in app.registered_commands:
-        command.short_help = _SUMMARIES.get(str(command.name))
-    for group in app.registered_groups:
-        group.short_help = _SUMMARIES.get(str(group.name))
-    app.info.help = _DESCRIPTION
+        module = importlib.import_module(f"okxcli.commands.{name}")
+        command = getattr(module, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, short_help=COMMANDS[name])
+        else:
+            as_class = getattr(module, "COMMAND_CLASS", None)
+            app.command(name, cls=as_class, short_help=COMMANDS[name])(grouped(command))
     return app
 
 

@@ -1,13 +1,80 @@
 """Each option that several commands share, spelled and explained once.
 
-A name here is an annotated type: `def store(dsn: Dsn = None)`. Precedence: the flag, its `OKX_*` variable, the
-configuration, the default.
+A name here is an annotated type: `def store(dsn: Dsn = None)`. Where only the explanation differs it is a function that
+takes it: `strict: Annotated[bool, switch("strict", "Stop at the first bad line.")] = False`. Options that go together
+are a record, which a command takes whole. Precedence: the flag, its `OKX_*` variable, the configuration, the
+default.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command as Typer takes it: each field of a record among its parameters is an option, in its place."""
+    parameters = inspect.signature(command).parameters
+    records = {name: one.annotation for name, one in parameters.items() if hasattr(one.annotation, "_fields")}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        for name, record in records.items():
+            given[name] = record(**{field: given.pop(field) for field in record._fields})
+        return command(**given)
+
+    flat: list[inspect.Parameter] = []
+    for name, one in parameters.items():
+        flat += inspect.signature(one.annotation).parameters.values() if name in records else [one]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    run.__signature__ = inspect.Signature([one.replace(kind=keyword) for one in flat])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in flat}
+    return run
+
+
+class Group(typer.Typer):
+    """A command of several: `@group.subcommand` makes a function one of them, under its own name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(no_args_is_help=True, rich_markup_mode=None, help=text)
+
+    def subcommand(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a function, which may take records of options."""
+        return self.command()(grouped(function))
+
+
+def switch(name: str, text: str) -> Any:
+    """Return an option that is on or off: `--NAME`, and its twin `--no-NAME`."""
+    return typer.Option(f"--{name}/--no-{name}", help=text)
+
+
+def time_option(name: str, text: str) -> Any:
+    """Return an option that takes a moment or a length of time, which `runtime.clock` reads."""
+    return typer.Option(name, metavar="TIME", help=text)
+
+
+def some_symbols(text: str) -> Any:
+    """Return the argument of symbols that need not be given."""
+    return typer.Argument(metavar="[SYMBOL]...", help=text)
+
+
+def bulk_files(text: str) -> Any:
+    """Return the option that names bulk files of the exchange."""
+    return typer.Option("--files", metavar="PATH", help=text)
+
+
+def _or_variable(name: str, variable: str, metavar: str, text: str) -> Any:
+    """Return an option that a variable of the environment stands in for."""
+    return typer.Option(name, envvar=variable, show_envvar=True, metavar=metavar, help=text)
+
+
+def _base_url(name: str, variable: str, what: str) -> Any:
+    text = f"{what} base, without the path. Default: the configuration, else the exchange's own."
+    return _or_variable(name, variable, "URL", text)
+
 
 Symbols = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")
@@ -27,7 +94,7 @@ Output = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more: every change of state with its cause.")]
-Strict = Annotated[bool, typer.Option("--strict/--no-strict", help="Stop at the first bad line (exit 65).")]
+Strict = Annotated[bool, switch("strict", "Stop at the first bad line (exit 65).")]
 Rejects = Annotated[
     Path | None, typer.Option("--rejects", metavar="FILE", help="Keep bad lines here, as JSON lines with their reason.")
 ]
@@ -36,45 +103,25 @@ Stats = Annotated[
 ]
 Dsn = Annotated[
     str | None,
-    typer.Option(
+    _or_variable(
         "--dsn",
-        envvar="OKX_DSN",
-        show_envvar=True,
-        metavar="DSN",
-        help="Postgres, as URL or keywords; no password in it: use ~/.pgpass or PGPASSWORD. "
+        "OKX_DSN",
+        "DSN",
+        "Postgres, as URL or keywords; no password in it: use ~/.pgpass or PGPASSWORD. "
         "Default: the configuration, PGSERVICE, PGHOST or PGDATABASE, else the embedded server.",
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(
+    _or_variable(
         "--config",
-        envvar="OKX_CONFIG",
-        show_envvar=True,
-        metavar="FILE",
-        help="Configuration. Default: $XDG_CONFIG_HOME/okx/okx.json, else /etc/okx/okx.json.",
+        "OKX_CONFIG",
+        "FILE",
+        "Configuration. Default: $XDG_CONFIG_HOME/okx/okx.json, else /etc/okx/okx.json.",
     ),
 ]
-WsUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--ws-url",
-        envvar="OKX_WS_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="WebSocket base, without the path. Default: the configuration, else the exchange's own.",
-    ),
-]
-RestUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--rest-url",
-        envvar="OKX_REST_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="REST base, without the path. Default: the configuration, else the exchange's own.",
-    ),
-]
+WsUrl = Annotated[str | None, _base_url("--ws-url", "OKX_WS_URL", "WebSocket")]
+RestUrl = Annotated[str | None, _base_url("--rest-url", "OKX_REST_URL", "REST")]
 Proxy = Annotated[
     str | None,
     typer.Option(
@@ -85,21 +132,13 @@ Proxy = Annotated[
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
-Duration = Annotated[
-    str | None, typer.Option("--duration", metavar="TIME", help="End after this long: 30s, 10m, 2h, 1d.")
-]
+Duration = Annotated[str | None, time_option("--duration", "End after this long: 30s, 10m, 2h, 1d.")]
 ConnectTimeout = Annotated[
     float, typer.Option("--connect-timeout", min=0.1, metavar="SECONDS", help="Give up (exit 69) if never connected.")
 ]
 FilesUrl = Annotated[
     str | None,
-    typer.Option(
-        "--files-url",
-        envvar="OKX_FILES_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="Where the bulk files are. Default: the exchange's own place.",
-    ),
+    _or_variable("--files-url", "OKX_FILES_URL", "URL", "Where the bulk files are. Default: the exchange's own place."),
 ]
 RowsAs = Annotated[
     Literal["fills", "aggregates"] | None,
@@ -109,3 +148,28 @@ RowsAs = Annotated[
         "more ids are missing between the rows than files of fills lack.",
     ),
 ]
+Table = Annotated[
+    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
+]
+
+
+class Stored(NamedTuple):
+    """Which database, and what a configuration says of it."""
+
+    config: Config = None
+    dsn: Dsn = None
+
+
+class Rest(NamedTuple):
+    """The way to what the exchange answers."""
+
+    rest_url: RestUrl = None
+    proxy: Proxy = None
+
+
+class Addresses(NamedTuple):
+    """The way to all that the exchange has."""
+
+    ws_url: WsUrl = None
+    rest_url: RestUrl = None
+    proxy: Proxy = None

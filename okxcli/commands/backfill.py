@@ -26,67 +26,47 @@ _SHARE = 0.5
 Row = dict[str, object]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("backfill")(backfill)
-
-
 def backfill(
-    symbols: Annotated[
-        list[str] | None, typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured ones.")
-    ] = None,
+    *,
+    symbols: Annotated[list[str] | None, options.some_symbols("Only these. Default: the configured ones.")] = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="TIME", help="From here on: fetched too where the tape begins later."),
+        str | None, options.time_option("--since", "From here on: fetched too where the tape begins later.")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
-    ] = None,
+    until: Annotated[str | None, options.time_option("--until", "Up to here. Default: a minute ago.")] = None,
     files: Annotated[
         list[str] | None,
-        typer.Option(
-            "--files",
-            metavar="PATH",
-            help="Take what these bulk files hold, before the exchange is asked for the rest.",
-        ),
+        options.bulk_files("Take what these bulk files hold, before the exchange is asked for the rest."),
     ] = None,
     download: Annotated[
         bool,
-        typer.Option(
-            "--download/--no-download",
-            help="Take whole days from the exchange's bulk files where that is quicker than REST. Of another site only "
+        options.switch(
+            "download",
+            "Take whole days from the exchange's bulk files where that is quicker than REST. Of another site only "
             "if --files-url says where its files are.",
         ),
     ] = True,
     files_url: options.FilesUrl = None,
     rows_as: options.RowsAs = None,
     restore: Annotated[
-        bool,
-        typer.Option("--restore/--no-restore", help="Fetch the days too whose rows retention dropped (needs --since)."),
+        bool, options.switch("restore", "Fetch the days too whose rows retention dropped (needs --since).")
     ] = False,
     rebuild: Annotated[
         bool,
-        typer.Option(
-            "--rebuild/--no-rebuild",
-            help="Make every stored candle of the time again, whatever it says (needs --since, or - for SYMBOL: the "
+        options.switch(
+            "rebuild",
+            "Make every stored candle of the time again, whatever it says (needs --since, or - for SYMBOL: the "
             "bars that okx verify tells of on standard input).",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--no-dry-run", help="Only tell what would be done, and how long it would take.")
+        bool, options.switch("dry-run", "Only tell what would be done, and how long it would take.")
     ] = False,
     wait: Annotated[
-        bool,
-        typer.Option("--wait/--no-wait", help="Wait up to a minute to prove that the exchange itself lacks an id."),
+        bool, options.switch("wait", "Wait up to a minute to prove that the exchange itself lacks an id.")
     ] = True,
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    ws_url: options.WsUrl = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    table: options.Table = None,
+    stored: options.Stored,
+    addresses: options.Addresses,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and only warnings on stderr.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -109,7 +89,7 @@ def backfill(
     from okxcli.runtime.tables import write_rows
 
     log.setup("backfill", verbose=verbose, quiet=not verbose)
-    settings = load(config)
+    settings = load(stored.config)
     if restore and since is None:
         raise UsageError("--restore fetches what retention dropped: say from when on with --since")
     if rebuild and since is None and symbols != ["-"]:
@@ -118,7 +98,7 @@ def backfill(
         raise UsageError("- reads the lines of okx verify: it goes alone, with --rebuild")
     if not symbols and not settings.symbols:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
-    here = way(settings, ws_url, rest_url, proxy)
+    here = way(settings, *addresses)
     now = (clock := here.market().clock())()
     begin, end = (None if text is None else parse_time(text, now) for text in (since, until))
     if begin is not None and begin >= (end or now):
@@ -131,7 +111,7 @@ def backfill(
     rows: list[Row] = []
     with (
         Lifecycle("source") as life,
-        _alone(dsn, settings.dsn, here.origin) as database,
+        _alone(stored.dsn, settings.dsn, here.origin) as database,
         Progress("okx backfill", not quiet) as progress,
     ):
         place = _files_place(here, files_url) if download else None
@@ -148,8 +128,10 @@ def backfill(
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol()
             try:
-                for some, since_ms, until_ms in _runs(names, begin, end, spans):
-                    rows += work.run(some, since_ms, until_ms, loaded, rebuild)
+                if spans is None:
+                    rows += work.run(names, begin, end, loaded, rebuild)
+                for name, (since_ms, until_ms) in (spans or {}).items():
+                    rows += work.run([name], since_ms, until_ms, loaded, rebuild)
             finally:
                 write_rows(rows, table)
     if work.unread or work.lacking:
@@ -175,16 +157,6 @@ def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict
     if code:
         raise typer.Exit(code)
     return found
-
-
-def _runs(
-    names: list[str], begin: int | None, end: int | None, spans: dict[str, tuple[int, int]] | None
-) -> Iterator[tuple[list[str], int | None, int | None]]:
-    """Yield which symbols to go through, and for what time."""
-    if spans is None:
-        yield names, begin, end
-    else:
-        yield from (([name], *span) for name, span in spans.items())
 
 
 def _files_place(way: "Way", files_url: str | None) -> str | None:

@@ -16,11 +16,6 @@ _TF = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("candles")(candles)
-
-
 def candles(
     tf: _TF,
     files: options.Files = None,
@@ -28,26 +23,19 @@ def candles(
         str | None, typer.Option("--from", metavar="TF", help="Aggregate candle lines of this timeframe, not trades.")
     ] = None,
     pass_lines: Annotated[
-        bool,
-        typer.Option("--pass/--no-pass", help="Let every input line through, a bar before the line that closed it."),
+        bool, options.switch("pass", "Let every input line through, a bar before the line that closed it.")
     ] = False,
-    fill: Annotated[
-        bool, typer.Option("--fill/--no-fill", help="Write flat bars where the ids prove that nothing traded.")
-    ] = False,
+    fill: Annotated[bool, options.switch("fill", "Write flat bars where the ids prove that nothing traded.")] = False,
     partial: Annotated[
-        bool, typer.Option("--partial/--no-partial", help="Write running bars too, once a second, as not closed.")
+        bool, options.switch("partial", "Write running bars too, once a second, as not closed.")
     ] = False,
     lateness: Annotated[
-        str, typer.Option("--lateness", metavar="TIME", help="How late a trade may come and still change a final bar.")
+        str, options.time_option("--lateness", "How late a trade may come and still change a final bar.")
     ] = "10s",
-    grace: Annotated[
-        str, typer.Option("--grace", metavar="TIME", help="On live input, close a bar this long after its end.")
-    ] = "2s",
+    grace: Annotated[str, options.time_option("--grace", "On live input, close a bar this long after its end.")] = "2s",
     live: Annotated[
         bool | None,
-        typer.Option(
-            "--live/--no-live", help="Close bars by the wall clock too. Default: when trades are a minute young."
-        ),
+        options.switch("live", "Close bars by the wall clock too. Default: when trades are a minute young."),
     ] = None,
     output: options.Output = None,
     strict: options.Strict = False,

@@ -17,18 +17,12 @@ if TYPE_CHECKING:
     from okxcli.storage.server.pooled_connection import Connection
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("collect")(collect)
-
-
 def collect(
+    *,
     config: options.Config = None,
     duration: options.Duration = None,
     dsn: options.Dsn = None,
-    ws_url: options.WsUrl = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    addresses: options.Addresses,
     log_file: Annotated[
         Path | None,
         typer.Option("--log-file", metavar="FILE", help="Log everything here, with times; stderr stays brief."),
@@ -71,7 +65,7 @@ def collect(
     if log_file is None and settings.log_file is not None:
         log.setup("collect", verbose=verbose, quiet=quiet, log_file=settings.log_file, file_level=settings.log_level)
     seconds = parse_duration(duration) if duration is not None else None
-    here = way(settings, ws_url, rest_url, proxy)
+    here = way(settings, *addresses)
     with (
         Lifecycle("source", reloads=True) as life,
         open_database(

@@ -22,29 +22,18 @@ It is one JSON object in a file; okx-config(5) explains its keys. The place: --c
 $XDG_CONFIG_HOME/okx/okx.json (~/.config by default), /etc/okx/okx.json; never the working directory.
 """
 
+config = options.Group(_HELP)
+
 #: Keys of the file that a variable of the environment overrides.
 _VARIABLES = {"storage.dsn": "OKX_DSN", "exchange.ws_url": "OKX_WS_URL", "exchange.rest_url": "OKX_REST_URL"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx config` and its subcommands."""
-    group = typer.Typer(
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        help=_HELP,
-    )
-    group.command("init")(init)
-    group.command("check")(check)
-    group.command("show")(show)
-    group.command("schema")(schema)
-    app.add_typer(group, name="config")
-
-
+@config.subcommand
 def init(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Where to. Default: $XDG_CONFIG_HOME/okx/okx.json.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force/--no-force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, options.switch("force", "Replace a file that is there.")] = False,
 ) -> None:
     """Write a configuration to start from.
 
@@ -67,6 +56,7 @@ def init(
     print(f"okx config: wrote {target}. Edit it, then: okx config check {target}", file=sys.stderr)
 
 
+@config.subcommand
 def check(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The file to check. Default: the one that would be used.")
@@ -78,6 +68,8 @@ def check(
     data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
     space on standard error. Reads nothing but the file: no network, no database.
     """
+    from dataclasses import asdict
+
     from okxcli.exchanges.registry import configured
     from okxcli.runtime.configuration import config_file as configuration
     from okxcli.runtime.configuration.disk_estimate import HOW, shares
@@ -88,11 +80,12 @@ def check(
     loaded = configuration.load(path, required=True)
     configured(loaded)
     found = shares(loaded)
-    write_rows([_row(share) for share in found])
+    write_rows([{**asdict(share), "kept_bytes": share.kept_bytes} for share in found])
     print(f"okx config: {loaded.path} is right. {HOW[0].upper()}{HOW[1:]}", file=sys.stderr)
     print(f"okx config: {_room(loaded, found)}", file=sys.stderr)
 
 
+@config.subcommand
 def show(path: options.Config = None) -> None:
     """Show every setting in effect and where it comes from.
 
@@ -122,6 +115,7 @@ def show(path: options.Config = None) -> None:
     write_rows(rows)
 
 
+@config.subcommand
 def schema(
     of: Annotated[
         str,
@@ -142,16 +136,6 @@ def schema(
     if of != "config" and of not in LINE_TYPES:
         raise UsageError(f"no schema of {of!r}. There are: config, {', '.join(LINE_TYPES)}")
     write_text(json.dumps(json_schema() if of == "config" else line_schema(of), indent=2) + "\n")
-
-
-def _row(share: "Share") -> dict[str, object]:
-    return {
-        "kind": share.kind,
-        "rows_a_day": share.rows_a_day,
-        "bytes_a_day": share.bytes_a_day,
-        "kept_days": share.kept_days,
-        "kept_bytes": share.kept_bytes,
-    }
 
 
 def _room(config: "Config", found: "list[Share]") -> str:

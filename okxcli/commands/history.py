@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from okxcli import options
 from okxcli.commands.ways import way_of_options
-from okxcli.options import FilesUrl, Output, Proxy, RestUrl, RowsAs, Symbols, Verbose
 
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
@@ -22,23 +22,17 @@ _log = logging.getLogger(__name__)
 _BLOCK = 500
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("history")(history)
-
-
 def history(
-    symbols: Symbols,
+    *,
+    symbols: options.Symbols,
     since: Annotated[
         str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Needed, except with --files.",
+        options.time_option(
+            "--since", "From here on: ISO 8601, epoch ms, 2h (ago), today. Needed, except with --files."
         ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to here, this moment excluded. Default: now.")
+        str | None, options.time_option("--until", "Up to here, this moment excluded. Default: now.")
     ] = None,
     channel: Annotated[
         str,
@@ -48,27 +42,22 @@ def history(
     ] = "trades-all",
     files: Annotated[
         list[str] | None,
-        typer.Option(
-            "--files",
-            metavar="PATH",
-            help="Read the exchange's bulk files here instead: a file, a folder or a pattern.",
-        ),
+        options.bulk_files("Read the exchange's bulk files here instead: a file, a folder or a pattern."),
     ] = None,
     download: Annotated[
         bool,
-        typer.Option(
-            "--download/--no-download",
-            help="First fetch the files of the span, unless they are there, into the folder that --files names, "
+        options.switch(
+            "download",
+            "First fetch the files of the span, unless they are there, into the folder that --files names, "
             "else into $XDG_CACHE_HOME/okx/files.",
         ),
     ] = False,
-    files_url: FilesUrl = None,
-    rows_as: RowsAs = None,
-    output: Output = None,
-    rest_url: RestUrl = None,
-    proxy: Proxy = None,
+    files_url: options.FilesUrl = None,
+    rows_as: options.RowsAs = None,
+    output: options.Output = None,
+    rest: options.Rest,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
-    verbose: Verbose = False,
+    verbose: options.Verbose = False,
 ) -> int:
     """Write what was traded before now as the raw lines that okx stream would have written.
 
@@ -85,7 +74,7 @@ def history(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
-    way = way_of_options(None, rest_url, proxy)
+    way = way_of_options(None, *rest)
     clock = SteadyClock() if files else way.market().clock()
     now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))

@@ -4,16 +4,12 @@ from typing import Annotated
 
 import typer
 
+from okxcli import options
 from okxcli.commands.ways import way_of_options
-from okxcli.options import Output, Proxy, RestUrl
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("instruments")(instruments)
 
 
 def instruments(
+    *,
     kind: Annotated[
         str, typer.Option("--kind", metavar="LIST", help="Kinds, with commas: spot, swap, futures, option.")
     ] = "spot,swap,futures",
@@ -26,13 +22,10 @@ def instruments(
     family: Annotated[
         str | None, typer.Option("--family", metavar="NAME", help="The family of options, which they need: BTC-USD.")
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all/--no-all", help="Those too that do not trade: announced, suspended.")
-    ] = False,
-    symbols: Annotated[bool, typer.Option("--symbols/--no-symbols", help="Write the names alone, one a line.")] = False,
-    output: Output = None,
-    rest_url: RestUrl = None,
-    proxy: Proxy = None,
+    every: Annotated[bool, options.switch("all", "Those too that do not trade: announced, suspended.")] = False,
+    symbols: Annotated[bool, options.switch("symbols", "Write the names alone, one a line.")] = False,
+    output: options.Output = None,
+    rest: options.Rest,
 ) -> int:
     """List the instruments of the exchange that can be streamed.
 
@@ -53,7 +46,7 @@ def instruments(
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
     with Lifecycle("source"), Lines(output) as out:
-        for found in way_of_options(None, rest_url, proxy).market().listed(kinds, family):
+        for found in way_of_options(None, *rest).market().listed(kinds, family):
             if (
                 (every or (found.state == "live" and found.tick_size is not None))
                 and (quote is None or found.quote in _words(quote.upper()))

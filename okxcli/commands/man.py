@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx man`."""
-    app.command("man")(man)
-
-
 def man(
     topic: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION] [TOPIC]", help="A command, or lines, config, candles.")

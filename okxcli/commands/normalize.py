@@ -4,8 +4,6 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import typer
-
 from okxcli.options import Files, Output, Quiet, Rejects, Stats, Strict
 
 if TYPE_CHECKING:
@@ -13,11 +11,6 @@ if TYPE_CHECKING:
 
     from okxcli.core.model import Line
     from okxcli.exchanges.interface import Exchange, Normalizer, Taken
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("normalize")(normalize)
 
 
 def normalize(

@@ -1,9 +1,8 @@
 """`okx read`: stored rows back as lines."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -20,49 +19,51 @@ _HELP = """Read stored rows back as the lines they were.
 In: Postgres. Out: trade, candle or book lines, oldest first, as okx normalize and okx candles wrote them.
 """
 
+read = options.Group(_HELP)
+
 #: Seconds between two looks for new rows.
 _POLL_S = 0.5
 
-_Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From here on: ISO 8601, epoch ms, 2h (ago), today.")
-]
-_Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to here, this moment excluded.")]
-_Count = Annotated[
-    int | None,
-    typer.Option("--count", "-n", min=0, metavar="N", help="At most N of a symbol (and timeframe): with --since the "
-                 "first, else the newest."),
-]  # fmt: skip
-_Follow = Annotated[
-    bool, typer.Option("--follow/--no-follow", "-f", help="Then go on with what is stored from now on, until Ctrl-C.")
-]
+
+class _Which(NamedTuple):
+    """The options that choose among the rows of a symbol."""
+
+    since: Annotated[
+        str | None, options.time_option("--since", "From here on: ISO 8601, epoch ms, 2h (ago), today.")
+    ] = None
+    until: Annotated[str | None, options.time_option("--until", "Up to here, this moment excluded.")] = None
+    most: Annotated[
+        int | None,
+        typer.Option("--count", "-n", min=0, metavar="N", help="At most N of a symbol (and timeframe): with --since "
+                     "the first, else the newest."),
+    ] = None  # fmt: skip
+    follow: Annotated[
+        bool,
+        typer.Option("--follow/--no-follow", "-f", help="Then go on with what is stored from now on, until Ctrl-C."),
+    ] = False
 
 
-def register(app: typer.Typer) -> None:
-    """Add `okx read` and its subcommands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
-    group.command("trades")(trades)
-    group.command("candles")(candles)
-    group.command("books")(books)
-    app.add_typer(group, name="read")
+class _Ends(NamedTuple):
+    """The options that say from where to where."""
+
+    output: options.Output = None
+    dsn: options.Dsn = None
+    config: options.Config = None
 
 
+@read.subcommand
 def trades(
+    *,
     symbols: options.Symbols,
-    since: _Since = None,
-    until: _Until = None,
-    count: _Count = None,
-    follow: _Follow = False,
+    which: _Which,
     origin: Annotated[
         str | None,
         typer.Option("--origin", metavar="NAME", help="trades: the merged trades. Default: the tape, fill by fill."),
     ] = None,
     context: Annotated[
-        bool,
-        typer.Option("--context/--no-context", help="Write the instrument and absent lines too, as candles needs."),
+        bool, options.switch("context", "Write the instrument and absent lines too, as candles needs.")
     ] = False,
-    output: options.Output = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    ends: _Ends,
 ) -> None:
     """Read trades back, by rising id.
 
@@ -73,26 +74,20 @@ def trades(
 
     if origin not in (None, "trades"):
         raise UsageError(f"no such origin: {origin!r}. Only the merged trades stand apart: --origin trades")
-    where = _Where(since, until, count, follow, output, dsn, config)
-    _run(where, "trades", symbols, origin=origin, context=context)
+    _run(which, ends, "trades", symbols, origin=origin, context=context)
 
 
+@read.subcommand
 def candles(
+    *,
     symbols: options.Symbols,
     tf: Annotated[str, typer.Option("--tf", metavar="LIST", help="Timeframes: 1m,5m.")] = "1m",
-    since: _Since = None,
-    until: _Until = None,
-    count: _Count = None,
-    follow: _Follow = False,
+    which: _Which,
     origin: Annotated[
         str, typer.Option("--origin", metavar="NAME", help="trades: ours; exchange: the exchange's own.")
     ] = "trades",
-    running: Annotated[
-        bool, typer.Option("--partial/--no-partial", help="Bars too that were still running when last stored.")
-    ] = False,
-    output: options.Output = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    running: Annotated[bool, options.switch("partial", "Bars too that were still running when last stored.")] = False,
+    ends: _Ends,
 ) -> None:
     """Read candles back, by time.
 
@@ -106,46 +101,29 @@ def candles(
         frames = [frame.name for frame in parse_list(tf)]
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    where = _Where(since, until, count, follow, output, dsn, config)
-    _run(where, "candles", symbols, frames, origin, running=running)
+    _run(which, ends, "candles", symbols, frames, origin, running=running)
 
 
+@read.subcommand
 def books(
+    *,
     symbols: options.Symbols,
-    since: _Since = None,
-    until: _Until = None,
-    count: _Count = None,
-    follow: _Follow = False,
+    which: _Which,
     origin: Annotated[
         str | None, typer.Option("--origin", metavar="NAME", help="books5, bbo-tbt. Default: all of them.")
     ] = None,
-    output: options.Output = None,
-    dsn: options.Dsn = None,
-    config: options.Config = None,
+    ends: _Ends,
 ) -> None:
     """Read order book snapshots back, by time.
 
     In: Postgres. Out: book lines; several symbols are merged by time.
     """
-    where = _Where(since, until, count, follow, output, dsn, config)
-    _run(where, "books", symbols, origin=origin)
-
-
-@dataclass(frozen=True)
-class _Where:
-    """The options that all three commands share."""
-
-    since: str | None
-    until: str | None
-    count: int | None
-    follow: bool
-    output: Path | None
-    dsn: str | None
-    config: Path | None
+    _run(which, ends, "books", symbols, origin=origin)
 
 
 def _run(
-    where: _Where,
+    which: _Which,
+    ends: _Ends,
     kind: "Kind",
     symbols: list[str],
     timeframes: Sequence[str | None] = (None,),
@@ -165,31 +143,31 @@ def _run(
     from okxcli.storage.rows import reader
 
     log.setup("read", quiet=True)
-    if where.follow and where.until is not None:
+    if which.follow and which.until is not None:
         raise UsageError("--follow has no end: leave --until out")
     now = now_ms()
     span = reader.Span(
-        parse_time(where.since, now) if where.since is not None else reader.EVERYTHING.since,
-        parse_time(where.until, now) if where.until is not None else reader.EVERYTHING.until,
+        parse_time(which.since, now) if which.since is not None else reader.EVERYTHING.since,
+        parse_time(which.until, now) if which.until is not None else reader.EVERYTHING.until,
     )
     if span.since is not None and span.until is not None and span.since >= span.until:
         raise UsageError("--since is not before --until: there is nothing between them")
-    first = where.count if where.since is not None else None
-    newest = where.count if where.since is None else None
-    settings = load(where.config)
+    first = which.most if which.since is not None else None
+    newest = which.most if which.since is None else None
+    settings = load(ends.config)
     with (
         Lifecycle("source") as life,
-        open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx read") as database,
+        open_database(ends.dsn, config_dsn=settings.dsn, create=False, application="okx read") as database,
         database.session() as connection,
-        Output(where.output) as out,
+        Output(ends.output) as out,
     ):
         plan = follow.query(connection, kind, symbols, database.where, timeframes, origin)
         plan = replace(plan, span=span, first=first, newest=newest, context=context, running=running)
         with reader.snapshot(connection):
-            positions = plan.positions(connection) if where.follow else {}
+            positions = plan.positions(connection) if which.follow else {}
             _write(plan.lines(connection), out, life)
         out.flush()
-        while where.follow and not life.stop:
+        while which.follow and not life.stop:
             life.wait(None, _POLL_S)
             with reader.snapshot(connection):
                 _write(reader.merged([position.poll(connection) for position in positions.values()]), out, life)

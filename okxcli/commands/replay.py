@@ -5,29 +5,15 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.serving import (
-    Cert,
-    Data,
-    Database,
-    Fault,
-    Idle,
-    Key,
-    Limits,
-    Port,
-    RunsCommand,
-    command_of,
-    options_of,
-    serve,
-)
-from okxcli.options import Verbose
+from okxcli import options
+from okxcli.commands import serving
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("replay", cls=RunsCommand)(replay)
+#: What follows `--` is a command line of its own.
+COMMAND_CLASS = serving.RunsCommand
 
 
 def replay(
+    *,
     ctx: typer.Context,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Recordings, .gz and .zst by name; played by their times.")
@@ -35,16 +21,11 @@ def replay(
     speed: Annotated[
         float, typer.Option("--speed", min=0, help="How many times as fast as recorded; 0: as fast as clients take it.")
     ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Begin again at the end, with the same ids.")] = False,
-    port: Port = 0,
-    fault: Fault = None,
-    limits: Limits = True,
-    idle: Idle = "30s",
-    cert: Cert = None,
-    key: Key = None,
-    database: Database = True,
-    data: Data = None,
-    verbose: Verbose = False,
+    loop: Annotated[bool, options.switch("loop", "Begin again at the end, with the same ids.")] = False,
+    port: serving.Port = 0,
+    manners: serving.Manners,
+    setting: serving.Setting,
+    verbose: options.Verbose = False,
 ) -> int:
     """Serve what okx stream recorded as if it were OKX, or run a command against it.
 
@@ -58,6 +39,6 @@ def replay(
     from okxcli.runtime import log
 
     log.setup("replay", verbose)
-    options = options_of(port, limits, idle, cert, key)
-    exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
-    return serve(exchange, command_of(ctx), database, data)
+    listening = serving.options_of(port, manners, setting)
+    exchange = LocalReplay(files, speed=speed, loop=loop, faults=manners.fault or (), options=listening)
+    return serving.serve(exchange, ctx, setting)

@@ -1,13 +1,13 @@
 """What `okx simulate` and `okx replay` share: the options of a server, and the command that runs against it."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
+from okxcli import options
 from okxcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,36 +17,45 @@ if TYPE_CHECKING:
 _COMMAND = "okx command after --"
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port for WebSocket and REST; 0: any free one.")]
-Fault = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fault",
-        metavar="SPEC",
-        help="Let something break: NAME[=VALUE][:SYMBOL][@WHEN], WHEN being 10s or every:30s. Repeatable. Names: cut, "
-        "notice, mute, unmute, drop, lose, duplicate, delay, refuse, freeze, no-pong, no-ack, busy, html, stale-rest, "
-        "slow-rest.",
-    ),
-]
-Limits = Annotated[bool, typer.Option("--limits/--no-limits", help="Enforce OKX's rate limits.")]
-Idle = Annotated[
-    str, typer.Option("--idle", metavar="TIME", help="Close a connection (4004) that is silent for this long.")
-]
-Cert = Annotated[
-    Path | None, typer.Option("--cert", metavar="FILE", help="Speak TLS with this certificate (PEM): wss and https.")
-]
-Key = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", help="The private key of --cert, if it is not in the same file.")
-]
-Database = Annotated[
-    bool,
-    typer.Option(
-        "--database/--no-database", help="Give the command a database of its own (OKX_DSN), thrown away at the end."
-    ),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Keep the command's database here, and use it again the next time."),
-]
+
+
+class Manners(NamedTuple):
+    """The options that say what the exchange puts up with, and what breaks."""
+
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            metavar="SPEC",
+            help="Let something break: NAME[=VALUE][:SYMBOL][@WHEN], WHEN being 10s or every:30s. Repeatable. Names: "
+            "cut, notice, mute, unmute, drop, lose, duplicate, delay, refuse, freeze, no-pong, no-ack, busy, html, "
+            "stale-rest, slow-rest.",
+        ),
+    ] = None
+    limits: Annotated[bool, options.switch("limits", "Enforce OKX's rate limits.")] = True
+    idle: Annotated[str, options.time_option("--idle", "Close a connection (4004) that is silent for this long.")] = (
+        "30s"
+    )
+
+
+class Setting(NamedTuple):
+    """The options that say how clients reach the exchange, and what the command has beside it."""
+
+    cert: Annotated[
+        Path | None,
+        typer.Option("--cert", metavar="FILE", help="Speak TLS with this certificate (PEM): wss and https."),
+    ] = None
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="The private key of --cert, if it is not in the same file."),
+    ] = None
+    database: Annotated[
+        bool, options.switch("database", "Give the command a database of its own (OKX_DSN), thrown away at the end.")
+    ] = True
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Keep the command's database here, and use it again the next time."),
+    ] = None
 
 
 class RunsCommand(TyperCommand):
@@ -67,12 +76,7 @@ class RunsCommand(TyperCommand):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
 
 
-def command_of(ctx: typer.Context) -> list[str]:
-    """Return the command after `--`, empty if there is none."""
-    return list(ctx.meta.get(_COMMAND, []))
-
-
-def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path | None, seed: int = 1) -> "Options":
+def options_of(port: int, manners: Manners, setting: Setting, seed: int = 1) -> "Options":
     """Return where the server listens and how strict it is, as the options of the command line say.
 
     Raises:
@@ -81,15 +85,16 @@ def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path 
     from okxcli.local.network.engine import Options
     from okxcli.runtime.clock import parse_duration
 
-    scale = 1.0 if limits else 0.0
-    return Options(port=port, idle_s=parse_duration(idle), limits=scale, seed=seed, cert=cert, key=key)
+    scale = 1.0 if manners.limits else 0.0
+    idle_s = parse_duration(manners.idle)
+    return Options(port=port, idle_s=idle_s, limits=scale, seed=seed, cert=setting.cert, key=setting.key)
 
 
-def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
-    """Run `command` against `exchange` and return its exit status; without one serve until a signal comes."""
-    if command:
-        return _run(exchange, command, database, data)
-    if data is not None:
+def serve(exchange: "LocalServer", ctx: typer.Context, setting: Setting) -> int:
+    """Run the command after `--` against `exchange` and return its exit status; without one serve until a signal."""
+    if command := ctx.meta.get(_COMMAND):
+        return _run(exchange, command, setting)
+    if setting.data is not None:
         raise UsageError("--data is for the database of a command: give one after --")
     from okxcli.runtime.signals import Lifecycle
 
@@ -110,21 +115,21 @@ def _make_tables(dsn: str) -> None:
         versions.guard_origin(connection, "local", database.where)
 
 
-def _run(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
+def _run(exchange: "LocalServer", command: list[str], setting: Setting) -> int:
     import tempfile
 
     from okxcli.local.child import Child
 
     with Child() as child, ExitStack() as stack:
         environment: dict[str, str] = {}
-        if database:
+        if setting.database:
             from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer
 
-            if data is None:
+            if setting.data is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="okx-", ignore_cleanup_errors=True))
                 server = stack.enter_context(EmbeddedServer(Path(folder) / "db", THROWAWAY))
             else:
-                server = stack.enter_context(EmbeddedServer(data, named_by="--data"))
+                server = stack.enter_context(EmbeddedServer(setting.data, named_by="--data"))
             environment["OKX_DSN"] = server.dsn
             _make_tables(server.dsn)
         stack.enter_context(exchange)

@@ -5,21 +5,8 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.serving import (
-    Cert,
-    Data,
-    Database,
-    Fault,
-    Idle,
-    Key,
-    Limits,
-    Port,
-    RunsCommand,
-    command_of,
-    options_of,
-    serve,
-)
-from okxcli.options import Verbose
+from okxcli import options
+from okxcli.commands import serving
 
 _Traded = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments to trade: BTC-USDT, BTC-USDT-SWAP, any pair.")
@@ -28,13 +15,9 @@ _Rate = Annotated[
     float, typer.Option("--rate", min=0, help="Fills per second of the market's clock, on average, over all symbols.")
 ]
 _Seed = Annotated[int, typer.Option("--seed", help="The same seed, --start and --history give the same fills.")]
-_Start = Annotated[
-    str | None, typer.Option("--start", metavar="TIME", help="When the market's clock begins; default: now.")
-]
+_Start = Annotated[str | None, options.time_option("--start", "When the market's clock begins; default: now.")]
 _Speed = Annotated[float, typer.Option("--speed", help="How many times as fast as ours the market's clock runs.")]
-_History = Annotated[
-    str, typer.Option("--history", metavar="TIME", help="How much trading precedes the start, for REST; 0s: none.")
-]
+_History = Annotated[str, options.time_option("--history", "How much trading precedes the start, for REST; 0s: none.")]
 _Quiet = Annotated[
     float,
     typer.Option("--quiet-minutes", min=0, max=0.99, help="Share of a symbol's minutes in which nobody trades."),
@@ -46,20 +29,15 @@ _Fills = Annotated[
 _Keep = Annotated[
     int, typer.Option("--keep", min=1000, metavar="N", help="Fills of a symbol that the exchange remembers.")
 ]
-_FirstPush = Annotated[
-    bool, typer.Option("--first-push/--no-first-push", help="Push the newest old trade after a subscription.")
-]
-_BooksSnapshot = Annotated[
-    bool, typer.Option("--books-snapshot/--no-books-snapshot", help="Begin a books subscription with a snapshot.")
-]
+_FirstPush = Annotated[bool, options.switch("first-push", "Push the newest old trade after a subscription.")]
+_BooksSnapshot = Annotated[bool, options.switch("books-snapshot", "Begin a books subscription with a snapshot.")]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("simulate", cls=RunsCommand)(simulate)
+#: What follows `--` is a command line of its own.
+COMMAND_CLASS = serving.RunsCommand
 
 
 def simulate(
+    *,
     ctx: typer.Context,
     symbols: _Traded,
     rate: _Rate = 10.0,
@@ -68,19 +46,14 @@ def simulate(
     speed: _Speed = 1.0,
     history: _History = "10m",
     quiet_minutes: _Quiet = 0.0,
-    port: Port = 0,
+    port: serving.Port = 0,
     fills: _Fills = None,
     keep: _Keep = 100_000,
-    fault: Fault = None,
-    limits: Limits = True,
-    idle: Idle = "30s",
+    manners: serving.Manners,
     first_push: _FirstPush = True,
     books_snapshot: _BooksSnapshot = True,
-    cert: Cert = None,
-    key: Key = None,
-    database: Database = True,
-    data: Data = None,
-    verbose: Verbose = False,
+    setting: serving.Setting,
+    verbose: options.Verbose = False,
 ) -> int:
     """Serve a simulated OKX on this machine, or run a command against it.
 
@@ -105,9 +78,9 @@ def simulate(
         quiet=quiet_minutes,
         keep=keep,
         fills_file=fills,
-        faults=fault or (),
+        faults=manners.fault or (),
         first_push=first_push,
         books_snapshot=books_snapshot,
-        options=options_of(port, limits, idle, cert, key, seed),
+        options=serving.options_of(port, manners, setting, seed),
     )
-    return serve(exchange, command_of(ctx), database, data)
+    return serving.serve(exchange, ctx, setting)

@@ -3,7 +3,6 @@
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,28 +23,20 @@ _LONGEST_MS = 86_400_000
 _OFF_MS = 1_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("status")(status)
-
-
 def status(
+    *,
     symbols: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured and the stored."),
+        list[str] | None, options.some_symbols("Only these. Default: the configured and the stored.")
     ] = None,
     watch: Annotated[
         float | None,
         typer.Option("--watch", min=0.5, metavar="SECONDS", help="Look again every so often, until Ctrl-C."),
     ] = None,
     max_age: Annotated[
-        str, typer.Option("--max-age", metavar="TIME", help="A channel whose newest row is older than this is stale.")
+        str, options.time_option("--max-age", "A channel whose newest row is older than this is stale.")
     ] = "2m",
-    table: Annotated[
-        bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-    ] = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
+    table: options.Table = None,
+    stored: options.Stored,
 ) -> None:
     """Tell how fresh and how whole the stored data is; exit 1 unless it is fresh and as it was stored.
 
@@ -67,12 +58,12 @@ def status(
     from okxcli.storage.database import open_database
 
     log.setup("status", quiet=True)
-    settings = load(config)
+    settings = load(stored.config)
     limit_ms = round(parse_duration(max_age) * 1000)
     name, channels = configured(settings).name, settings.channels
     wanted = Wanted(name, tuple(symbols or ()), settings.symbols, channels, settings.timeframes)
     well = True
-    with open_database(dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
+    with open_database(stored.dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
         if watch is None:
             well = _show(database, wanted, limit_ms, table)
         else:
@@ -126,7 +117,9 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
         write_text(f"\x1b[H\x1b[2J{iso(now)}  {database.where}\n\n")
     write_rows(rows, table)
     place = database.target.base
-    disk = f", {_gigabytes(shutil.disk_usage(_existing(place)).free)} free" if place is not None else ""
+    disk = ""
+    if place is not None:
+        disk = f", {_gigabytes(shutil.disk_usage(place if place.exists() else place.parent).free)} free"
     spool = Spool(default_folder(database.where))
     waiting = f", {_gigabytes(spool.size())} wait in {spool.folder}" if spool.size() else ""
     counted = f", {audited} of {days} days audited" if days else ""
@@ -194,10 +187,6 @@ def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
         "absent": one.absent,
         "quarantined": one.quarantined,
     }
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else path.parent
 
 
 def _gigabytes(size: int) -> str:

@@ -24,18 +24,11 @@ _log = logging.getLogger(__name__)
 _KEPT = 1_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("store")(store)
-
-
 def store(
     files: options.Files = None,
-    tee: Annotated[
-        bool, typer.Option("--tee/--no-tee", help="Pass each line on to standard output once it is durable.")
-    ] = False,
+    tee: Annotated[bool, options.switch("tee", "Pass each line on to standard output once it is durable.")] = False,
     drain: Annotated[
-        bool, typer.Option("--drain/--no-drain", help="Read no input: store what an earlier run left in the spool.")
+        bool, options.switch("drain", "Read no input: store what an earlier run left in the spool.")
     ] = False,
     dsn: options.Dsn = None,
     config: options.Config = None,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from okxcli import options
 from okxcli.commands.ways import way_of_options
-from okxcli.options import ConnectTimeout, Count, Dsn, Duration, Output, Proxy, RestUrl, Symbols, Verbose, WsUrl
 
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
@@ -17,13 +17,9 @@ if TYPE_CHECKING:
     from okxcli.runtime.signals import Lifecycle
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("stream")(stream)
-
-
 def stream(
-    symbols: Symbols,
+    *,
+    symbols: options.Symbols,
     channels: Annotated[
         str,
         typer.Option(
@@ -34,42 +30,36 @@ def stream(
         ),
     ] = "trades-all",
     stamp: Annotated[
-        bool,
-        typer.Option("--stamp/--no-stamp", help='Add the time of arrival to each line, as its last key "received".'),
+        bool, options.switch("stamp", 'Add the time of arrival to each line, as its last key "received".')
     ] = False,
     repair: Annotated[
         bool,
-        typer.Option(
-            "--repair/--no-repair",
-            help="Fetch fills of trades-all that no socket brought from REST, and drop those that came twice.",
+        options.switch(
+            "repair", "Fetch fills of trades-all that no socket brought from REST, and drop those that came twice."
         ),
     ] = True,
     since: Annotated[
         str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Begin with the fills of trades-all since then: ISO 8601, epoch ms, 2h (ago), today.",
+        options.time_option(
+            "--since", "Begin with the fills of trades-all since then: ISO 8601, epoch ms, 2h (ago), today."
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume/--no-resume",
-            help="Go on where Postgres ends: after the newest fill of each symbol; where only candles are stored, so "
+        options.switch(
+            "resume",
+            "Go on where Postgres ends: after the newest fill of each symbol; where only candles are stored, so "
             "that the smallest bar that was open comes out whole.",
         ),
     ] = False,
-    count: Count = None,
-    duration: Duration = None,
-    output: Output = None,
-    connect_timeout: ConnectTimeout = 30.0,
-    ws_url: WsUrl = None,
-    rest_url: RestUrl = None,
-    proxy: Proxy = None,
-    dsn: Dsn = None,
+    count: options.Count = None,
+    duration: options.Duration = None,
+    output: options.Output = None,
+    connect_timeout: options.ConnectTimeout = 30.0,
+    addresses: options.Addresses,
+    dsn: options.Dsn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
-    verbose: Verbose = False,
+    verbose: options.Verbose = False,
 ) -> int:
     """Subscribe to market data of the exchange and write each push as it came, one a line.
 
@@ -86,7 +76,7 @@ def stream(
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
-    way = way_of_options(ws_url, rest_url, proxy)
+    way = way_of_options(*addresses)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = [name.strip() for name in channels.split(",") if name.strip()]
     now = way.market().clock()() if since is not None else 0

@@ -23,44 +23,30 @@ _DEFAULT_SPAN_MS = 86_400_000
 _SETTLED_MS = 60_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("verify")(verify)
-
-
 def verify(
+    *,
     symbols: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SYMBOL]...", help="Only these. Default: the configured, else the stored."),
+        list[str] | None, options.some_symbols("Only these. Default: the configured, else the stored.")
     ] = None,
     tf: Annotated[
         str, typer.Option("--tf", metavar="LIST", help="Timeframes that the exchange has too: 1m,1h,1d.")
     ] = "1m",
     since: Annotated[
         str | None,
-        typer.Option(
+        options.time_option(
             "--since",
-            metavar="TIME",
-            help="From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, "
-            "or the first whole bar.",
+            "From here on: ISO 8601, epoch ms, 2h (ago), today. Default: a day before the end, or the first whole bar.",
         ),
     ] = None,
     until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Up to here. Default: a minute ago by the exchange's clock."),
+        str | None, options.time_option("--until", "Up to here. Default: a minute ago by the exchange's clock.")
     ] = None,
     allow_revised: Annotated[
-        bool,
-        typer.Option(
-            "--allow-revised/--no-allow-revised",
-            help="Bars that the exchange revised are shown, but the exit status stays 0.",
-        ),
+        bool, options.switch("allow-revised", "Bars that the exchange revised are shown, but the exit status stays 0.")
     ] = False,
     output: options.Output = None,
-    config: options.Config = None,
-    dsn: options.Dsn = None,
-    rest_url: options.RestUrl = None,
-    proxy: options.Proxy = None,
+    stored: options.Stored,
+    rest: options.Rest,
     quiet: options.Quiet = False,
 ) -> int:
     """Compare stored candles with the exchange's own; exit 1 if one differs.
@@ -90,14 +76,14 @@ def verify(
         frames = parse_list(tf)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    settings = load(config)
-    here = way(settings, None, rest_url, proxy)
+    settings = load(stored.config)
+    here = way(settings, None, *rest)
     for frame in frames:
         here.exchange.bar_of(frame.name)
     same = True
     with (
         Lifecycle("source") as life,
-        open_database(dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
+        open_database(stored.dsn, config_dsn=settings.dsn, create=False, application="okx verify") as database,
         database.session() as connection,
         Output(output) as out,
     ):
@@ -109,11 +95,9 @@ def verify(
         for symbol in list(symbols or settings.symbols) or reader.symbols(connection):
             for frame in frames:
                 evidence = Evidence(connection, here.exchange.name, symbol, frame)
-                first = begin
-                if first is None:
-                    first = _first(evidence, end)
+                first = _first(evidence, end) if begin is None else begin
                 verifier = Verifier(evidence, bars)
-                more = f" --config {quote(str(config))}" if config else ""
+                more = f" --config {quote(str(stored.config))}" if stored.config else ""
                 cure = Cure(symbol, frame.name in settings.timeframes, more)
                 try:
                     same &= _compare(verifier, first, end, out, life, allow_revised, cure)

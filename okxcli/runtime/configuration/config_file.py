@@ -42,10 +42,7 @@ def find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         return path
     if env.get("OKX_CONFIG"):
         return Path(env["OKX_CONFIG"])
-    for place in candidates(env):
-        if place.is_file():
-            return place
-    return None
+    return next((place for place in candidates(env) if place.is_file()), None)
 
 
 def load(path: Path | None = None, env: Mapping[str, str] = os.environ, *, required: bool = False) -> Config:
@@ -76,18 +73,6 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ, *, requi
     for warning in warnings(found, config):
         _log.warning("%s", warning)
     return config
-
-
-def check(path: Path) -> list[str]:
-    """Return every mistake in the file at `path`, one line each, in the order of the file's keys; [] if it is right.
-
-    Raises:
-        ConfigError: the file cannot be read at all.
-    """
-    text = read(path)
-    from okxcli.runtime.configuration import config_keys
-
-    return config_keys.parse(text)[1]
 
 
 def warnings(path: Path, config: Config) -> list[str]:

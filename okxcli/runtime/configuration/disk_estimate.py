@@ -62,14 +62,10 @@ def shares(config: Config) -> list[Share]:
         "candles": len(config.symbols) * sum(_bars_a_day(name) for name in config.timeframes),
     }
     return [
-        Share(kind, count, count * _ROW_BYTES[kind], config.keep_days[_kept_as(kind)])
+        Share(kind, count, count * _ROW_BYTES[kind], config.keep_days[kind.removeprefix("merged_")])
         for kind, count in rows.items()
         if count
     ]
-
-
-def _kept_as(kind: str) -> str:
-    return "trades" if kind == "merged_trades" else kind
 
 
 def _bars_a_day(name: str) -> int:

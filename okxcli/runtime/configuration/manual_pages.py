@@ -141,13 +141,11 @@ class _Renderer:
         """Write the paragraph that was gathered, with its tag before it or above it."""
         text, tag = " ".join(self._words), self._tag
         self._words, self._tag = [], None
+        first = " " * self._body
         if tag is not None and len(tag) < self._body - self._indent:
-            first = " " * self._indent + tag.ljust(self._body - self._indent)
+            first = (" " * self._indent + tag).ljust(self._body)
         elif tag is not None:
             self._out.append(" " * self._indent + tag)
-            first = " " * self._body
-        else:
-            first = " " * self._body
         if text or (tag is not None and first.strip()):
             self._out += textwrap.wrap(
                 text,
