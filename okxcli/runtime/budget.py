@@ -110,8 +110,11 @@ class Budget:
     def pause(self, seconds: float) -> None:
         """Give no turn for so long: whoever counts on the other side says that it is too much."""
         with self._account() as turns:
-            until = self._clock() + round(seconds * 1e9) - self._period + 1
-            turns.extend([until & ~1] * self._count)
+            now = self._clock()
+            until = now + round(seconds * 1e9) - self._period + 1
+            # No window before it may have room, or turns pass before a pause that is longer than the window.
+            for at in range(until, now - self._period, -self._period):
+                turns.extend([at & ~1] * self._count)
             turns.sort()
 
     @contextlib.contextmanager
