@@ -100,7 +100,7 @@ class OKX:
         """Return OKX's REST."""
         from okxcli.exchanges.okx.rest.rest_market import RestMarket
 
-        return RestMarket(rest_url, proxies, **options)
+        return RestMarket(rest_url, proxies=proxies, **options)
 
     def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> interface.Feed:
         """Return the stream of `channels` of `symbols`."""

@@ -24,7 +24,7 @@ from tenacity import (
 from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused
 from okxcli.exchanges.okx.channels import TRADES_PAGE
 from okxcli.exchanges.okx.rest import bounded_http
-from okxcli.exchanges.okx.rest.rate_limits import MachineBudget, Turns
+from okxcli.exchanges.okx.rest.rate_limits import Budget
 from okxcli.exchanges.okx.sites import REST_URL, origin_of
 from okxcli.exchanges.okx.tunnel import NoLogin
 from okxcli.runtime.clock import SteadyClock
@@ -38,6 +38,9 @@ _PASSING = frozenset({"50001", "50004", "50011", "50013", "50026", "50040"})
 _TOO_FAST = frozenset({"50011", "50040"})
 _NO_INSTRUMENT = "51001"
 CANDLES_PAGE = 300
+#: `candles` has the last 1440 bars and the present; `history-candles` the years before, and is behind the present: the
+#: change is a little before that end.
+RECENT_BARS = 1400
 
 Row = dict[str, Any]
 
@@ -66,13 +69,13 @@ class RestClient:
         attempts: int = 6,
         patience_s: float = 60.0,
         share: float = 1.0,
-        budget: Turns | None = None,
+        budget: Budget | None = None,
         proxies: Proxies | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_url = bounded_http.base(base_url, ("http", "https"), "a REST base", REST_URL)
-        self._budget = budget or MachineBudget(self.base_url, share)
-        self._sleep = sleep
+        self._budget = budget or Budget(self.base_url, share)
+        self.sleep = sleep
         # Retries are ours, since they must see OKX's codes in the body.
         self._proxies = proxies or Proxies()
         self._way = partial(self._proxies.of, self.base_url)
@@ -198,7 +201,7 @@ class RestClient:
     def _once(self, path: str, query: dict[str, str], form: Callable[[Any], bool]) -> list[Any]:
         wait_s = self._budget.turn(path)
         if wait_s > 0:
-            self._sleep(wait_s)
+            self.sleep(wait_s)
         try:
             status, body, asked_s = bounded_http.get(self._pool, self.base_url + path, _MAX_BODY, query)
         except bounded_http.TooLarge:
