@@ -9,11 +9,9 @@ import logging
 import re
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -21,9 +19,9 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from okxcli.errors import ExchangeUnavailable, InputError, OutputError, TryLater, UsageError
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS
-from okxcli.exchanges.okx.bulk_files.unpacking import check_members
-from okxcli.exchanges.okx.rest import bounded_http
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, check_symbol
+from okxcli.exchanges.okx.bulk_files.unpacking import DAMAGED, check_members
+from okxcli.exchanges.okx.rest.bounded_http import Server
 from okxcli.exchanges.okx.sites import FILES_URL, OFFSET_MS
 from okxcli.runtime.files import Sink, private, private_folder, user_folder
 from okxcli.runtime.proxy import Proxies
@@ -31,11 +29,11 @@ from okxcli.runtime.proxy import Proxies
 _log = logging.getLogger(__name__)
 
 _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
+_TIMEOUT_S = 30.0
 _ATTEMPTS = 6
 _FEW_ATTEMPTS = 3  # with `quiet`: somebody else can be asked
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _READ = 1 << 18
 #: So many bytes in so many seconds, at least.
 _SLOWEST = 60_000
@@ -117,24 +115,19 @@ class Downloader:
         folder: Path,
         progress: Callable[[int, int | None], None] = lambda done, total: None,
         sleep: Callable[[float], object] = time.sleep,
-        timeout_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
-        attempts: int | None = None,
         quiet: bool = False,
         proxies: Proxies | None = None,
     ) -> None:
         self.missing: list[str] = []
-        self._base = bounded_http.base(base_url, ("http", "https"), "a base of files", FILES_URL)
+        self._server = Server(base_url, "a base of files", FILES_URL, proxies, _TIMEOUT_S)
         self._folder = folder
         self._progress = progress
         self._sleep = sleep
         self._stop = stop
-        self._attempts = attempts or (_FEW_ATTEMPTS if quiet else _ATTEMPTS)
+        self._attempts = _FEW_ATTEMPTS if quiet else _ATTEMPTS
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
-        self._way = partial((proxies or Proxies()).of, self._base)
-        self._way()  # what names it wrongly is told now
-        self._pool = bounded_http.pool(timeout_s, self._way)
 
     def fetch(
         self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
@@ -149,8 +142,7 @@ class Downloader:
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
-        if _SYMBOL.fullmatch(symbol) is None:  # it becomes a part of addresses and of names of files
-            raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
+        check_symbol(symbol)  # it becomes a part of addresses and of names of files
         _log.log(self._told(logging.INFO), "%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
         for month, *days in periods(since_ms, until_ms, now_ms, monthly):
@@ -173,23 +165,25 @@ class Downloader:
             raise OutputError(f"cannot make the folder {self._folder}: {error.strerror}") from None
         part = path.with_name(path.name + ".part")
         with _held(part) as stream:
-            whole = self._had(f"{self._base}/{place}", stream, path.name)
+            whole = self._had(f"/{place}", stream, path.name)
             if not whole:
                 if whole is False or not stream.tell():
                     part.unlink(missing_ok=True)
                 if told:
                     self.missing.append(path.name)
-                    _log.log(self._told(logging.WARNING), "OKX has no %s (yet): %s/%s", path.name, self._base, place)
+                    _log.log(
+                        self._told(logging.WARNING), "OKX has no %s (yet): %s/%s", path.name, self._server.base, place
+                    )
                 return None
             part.replace(path)
         return path
 
-    def _had(self, url: str, stream: BinaryIO, name: str) -> bool | None:
+    def _had(self, place: str, stream: BinaryIO, name: str) -> bool | None:
         """Fetch a file; False if OKX does not have it. With `quiet` None if it cannot be had whole; that is kept."""
         if self._broken >= _GIVE_UP:
             return None
         try:
-            whole = self._whole(url, stream, name)
+            whole = self._whole(place, stream, name)
         except ExchangeUnavailable as error:
             if not self._quiet:
                 raise
@@ -199,16 +193,16 @@ class Downloader:
         self._broken = 0
         return whole
 
-    def _whole(self, url: str, stream: BinaryIO, name: str) -> bool:
+    def _whole(self, place: str, stream: BinaryIO, name: str) -> bool:
         """Fetch a file to its end, over as many connections as it takes; False if OKX does not have it."""
         reason = ""
         for attempt in range(self._attempts):
             if attempt:
                 self._sleep(min(0.5 * 2**attempt, 20.0))
             try:
-                state = self._transfer(url, stream, name)
+                state = self._transfer(place, stream, name)
             except (urllib3.exceptions.HTTPError, _Broken) as error:
-                reason = str(error) if isinstance(error, _Broken) else bounded_http.in_words(error, self._way())
+                reason = str(error) if isinstance(error, _Broken) else self._server.in_words(error)
                 _log.debug("%s: %s", name, reason)
                 continue
             try:
@@ -216,14 +210,14 @@ class Downloader:
                     return True
             except InputError as error:
                 _empty(stream)
-                raise ExchangeUnavailable(f"cannot use {url}: {error}") from None
+                raise ExchangeUnavailable(f"cannot use {self._server.base}{place}: {error}") from None
             if not state:
                 return False
             _empty(stream)
             reason = "it is a damaged zip"
-        raise ExchangeUnavailable(f"cannot fetch {url}: {reason}. What came is kept: run it again")
+        raise ExchangeUnavailable(f"cannot fetch {self._server.base}{place}: {reason}. What came is kept: run it again")
 
-    def _transfer(self, url: str, stream: BinaryIO, name: str) -> bool:
+    def _transfer(self, place: str, stream: BinaryIO, name: str) -> bool:
         """Make one request and write what it brings behind what is there; False if there is no such file.
 
         Raises:
@@ -231,7 +225,7 @@ class Downloader:
         """
         there = stream.seek(0, 2)
         headers = {"Range": f"bytes={there}-"} if there else {}
-        response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        response = self._server.request(place, headers=headers)
         try:
             if response.status == 416:  # nothing is left, or it is another file by now
                 if _total(response.headers.get("Content-Range", "")) != there:
@@ -241,7 +235,8 @@ class Downloader:
             if response.status in (403, 404, 410):
                 return False
             if 300 <= response.status < 400:
-                raise ExchangeUnavailable(f"{url} redirects elsewhere (HTTP {response.status}), which is not followed")
+                where = f"{self._server.base}{place} redirects elsewhere (HTTP {response.status})"
+                raise ExchangeUnavailable(f"{where}, which is not followed")
             if response.status not in (200, 206):
                 raise _Broken(f"HTTP status {response.status}")
             if response.status == 200 or _begin(response.headers.get("Content-Range", "")) != there:
@@ -328,15 +323,7 @@ def _sound(stream: BinaryIO) -> bool:
         with zipfile.ZipFile(stream) as archive:
             check_members(archive, size)
             return archive.testzip() is None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ):
+    except (*DAMAGED, OSError, ValueError):
         return False
 
 

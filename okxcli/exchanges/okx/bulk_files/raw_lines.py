@@ -6,14 +6,13 @@ neither overlap nor are out of order are read straight through; the others are s
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from pathlib import Path
 
 from okxcli.errors import InputError, UsageError
 from okxcli.exchanges.file_interface import RowsAs
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, UnknownLayout, read_name
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, UnknownLayout, check_symbol, read_name
 from okxcli.exchanges.okx.bulk_files.raw_rows import candle_lines, trade_lines
 from okxcli.exchanges.okx.bulk_files.scan import Part, scan
 from okxcli.exchanges.okx.bulk_files.sorting import in_order
@@ -24,7 +23,6 @@ _log = logging.getLogger(__name__)
 #: Channels that bulk files can stand in for.
 CHANNELS: dict[str, Kind] = {"trades-all": "trades", "candle1m": "candles"}
 
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _BATCH = 5_000
 _FOREVER = 1 << 62
 
@@ -52,8 +50,7 @@ class Archive:
     ) -> None:
         self.symbols = list(dict.fromkeys(symbols))
         for symbol in self.symbols:
-            if _SYMBOL.fullmatch(symbol) is None:
-                raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
+            check_symbol(symbol)
         if channel not in CHANNELS:
             hint = ". Make larger bars of those with okx candles --from 1m" if channel.startswith("candle") else ""
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(CHANNELS)}{hint}")

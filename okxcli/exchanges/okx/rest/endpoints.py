@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from functools import partial
 from typing import Any
 
 import orjson
@@ -23,7 +22,7 @@ from tenacity import (
 
 from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused
 from okxcli.exchanges.okx.channels import TRADES_PAGE
-from okxcli.exchanges.okx.rest import bounded_http
+from okxcli.exchanges.okx.rest.bounded_http import Server, TooLarge
 from okxcli.exchanges.okx.rest.rate_limits import Budget
 from okxcli.exchanges.okx.sites import REST_URL, origin_of
 from okxcli.exchanges.okx.tunnel import NoLogin
@@ -73,14 +72,12 @@ class RestClient:
         proxies: Proxies | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.base_url = bounded_http.base(base_url, ("http", "https"), "a REST base", REST_URL)
+        self._server = Server(base_url, "a REST base", REST_URL, proxies, timeout_s, connections=4)
+        self.base_url = self._server.base
         self._budget = budget or Budget(self.base_url, share)
         self.sleep = sleep
+        self._proxies = proxies
         # Retries are ours, since they must see OKX's codes in the body.
-        self._proxies = proxies or Proxies()
-        self._way = partial(self._proxies.of, self.base_url)
-        self._way()  # what names it wrongly is told now
-        self._pool = bounded_http.pool(timeout_s, self._way, connections=4)
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts) | stop_after_delay(patience_s),
             wait=wait_random_exponential(multiplier=0.25, max=8.0),
@@ -92,7 +89,7 @@ class RestClient:
 
     def close(self) -> None:
         """Close idle connections; another request makes a new one."""
-        self._pool.clear()
+        self._server.close()
 
     def get(
         self,
@@ -203,13 +200,13 @@ class RestClient:
         if wait_s > 0:
             self.sleep(wait_s)
         try:
-            status, body, asked_s = bounded_http.get(self._pool, self.base_url + path, _MAX_BODY, query)
-        except bounded_http.TooLarge:
+            status, body, asked_s = self._server.get(path, _MAX_BODY, query)
+        except TooLarge:
             raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB") from None
         except NoLogin as error:
             raise ExchangeUnavailable(f"no answer from OKX at {self.base_url}{path}: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Passing(bounded_http.in_words(error, self._way())) from None
+            raise _Passing(self._server.in_words(error)) from None
         try:
             rows = _data(status, body, path, query)
         except _Passing as reason:
