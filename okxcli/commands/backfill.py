@@ -146,7 +146,7 @@ def backfill(
                 frames, fill, source = settings.timeframes, settings.fill, here.exchange
                 loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source=source)
                 loader.load(files, lambda: life.stop, progress)
-                loaded = loader.by_symbol()
+                loaded = loader.by_symbol
             try:
                 for some, since_ms, until_ms in _runs(names, begin, end, spans):
                     rows += work.run(some, since_ms, until_ms, loaded, rebuild)

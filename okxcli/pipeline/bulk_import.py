@@ -8,6 +8,7 @@ the bars that the ledger proves by then and that are not stored, or not whole, a
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class BulkLoader:
 
     With `fill` a quiet that the ids prove gets flat bars. `describe` gives raw lines of what a symbol is, for one that
     the database does not know. `rows_as` says what rows of trades are, whatever they
-    look like; `source` whose they are.
+    look like; `source` whose they are. `by_symbol` tells of each how many fills were stored (`files`), and what of its
+    files could not be read: a damaged row of a file of several counts for each of them, as nobody knows whose it was.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class BulkLoader:
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
-        self._by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
+        self.by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
         self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
 
     def load(
@@ -120,7 +122,7 @@ class BulkLoader:
                 progress(number + 1, len(paths))
             self._writer.flush()
             for symbol in self.symbols:
-                self._by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
+                self.by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
             if not self._stop():
                 self._rest(connection)
         except psycopg.Error as error:
@@ -135,13 +137,6 @@ class BulkLoader:
         self._loaded.duplicates += counts["duplicates"]
         return self._loaded
 
-    def by_symbol(self) -> dict[str, Counter[str]]:
-        """Return for each symbol how many fills were stored (`files`), and what of its files could not be read.
-
-        A damaged row of a file of several symbols counts for each of them: nobody knows whose it was.
-        """
-        return self._by_symbol
-
     def _introduce(self, connection: Connection) -> None:
         """Store what the symbols are, without which nobody knows what a size is worth."""
         normalizer = self._exchange.normalizer()
@@ -153,13 +148,13 @@ class BulkLoader:
         self._writer.flush()
 
     def _file(self, connection: Connection, path: Path) -> None:
+        done = self._rows_as != "aggregates"
         try:
-            done = self._rows_as != "aggregates"
-            for file in self._files.whole(path, self.symbols) if done else ():
-                if file is None:
-                    done = False
-                    break
-                with file:
+            with closing(self._files.whole(path, self.symbols)) as files:
+                for file in files if done else ():
+                    if file is None:
+                        done = False
+                        break
                     done &= self._at_once(connection, file, path)
         except InputError:
             done = False
@@ -224,7 +219,7 @@ class BulkLoader:
         self._loaded.unreadable += archive.unreadable
         for symbol in symbols if archive.damaged or archive.unreadable else ():
             if self._files.may_hold(path, symbol):
-                self._by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
+                self.by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
 
     # Bars
 

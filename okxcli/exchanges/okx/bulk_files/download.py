@@ -69,7 +69,7 @@ def default_folder(base_url: str = FILES_URL) -> Path:
     return folder / re.sub(r"[^A-Za-z0-9.-]+", "_", f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}")
 
 
-def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> list[list[Period]]:
+def periods(since_ms: int, until_ms: int, now_ms: int) -> list[list[Period]]:
     """Return what covers `[since_ms, until_ms)`: days, and where a whole month is in it the month, then its days.
 
     Each item is a list of choices of the same time: a month and, in its stead, its days one by one. What OKX cannot
@@ -87,7 +87,7 @@ def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> 
     found: list[list[Period]] = []
     while first <= last:
         following = (first.replace(day=1) + timedelta(days=32)).replace(day=1)
-        if monthly and first.day == 1 and following <= last + timedelta(days=1):
+        if first.day == 1 and following <= last + timedelta(days=1):
             days = [first + timedelta(days=n) for n in range((following - first).days)]
             found.append([Period(f"{first:%Y-%m}", False), *(Period(f"{day:%Y-%m-%d}", True) for day in days)])
             first = following
@@ -129,9 +129,7 @@ class Downloader:
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
 
-    def fetch(
-        self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
-    ) -> list[Path]:
+    def fetch(self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all") -> list[Path]:
         """Return the files of a symbol that cover a span, fetched unless they are there; oldest first.
 
         Raises:
@@ -145,7 +143,7 @@ class Downloader:
         check_symbol(symbol)  # it becomes a part of addresses and of names of files
         _log.log(self._told(logging.INFO), "%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
-        for month, *days in periods(since_ms, until_ms, now_ms, monthly):
+        for month, *days in periods(since_ms, until_ms, now_ms):
             path = self._one(month.path(symbol, _FOLDER[channel]), told=not days)
             singles = [self._one(day.path(symbol, _FOLDER[channel])) for day in days] if path is None else [path]
             found += [one for one in singles if one is not None]
