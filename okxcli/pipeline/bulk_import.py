@@ -6,10 +6,12 @@ the bars that the ledger proves by then and that are not stored, or not whole, a
 """
 
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import psycopg
@@ -277,13 +279,10 @@ class BulkLoader:
         periods = reader.instruments(connection, Series(self._exchange.name, symbol))
         if not periods:
             return True, None
-        early = max((at for at, (begin, _) in enumerate(periods) if begin <= first_ms), default=0)
-        late = max((at for at, (begin, _) in enumerate(periods) if begin <= last_ms), default=0)
-        worth = {
-            (one.kind, one.contract_type, one.contract_value, one.contract_multiplier)
-            for _, one in periods[early : late + 1]
-        }
-        return len(worth) == 1, periods[early][1]
+        early, late = (max(bisect_right(periods, at, key=itemgetter(0)), 1) for at in (first_ms, last_ms))
+        known = [one for _, one in periods[early - 1 : late]]
+        worth = {(one.kind, one.contract_type, one.contract_value, one.contract_multiplier) for one in known}
+        return len(worth) == 1, known[0]
 
 
 def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:

@@ -247,13 +247,21 @@ class Downloader:
             response.close()
 
     def _copy(self, response: urllib3.BaseHTTPResponse, stream: BinaryIO, there: int, name: str) -> bool:
-        """Write a body to its end; False if it is no zip but a page."""
+        """Write a body to its end; False if it is no zip but a page.
+
+        Raises:
+            _Broken: it ended too early, is too large, or crawls: a byte now and then would keep it alive for ever.
+        """
         length = _digits(response.headers.get("Content-Length", ""))
         total = there + length if length >= 0 else 0
-        pace = _Pace()
+        since, lately = time.monotonic(), 0
         sink = Sink(stream.fileno(), f"{self._folder / name}.part")
         while chunk := response.read1(_READ, decode_content=False):
-            pace.check(len(chunk))
+            lately += len(chunk)
+            if time.monotonic() - since >= _PACE_S:
+                if lately < _SLOWEST:
+                    raise _Broken(f"{lately} bytes in {_PACE_S:.0f} s are too slow")
+                since, lately = time.monotonic(), 0
             if there == 0 and not chunk.startswith(b"PK"):
                 kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
                 _log.log(self._told(logging.WARNING), "%s: %s came instead of a zip", name, kind)
@@ -272,23 +280,6 @@ class Downloader:
 
 class _Broken(Exception):
     """A transfer that another attempt may carry on."""
-
-
-class _Pace:
-    """Ends a transfer that crawls: a byte now and then would keep it alive for ever."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def check(self, count: int) -> None:
-        """Count bytes; raise `_Broken` when a minute brought fewer than _SLOWEST."""
-        self._bytes += count
-        if time.monotonic() - self._since < _PACE_S:
-            return
-        if self._bytes < _SLOWEST:
-            raise _Broken(f"{self._bytes} bytes in {_PACE_S:.0f} s are too slow")
-        self._since, self._bytes = time.monotonic(), 0
 
 
 def _empty(stream: BinaryIO) -> None:
