@@ -113,26 +113,22 @@ class BulkLoader:
         """
         self._stop = stop
         paths = self._files.archive(places, self.symbols, since_ms=self._since or None, until_ms=self._until).paths
-        connection = self._database.connect()
         try:
-            self._introduce(connection)
-            before = {symbol: self._covered(connection, symbol) for symbol in self.symbols}
-            for number, path in enumerate(paths):
-                if self._stop():
-                    break
-                self._file(connection, path)
-                progress(number + 1, len(paths))
-            self._writer.flush()
-            for symbol in self.symbols:
-                self.by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
-            if not self._stop():
-                self._rest(connection)
+            with closing(self._database.connect()) as connection, closing(self._writer), closing(self._proven):
+                self._introduce(connection)
+                before = {symbol: self._covered(connection, symbol) for symbol in self.symbols}
+                for number, path in enumerate(paths):
+                    if self._stop():
+                        break
+                    self._file(connection, path)
+                    progress(number + 1, len(paths))
+                self._writer.flush()
+                for symbol in self.symbols:
+                    self.by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
+                if not self._stop():
+                    self._rest(connection)
         except psycopg.Error as error:
             raise explain(error, self._database.where) from None
-        finally:
-            connection.close()
-            self._writer.close()
-            self._proven.close()
         counts = self._writer.counts()
         self._loaded.trades += counts["raw_trades"]
         self._loaded.candles += counts["market_data"] + self._proven.counts()["market_data"]

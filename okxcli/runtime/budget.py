@@ -146,21 +146,17 @@ class Budget:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int | None]:
         """Open and lock the file; None when that cannot be."""
-        fd = None
-        if self._path is not None:
+        with contextlib.ExitStack() as held:
+            locked = None
             try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                _flock(fd)
+                if self._path is not None:
+                    fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                    held.callback(os.close, fd)  # and with it the lock
+                    _flock(fd)
+                    locked = fd
             except OSError as error:
                 _log.debug("no shared account of requests at %s: %s", self._path, error)
-                if fd is not None:
-                    os.close(fd)
-                fd = None
-        try:
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)  # and with it the lock
+            yield locked
 
 
 def _flock(fd: int) -> None:

@@ -15,7 +15,7 @@ from okxcli.core.model import FILE_MERGED
 from okxcli.errors import InputError, UsageError
 from okxcli.exchanges.file_interface import RowsAs
 from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, Kind, Row, UnknownLayout, check_symbol, read_name
-from okxcli.exchanges.okx.bulk_files.scan import Part, scan
+from okxcli.exchanges.okx.bulk_files.scan import FOREVER, Part, scan
 from okxcli.exchanges.okx.bulk_files.sorting import in_order
 from okxcli.exchanges.okx.bulk_files.unpacking import find, tables
 
@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 CHANNELS: dict[str, Kind] = {"trades-all": "trades", "candle1m": "candles"}
 
 _BATCH = 5_000
-_FOREVER = 1 << 62
 
 
 class Archive:
@@ -174,7 +173,7 @@ class _Window:
 
     def __init__(self, since_ms: int | None, until_ms: int | None, link: bool) -> None:
         self._since = since_ms or 0
-        self._until = _FOREVER if until_ms is None else until_ms
+        self._until = FOREVER if until_ms is None else until_ms
         self._all = since_ms is None and until_ms is None
         self._link = link and since_ms is not None
         self._before: dict[bytes, Row] = {}  # the last one before the span
@@ -213,7 +212,7 @@ def _groups(parts: Iterable[Part]) -> list[list[Part]]:
 def _period(path: Path) -> tuple[int, int]:
     """Return the time that a file's name tells; all time if it tells none."""
     name = read_name(path.name)
-    return (name.since_ms, name.until_ms) if name is not None else (0, _FOREVER)
+    return (name.since_ms, name.until_ms) if name is not None else (0, FOREVER)
 
 
 def _confirmed(row: Row) -> bool:

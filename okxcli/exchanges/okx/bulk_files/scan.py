@@ -23,7 +23,8 @@ _MASK = (1 << _BITS) - 1
 _MAX_PAGES = 4_096
 #: Damaged rows of a file that are told one by one.
 _TOLD = 10
-_FOREVER = 1 << 62
+#: Later than any time, more than any id.
+FOREVER = 1 << 62
 
 
 class _Ids:
@@ -80,7 +81,7 @@ class Extent:
 
     def __init__(self, fills: bool) -> None:
         self.rows = 0
-        self.first = self.since_ms = _FOREVER
+        self.first = self.since_ms = FOREVER
         self.last = 0
         self.rising = True
         self.merged = False

@@ -19,8 +19,6 @@ from okxcli.exchanges.okx.normalize.row_forms import NO_TIMEFRAME, TIMEFRAMES
 from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, RECENT_BARS, RestClient, Row
 from okxcli.runtime.clock import iso, now_ms
 
-__all__ = ["Page", "TradeHistory", "candle_line", "trade_line"]
-
 _log = logging.getLogger(__name__)
 
 #: Answers that show nothing of what is asked, before it is given up: caches are some seconds behind at most.

@@ -44,9 +44,8 @@ class Catalogue:
         """
         wanted = list(symbols)
         for symbol in wanted:
-            kind = likely_kind(symbol)
-            family = _OPTION.fullmatch(symbol) if kind == "OPTION" else None
-            self._load(kind, family[1] if family else None)
+            option = _OPTION.fullmatch(symbol)
+            self._load(likely_kind(symbol), option[1] if option else None)
         for kind in LISTED_KINDS:
             if all(symbol in self._rows for symbol in wanted):
                 break
