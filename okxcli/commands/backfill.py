@@ -126,7 +126,7 @@ def backfill(
                 frames, fill, source = settings.timeframes, settings.fill, here.exchange
                 loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source=source)
                 loader.load(files, lambda: life.stop, progress)
-                loaded = loader.by_symbol()
+                loaded = loader.by_symbol
             try:
                 if spans is None:
                     rows += work.run(names, begin, end, loaded, rebuild)

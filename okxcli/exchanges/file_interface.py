@@ -1,9 +1,8 @@
 """What the bulk files of an exchange are to the rest of the package; a part of `interface`."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, Self, TypedDict, Unpack
+from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument
@@ -38,7 +37,7 @@ class Slice(NamedTuple):
 
 
 class WholeFile(Protocol):
-    """A faultless bulk file of fills, that is taken at once."""
+    """A faultless bulk file of fills, that is taken at once; it is gone when the next one is asked for."""
 
     def holds(self, symbol: str) -> bool:
         """Whether there is any row of a symbol."""
@@ -59,12 +58,6 @@ class WholeFile(Protocol):
         self, symbol: str, frame: Timeframe, since_ms: int, until_ms: int, instrument: Instrument | None
     ) -> list[TimeframeBucket] | None:
         """Return the bars of a fixed length in a span, oldest first; None where sums do not make them."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Archive(Protocol):
@@ -145,7 +138,7 @@ class FileSource(Protocol):
             UsageError: no such file or pattern, an odd symbol, a channel that no file stands in for.
         """
 
-    def whole(self, path: Path, symbols: Collection[str]) -> Iterator[WholeFile | None]:
+    def whole(self, path: Path, symbols: Collection[str]) -> Generator[WholeFile | None, None, None]:
         """Yield the tables in a file; None for one that has to be read line by line.
 
         Raises:

@@ -15,6 +15,11 @@ from okxcli.exchanges.file_interface import FileSource
 from okxcli.runtime.clock import SteadyClock
 from okxcli.runtime.proxy import Proxies
 
+#: Tells the time, in ms.
+Clock = Callable[[], int]
+#: Is told what is done and what there is to do; None: nobody knows.
+Progress = Callable[[int, int | None], None]
+
 
 class PartlyInvalid(InvalidLine):
     """Some rows of a push are bad; `lines` holds what the others gave."""
@@ -191,16 +196,11 @@ class Market(Protocol):
     def clock(self) -> SteadyClock:
         """Return a clock that goes by the exchange's; the machine's own where that does not tell."""
 
-    def history(self, clock: Callable[[], int]) -> History:
+    def history(self, clock: Clock) -> History:
         """Return the fills, by id."""
 
     def past(
-        self,
-        symbols: Iterable[str],
-        channel: str,
-        span: tuple[int, int],
-        clock: Callable[[], int],
-        progress: Callable[[int, int | None], None],
+        self, symbols: Iterable[str], channel: str, span: tuple[int, int], clock: Clock, progress: Progress
     ) -> Past:
         """Return what a channel would have pushed in a span of time (ms).
 
@@ -288,7 +288,7 @@ class Exchange(Protocol):
     def is_raw(self, line: bytes) -> bool:
         """Whether a line is one of the exchange's own, and not one of ours."""
 
-    def normalizer(self, clock: Callable[[], int] | None = None) -> Normalizer:
+    def normalizer(self, clock: Clock | None = None) -> Normalizer:
         """Return what reads its raw lines; times are judged by `clock`."""
 
     def bar_of(self, timeframe: str) -> str:

@@ -6,9 +6,12 @@ the bars that the ledger proves by then and that are not stored, or not whole, a
 """
 
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import psycopg
@@ -59,7 +62,8 @@ class BulkLoader:
 
     With `fill` a quiet that the ids prove gets flat bars. `describe` gives raw lines of what a symbol is, for one that
     the database does not know. `rows_as` says what rows of trades are, whatever they
-    look like; `source` whose they are.
+    look like; `source` whose they are. `by_symbol` tells of each how many fills were stored (`files`), and what of its
+    files could not be read: a damaged row of a file of several counts for each of them, as nobody knows whose it was.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class BulkLoader:
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
         self._loaded = Loaded()
-        self._by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
+        self.by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
         self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
 
     def load(
@@ -109,38 +113,27 @@ class BulkLoader:
         """
         self._stop = stop
         paths = self._files.archive(places, self.symbols, since_ms=self._since or None, until_ms=self._until).paths
-        connection = self._database.connect()
         try:
-            self._introduce(connection)
-            before = {symbol: self._covered(connection, symbol) for symbol in self.symbols}
-            for number, path in enumerate(paths):
-                if self._stop():
-                    break
-                self._file(connection, path)
-                progress(number + 1, len(paths))
-            self._writer.flush()
-            for symbol in self.symbols:
-                self._by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
-            if not self._stop():
-                self._rest(connection)
+            with closing(self._database.connect()) as connection, closing(self._writer), closing(self._proven):
+                self._introduce(connection)
+                before = {symbol: self._covered(connection, symbol) for symbol in self.symbols}
+                for number, path in enumerate(paths):
+                    if self._stop():
+                        break
+                    self._file(connection, path)
+                    progress(number + 1, len(paths))
+                self._writer.flush()
+                for symbol in self.symbols:
+                    self.by_symbol[symbol]["files"] = self._covered(connection, symbol) - before[symbol]
+                if not self._stop():
+                    self._rest(connection)
         except psycopg.Error as error:
             raise explain(error, self._database.where) from None
-        finally:
-            connection.close()
-            self._writer.close()
-            self._proven.close()
         counts = self._writer.counts()
         self._loaded.trades += counts["raw_trades"]
         self._loaded.candles += counts["market_data"] + self._proven.counts()["market_data"]
         self._loaded.duplicates += counts["duplicates"]
         return self._loaded
-
-    def by_symbol(self) -> dict[str, Counter[str]]:
-        """Return for each symbol how many fills were stored (`files`), and what of its files could not be read.
-
-        A damaged row of a file of several symbols counts for each of them: nobody knows whose it was.
-        """
-        return self._by_symbol
 
     def _introduce(self, connection: Connection) -> None:
         """Store what the symbols are, without which nobody knows what a size is worth."""
@@ -153,13 +146,13 @@ class BulkLoader:
         self._writer.flush()
 
     def _file(self, connection: Connection, path: Path) -> None:
+        done = self._rows_as != "aggregates"
         try:
-            done = self._rows_as != "aggregates"
-            for file in self._files.whole(path, self.symbols) if done else ():
-                if file is None:
-                    done = False
-                    break
-                with file:
+            with closing(self._files.whole(path, self.symbols)) as files:
+                for file in files if done else ():
+                    if file is None:
+                        done = False
+                        break
                     done &= self._at_once(connection, file, path)
         except InputError:
             done = False
@@ -224,7 +217,7 @@ class BulkLoader:
         self._loaded.unreadable += archive.unreadable
         for symbol in symbols if archive.damaged or archive.unreadable else ():
             if self._files.may_hold(path, symbol):
-                self._by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
+                self.by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
 
     # Bars
 
@@ -282,13 +275,10 @@ class BulkLoader:
         periods = reader.instruments(connection, Series(self._exchange.name, symbol))
         if not periods:
             return True, None
-        early = max((at for at, (begin, _) in enumerate(periods) if begin <= first_ms), default=0)
-        late = max((at for at, (begin, _) in enumerate(periods) if begin <= last_ms), default=0)
-        worth = {
-            (one.kind, one.contract_type, one.contract_value, one.contract_multiplier)
-            for _, one in periods[early : late + 1]
-        }
-        return len(worth) == 1, periods[early][1]
+        early, late = (max(bisect_right(periods, at, key=itemgetter(0)), 1) for at in (first_ms, last_ms))
+        known = [one for _, one in periods[early - 1 : late]]
+        worth = {(one.kind, one.contract_type, one.contract_value, one.contract_multiplier) for one in known}
+        return len(worth) == 1, known[0]
 
 
 def _larger(frame: Timeframe, parts: list[TimeframeBucket]) -> list[TimeframeBucket]:

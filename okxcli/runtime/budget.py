@@ -110,8 +110,11 @@ class Budget:
     def pause(self, seconds: float) -> None:
         """Give no turn for so long: whoever counts on the other side says that it is too much."""
         with self._account() as turns:
-            until = self._clock() + round(seconds * 1e9) - self._period + 1
-            turns.extend([until & ~1] * self._count)
+            now = self._clock()
+            until = now + round(seconds * 1e9) - self._period + 1
+            # No window before it may have room, or turns pass before a pause that is longer than the window.
+            for at in range(until, now - self._period, -self._period):
+                turns.extend([at & ~1] * self._count)
             turns.sort()
 
     @contextlib.contextmanager
@@ -143,21 +146,17 @@ class Budget:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int | None]:
         """Open and lock the file; None when that cannot be."""
-        fd = None
-        if self._path is not None:
+        with contextlib.ExitStack() as held:
+            locked = None
             try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                _flock(fd)
+                if self._path is not None:
+                    fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                    held.callback(os.close, fd)  # and with it the lock
+                    _flock(fd)
+                    locked = fd
             except OSError as error:
                 _log.debug("no shared account of requests at %s: %s", self._path, error)
-                if fd is not None:
-                    os.close(fd)
-                fd = None
-        try:
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)  # and with it the lock
+            yield locked
 
 
 def _flock(fd: int) -> None:

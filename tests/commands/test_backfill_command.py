@@ -193,7 +193,7 @@ def test_killed_again_and_again(start, run, exchange, database):
 def test_half_of_the_budget(run, exchange, tmp_path, monkeypatch):
     """Its turns in the account that all processes share are those of a part, nine in each window of OKX's at most,
     while the other half is free for a collector."""
-    from okxcli.exchanges.okx.rest.rate_limits import MachineBudget
+    from okxcli.exchanges.okx.rest.rate_limits import Budget
 
     since = iso(exchange.fills("BTC-USDT")[0].ts)
     assert run("backfill", "BTC-USDT", "--since", since)[0] == 0
@@ -203,7 +203,7 @@ def test_half_of_the_budget(run, exchange, tmp_path, monkeypatch):
     assert turns and all(turn & 1 for turn in turns)
     assert all(later - turn >= 2 * 10**9 for turn, later in zip(turns, turns[9:], strict=False))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    own, backfill = MachineBudget(exchange.rest_url), MachineBudget(exchange.rest_url, share=0.5)
+    own, backfill = Budget(exchange.rest_url), Budget(exchange.rest_url, share=0.5)
     path.write_bytes(struct.pack("<9q", *[time.monotonic_ns() | 1] * 9))
     assert own.turn("/api/v5/market/history-trades") == 0
     assert backfill.turn("/api/v5/market/history-trades") > 1

@@ -12,7 +12,7 @@ from bulk_files import GENERATIONS, daily, modern, write
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.decimals import parse
 from okxcli.core.model import Instrument, StandardizedTrade
-from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
+from okxcli.exchanges.okx.bulk_files.duckdb_reader import opened as opened_file
 from okxcli.exchanges.okx.bulk_files.unpacking import tables
 from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.bulk_import import BulkLoader
@@ -140,12 +140,12 @@ def test_faultless_files_take_the_fast_way(tmp_path, make):
     fills = made(200)
     (path, *_) = daily(tmp_path, SPOT, fills, make)
     (table,) = tables(path)
-    duck = DuckFile.open(table, [SPOT])
-    with duck:
+    with opened_file(table, [SPOT]) as duck:
         assert duck.fills(SPOT).first == 1_000 and duck.holds(SPOT) and not duck.holds(LINEAR)
     data = make(SPOT, fills).replace(fills[77].price.encode(), b"-1", 1)
     (table,) = tables(write(tmp_path / "bad", path.stem, data))
-    assert DuckFile.open(table, [SPOT]) is None
+    with opened_file(table, [SPOT]) as duck:
+        assert duck is None
 
 
 def test_flat_bars_of_quiet_times(opened, other, tmp_path):
@@ -263,7 +263,7 @@ def test_what_rows_are_told_to_be(opened, other, tmp_path):
     write(tmp_path / "a", "BTC-USDT-trades-2026-05-17", modern(SPOT, fills))
     loader = BulkLoader(opened, [SPOT], FRAMES.split(","), rows_as="fills", source=exchange())
     loader.load([tmp_path / "a"])
-    assert loader.by_symbol()[SPOT]["files"] == len(fills)
+    assert loader.by_symbol[SPOT]["files"] == len(fills)
     found, wanted = stored(opened), stored(other)
     assert (found["rows"], found["ledger"]) == (wanted["rows"], wanted["ledger"])
     write(tmp_path / "b", "ETH-USDT-trades-2026-05-17", modern("ETH-USDT", made(200)))

@@ -54,12 +54,13 @@ def test_a_share_leaves_room_for_others(tmp_path):
     assert live.turn() > 1.9
 
 
-def test_pause_holds_everybody(tmp_path):
-    """After the exchange said that it is too much, nobody gets a turn for the pause."""
+@pytest.mark.parametrize("pause_s", [1.0, 2.0, 7.0, 60.0])
+def test_pause_holds_everybody(tmp_path, pause_s):
+    """After the exchange said that it is too much, nobody gets a turn for the pause, however long it is."""
     clock = Clock()
     first, second = (Budget(tmp_path / "b", 5, 2.0, clock=clock) for _ in range(2))
-    first.pause(1.0)
-    assert all(second.turn() >= 1.0 for _ in range(12))
+    first.pause(pause_s)
+    assert all(pause_s <= second.turn() <= pause_s + 6.0 for _ in range(12))
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,6 +1,6 @@
 """OKX as the rest of the package knows it: what `interface.Exchange` asks for, each part loaded when it is needed."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -43,11 +43,13 @@ class _Files:
 
         return Archive(places, symbols, **options)
 
-    def whole(self, path: Path, symbols: Collection[str]) -> "Iterator[DuckFile | None]":
-        from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
+    def whole(self, path: Path, symbols: Collection[str]) -> "Generator[DuckFile | None, None, None]":
+        from okxcli.exchanges.okx.bulk_files.duckdb_reader import opened
         from okxcli.exchanges.okx.bulk_files.unpacking import tables
 
-        return (DuckFile.open(table, symbols) for table in tables(path))
+        for table in tables(path):
+            with opened(table, symbols) as file:
+                yield file
 
     def may_hold(self, path: Path, symbol: str) -> bool:
         from okxcli.exchanges.okx.bulk_files.layouts import read_name
@@ -100,7 +102,7 @@ class OKX:
         """Return OKX's REST."""
         from okxcli.exchanges.okx.rest.rest_market import RestMarket
 
-        return RestMarket(rest_url, proxies, **options)
+        return RestMarket(rest_url, proxies=proxies, **options)
 
     def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> interface.Feed:
         """Return the stream of `channels` of `symbols`."""

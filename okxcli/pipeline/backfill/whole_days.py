@@ -121,7 +121,7 @@ class BulkFiles:
                 source=self._exchange,
             )
             counts["candles"] += loader.load(some, self._stopped).candles
-            counts.update(loader.by_symbol()[symbol])
+            counts.update(loader.by_symbol[symbol])
 
     def fills(self, plan: Plan, since_ms: int, until_ms: int) -> Iterator[StandardizedTrade]:
         """Yield the fills of a plan's days within a span from the files that were fetched, by rising id."""

@@ -9,11 +9,9 @@ import logging
 import re
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -21,9 +19,9 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from okxcli.errors import ExchangeUnavailable, InputError, OutputError, TryLater, UsageError
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS
-from okxcli.exchanges.okx.bulk_files.unpacking import check_members
-from okxcli.exchanges.okx.rest import bounded_http
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, check_symbol
+from okxcli.exchanges.okx.bulk_files.unpacking import DAMAGED, check_members
+from okxcli.exchanges.okx.rest.bounded_http import Server
 from okxcli.exchanges.okx.sites import FILES_URL, OFFSET_MS
 from okxcli.runtime.files import Sink, private, private_folder, user_folder
 from okxcli.runtime.proxy import Proxies
@@ -31,11 +29,11 @@ from okxcli.runtime.proxy import Proxies
 _log = logging.getLogger(__name__)
 
 _FOLDER = {"trades-all": "trades", "candle1m": "candlesticks"}
+_TIMEOUT_S = 30.0
 _ATTEMPTS = 6
 _FEW_ATTEMPTS = 3  # with `quiet`: somebody else can be asked
 #: So many files in a row that cannot be had, and with `quiet` no more are tried: the place is not well.
 _GIVE_UP = 2
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _READ = 1 << 18
 #: So many bytes in so many seconds, at least.
 _SLOWEST = 60_000
@@ -71,7 +69,7 @@ def default_folder(base_url: str = FILES_URL) -> Path:
     return folder / re.sub(r"[^A-Za-z0-9.-]+", "_", f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}")
 
 
-def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> list[list[Period]]:
+def periods(since_ms: int, until_ms: int, now_ms: int) -> list[list[Period]]:
     """Return what covers `[since_ms, until_ms)`: days, and where a whole month is in it the month, then its days.
 
     Each item is a list of choices of the same time: a month and, in its stead, its days one by one. What OKX cannot
@@ -89,7 +87,7 @@ def periods(since_ms: int, until_ms: int, now_ms: int, monthly: bool = True) -> 
     found: list[list[Period]] = []
     while first <= last:
         following = (first.replace(day=1) + timedelta(days=32)).replace(day=1)
-        if monthly and first.day == 1 and following <= last + timedelta(days=1):
+        if first.day == 1 and following <= last + timedelta(days=1):
             days = [first + timedelta(days=n) for n in range((following - first).days)]
             found.append([Period(f"{first:%Y-%m}", False), *(Period(f"{day:%Y-%m-%d}", True) for day in days)])
             first = following
@@ -117,28 +115,21 @@ class Downloader:
         folder: Path,
         progress: Callable[[int, int | None], None] = lambda done, total: None,
         sleep: Callable[[float], object] = time.sleep,
-        timeout_s: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
-        attempts: int | None = None,
         quiet: bool = False,
         proxies: Proxies | None = None,
     ) -> None:
         self.missing: list[str] = []
-        self._base = bounded_http.base(base_url, ("http", "https"), "a base of files", FILES_URL)
+        self._server = Server(base_url, "a base of files", FILES_URL, proxies, _TIMEOUT_S)
         self._folder = folder
         self._progress = progress
         self._sleep = sleep
         self._stop = stop
-        self._attempts = attempts or (_FEW_ATTEMPTS if quiet else _ATTEMPTS)
+        self._attempts = _FEW_ATTEMPTS if quiet else _ATTEMPTS
         self._quiet = quiet
         self._broken = 0  # files in a row that could not be had whole
-        self._way = partial((proxies or Proxies()).of, self._base)
-        self._way()  # what names it wrongly is told now
-        self._pool = bounded_http.pool(timeout_s, self._way)
 
-    def fetch(
-        self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all", monthly: bool = True
-    ) -> list[Path]:
+    def fetch(self, symbol: str, since_ms: int, until_ms: int, now_ms: int, channel: str = "trades-all") -> list[Path]:
         """Return the files of a symbol that cover a span, fetched unless they are there; oldest first.
 
         Raises:
@@ -149,11 +140,10 @@ class Downloader:
         """
         if channel not in _FOLDER:
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(_FOLDER)}")
-        if _SYMBOL.fullmatch(symbol) is None:  # it becomes a part of addresses and of names of files
-            raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
+        check_symbol(symbol)  # it becomes a part of addresses and of names of files
         _log.log(self._told(logging.INFO), "%s: fetching what is not yet in %s", symbol, self._folder)
         found: list[Path] = []
-        for month, *days in periods(since_ms, until_ms, now_ms, monthly):
+        for month, *days in periods(since_ms, until_ms, now_ms):
             path = self._one(month.path(symbol, _FOLDER[channel]), told=not days)
             singles = [self._one(day.path(symbol, _FOLDER[channel])) for day in days] if path is None else [path]
             found += [one for one in singles if one is not None]
@@ -173,23 +163,25 @@ class Downloader:
             raise OutputError(f"cannot make the folder {self._folder}: {error.strerror}") from None
         part = path.with_name(path.name + ".part")
         with _held(part) as stream:
-            whole = self._had(f"{self._base}/{place}", stream, path.name)
+            whole = self._had(f"/{place}", stream, path.name)
             if not whole:
                 if whole is False or not stream.tell():
                     part.unlink(missing_ok=True)
                 if told:
                     self.missing.append(path.name)
-                    _log.log(self._told(logging.WARNING), "OKX has no %s (yet): %s/%s", path.name, self._base, place)
+                    _log.log(
+                        self._told(logging.WARNING), "OKX has no %s (yet): %s/%s", path.name, self._server.base, place
+                    )
                 return None
             part.replace(path)
         return path
 
-    def _had(self, url: str, stream: BinaryIO, name: str) -> bool | None:
+    def _had(self, place: str, stream: BinaryIO, name: str) -> bool | None:
         """Fetch a file; False if OKX does not have it. With `quiet` None if it cannot be had whole; that is kept."""
         if self._broken >= _GIVE_UP:
             return None
         try:
-            whole = self._whole(url, stream, name)
+            whole = self._whole(place, stream, name)
         except ExchangeUnavailable as error:
             if not self._quiet:
                 raise
@@ -199,16 +191,16 @@ class Downloader:
         self._broken = 0
         return whole
 
-    def _whole(self, url: str, stream: BinaryIO, name: str) -> bool:
+    def _whole(self, place: str, stream: BinaryIO, name: str) -> bool:
         """Fetch a file to its end, over as many connections as it takes; False if OKX does not have it."""
         reason = ""
         for attempt in range(self._attempts):
             if attempt:
                 self._sleep(min(0.5 * 2**attempt, 20.0))
             try:
-                state = self._transfer(url, stream, name)
+                state = self._transfer(place, stream, name)
             except (urllib3.exceptions.HTTPError, _Broken) as error:
-                reason = str(error) if isinstance(error, _Broken) else bounded_http.in_words(error, self._way())
+                reason = str(error) if isinstance(error, _Broken) else self._server.in_words(error)
                 _log.debug("%s: %s", name, reason)
                 continue
             try:
@@ -216,14 +208,14 @@ class Downloader:
                     return True
             except InputError as error:
                 _empty(stream)
-                raise ExchangeUnavailable(f"cannot use {url}: {error}") from None
+                raise ExchangeUnavailable(f"cannot use {self._server.base}{place}: {error}") from None
             if not state:
                 return False
             _empty(stream)
             reason = "it is a damaged zip"
-        raise ExchangeUnavailable(f"cannot fetch {url}: {reason}. What came is kept: run it again")
+        raise ExchangeUnavailable(f"cannot fetch {self._server.base}{place}: {reason}. What came is kept: run it again")
 
-    def _transfer(self, url: str, stream: BinaryIO, name: str) -> bool:
+    def _transfer(self, place: str, stream: BinaryIO, name: str) -> bool:
         """Make one request and write what it brings behind what is there; False if there is no such file.
 
         Raises:
@@ -231,7 +223,7 @@ class Downloader:
         """
         there = stream.seek(0, 2)
         headers = {"Range": f"bytes={there}-"} if there else {}
-        response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        response = self._server.request(place, headers=headers)
         try:
             if response.status == 416:  # nothing is left, or it is another file by now
                 if _total(response.headers.get("Content-Range", "")) != there:
@@ -241,7 +233,8 @@ class Downloader:
             if response.status in (403, 404, 410):
                 return False
             if 300 <= response.status < 400:
-                raise ExchangeUnavailable(f"{url} redirects elsewhere (HTTP {response.status}), which is not followed")
+                where = f"{self._server.base}{place} redirects elsewhere (HTTP {response.status})"
+                raise ExchangeUnavailable(f"{where}, which is not followed")
             if response.status not in (200, 206):
                 raise _Broken(f"HTTP status {response.status}")
             if response.status == 200 or _begin(response.headers.get("Content-Range", "")) != there:
@@ -254,13 +247,21 @@ class Downloader:
             response.close()
 
     def _copy(self, response: urllib3.BaseHTTPResponse, stream: BinaryIO, there: int, name: str) -> bool:
-        """Write a body to its end; False if it is no zip but a page."""
+        """Write a body to its end; False if it is no zip but a page.
+
+        Raises:
+            _Broken: it ended too early, is too large, or crawls: a byte now and then would keep it alive for ever.
+        """
         length = _digits(response.headers.get("Content-Length", ""))
         total = there + length if length >= 0 else 0
-        pace = _Pace()
+        since, lately = time.monotonic(), 0
         sink = Sink(stream.fileno(), f"{self._folder / name}.part")
         while chunk := response.read1(_READ, decode_content=False):
-            pace.check(len(chunk))
+            lately += len(chunk)
+            if time.monotonic() - since >= _PACE_S:
+                if lately < _SLOWEST:
+                    raise _Broken(f"{lately} bytes in {_PACE_S:.0f} s are too slow")
+                since, lately = time.monotonic(), 0
             if there == 0 and not chunk.startswith(b"PK"):
                 kind = "a page of HTML" if b"<" in chunk[:100] else "something else"
                 _log.log(self._told(logging.WARNING), "%s: %s came instead of a zip", name, kind)
@@ -279,23 +280,6 @@ class Downloader:
 
 class _Broken(Exception):
     """A transfer that another attempt may carry on."""
-
-
-class _Pace:
-    """Ends a transfer that crawls: a byte now and then would keep it alive for ever."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._bytes = 0
-
-    def check(self, count: int) -> None:
-        """Count bytes; raise `_Broken` when a minute brought fewer than _SLOWEST."""
-        self._bytes += count
-        if time.monotonic() - self._since < _PACE_S:
-            return
-        if self._bytes < _SLOWEST:
-            raise _Broken(f"{self._bytes} bytes in {_PACE_S:.0f} s are too slow")
-        self._since, self._bytes = time.monotonic(), 0
 
 
 def _empty(stream: BinaryIO) -> None:
@@ -328,15 +312,7 @@ def _sound(stream: BinaryIO) -> bool:
         with zipfile.ZipFile(stream) as archive:
             check_members(archive, size)
             return archive.testzip() is None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ):
+    except (*DAMAGED, OSError, ValueError):
         return False
 
 

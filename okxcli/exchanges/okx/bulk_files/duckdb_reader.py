@@ -10,17 +10,18 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument, amounts
 from okxcli.core.timeframes import Timeframe
 from okxcli.exchanges.file_interface import Fills, Slice
-from okxcli.exchanges.okx.bulk_files.layouts import SHAPE, Layout, UnknownLayout, read_layout, read_name
-from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks, first_line
+from okxcli.exchanges.okx.bulk_files.layouts import SHAPE, Layout, UnknownLayout
+from okxcli.exchanges.okx.bulk_files.scan import layout_of
+from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -65,43 +66,61 @@ FROM fills WHERE symbol = ?
 """
 
 
-class DuckFile:
-    """One faultless bulk file of trades in DuckDB. Use it in a `with` block; its disk space is freed at the end."""
+@contextmanager
+def opened(table: Table, symbols: Collection[str]) -> Iterator["DuckFile | None"]:
+    """Read a file, whose disk space is freed at the end of the block.
 
-    def __init__(self, connection: "DuckDBPyConnection", folder: "tempfile.TemporaryDirectory[str]") -> None:
-        self._connection = connection
-        self._folder = folder
+    None if it is not one of trades without a fault, or if DuckDB is not installed.
 
-    @classmethod
-    def open(cls, table: Table, symbols: Collection[str]) -> "DuckFile | None":
-        """Read a file; None if it is not one of trades without a fault, or if DuckDB is not installed.
-
-        Raises:
-            InputError: the file is damaged as a whole.
-        """
-        layout = _layout_of(table, symbols)
-        if layout is None:
-            return None
-        try:
-            import duckdb
-        except ImportError:
-            _log.warning("reading files without DuckDB, which takes some times as long: pip install 'okxcli[duckdb]'")
-            return None
-        folder = tempfile.TemporaryDirectory(prefix="okx-files-")
-        connection = duckdb.connect()
-        found = cls(connection, folder)
+    Raises:
+        InputError: the file is damaged as a whole.
+    """
+    layout = _layout_of(table, symbols)
+    if layout is None:
+        yield None
+        return
+    try:
+        import duckdb
+    except ImportError:
+        _log.warning("reading files without DuckDB, which takes some times as long: pip install 'okxcli[duckdb]'")
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="okx-files-") as folder, duckdb.connect() as connection:
         try:
             connection.execute(f"SET memory_limit = '{_MEMORY}'; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
-            connection.execute("SET temp_directory = ?", [folder.name])
-            if found._load(table, layout):
-                return found
+            connection.execute("SET temp_directory = ?", [folder])
+            whole = _load(connection, Path(folder) / "rows.csv", table, layout)
         except duckdb.Error as error:
             _log.debug("%s: DuckDB does not take it: %s", table, str(error).splitlines()[0])
-        except BaseException:
-            found.close()
-            raise
-        found.close()
-        return None
+            whole = False
+        yield DuckFile(connection) if whole else None
+
+
+def _load(connection: "DuckDBPyConnection", plain: Path, table: Table, layout: Layout) -> bool:
+    """Read and check all rows by way of the file `plain`; False if any is not of the usual form."""
+    with plain.open("wb") as out:
+        for number, block in blocks(table):
+            out.write(block[block.find(b"\n") + 1 :] if number == 1 and layout.header else block)
+    names = [name if name in SHAPE else f"other{at}" for at, name in enumerate(layout.columns)]
+    # The names are ours: those of known columns, and numbered ones.
+    columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
+    tests = {name: SHAPE[name].decode() for name in names if name in SHAPE}
+    # A cell that is empty is null here, which is no match: only a source may be.
+    cells = {"source": "coalesce(source, '')"}
+    good = " AND ".join(f"regexp_full_match({cells.get(name, name)}, ${name})" for name in tests)
+    source = "try_cast(source AS SMALLINT)" if "source" in names else "NULL"
+    symbol = "instrument_name" if layout.symbol is None else f"'{layout.symbol.decode()}'"
+    query = _LOAD.format(symbol=symbol, source=source, good=good, columns=columns)
+    connection.execute(query, {**tests, "path": str(plain)})
+    plain.unlink()
+    return connection.execute("SELECT count(*) FROM fills WHERE NOT good").fetchall() == [(0,)]
+
+
+class DuckFile:
+    """One faultless bulk file of trades in DuckDB."""
+
+    def __init__(self, connection: "DuckDBPyConnection") -> None:
+        self._connection = connection
 
     def holds(self, symbol: str) -> bool:
         """Whether there is any row of a symbol."""
@@ -185,37 +204,6 @@ class DuckFile:
             found.append(bar)
         return found
 
-    def close(self) -> None:
-        """Give memory and disk space back."""
-        self._connection.close()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
-
-    def _load(self, table: Table, layout: Layout) -> bool:
-        """Read and check all rows; False if any is not of the usual form."""
-        plain = Path(self._folder.name) / "rows.csv"
-        with plain.open("wb") as out:
-            for number, block in blocks(table):
-                out.write(block[block.find(b"\n") + 1 :] if number == 1 and layout.header else block)
-        names = [name if name in SHAPE else f"other{at}" for at, name in enumerate(layout.columns)]
-        # The names are ours: those of known columns, and numbered ones.
-        columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
-        tests = {name: SHAPE[name].decode() for name in names if name in SHAPE}
-        # A cell that is empty is null here, which is no match: only a source may be.
-        cells = {"source": "coalesce(source, '')"}
-        good = " AND ".join(f"regexp_full_match({cells.get(name, name)}, ${name})" for name in tests)
-        source = "try_cast(source AS SMALLINT)" if "source" in names else "NULL"
-        symbol = "instrument_name" if layout.symbol is None else f"'{layout.symbol.decode()}'"
-        query = _LOAD.format(symbol=symbol, source=source, good=good, columns=columns)
-        self._connection.execute(query, {**tests, "path": str(plain)})
-        plain.unlink()
-        return self._connection.execute("SELECT count(*) FROM fills WHERE NOT good").fetchall() == [(0,)]
-
     def _types(self, symbol: str) -> tuple[str, str] | None:
         """Return the narrowest decimal types for price and size; None if a sum of products may not fit DuckDB's."""
         row = self._connection.execute(_LENGTHS, [symbol]).fetchall()[0]
@@ -227,14 +215,11 @@ class DuckFile:
 
 def _layout_of(table: Table, symbols: Collection[str]) -> Layout | None:
     """Return the layout of a file of trades that holds some of the symbols; None for any other file."""
-    name = read_name(table.name) or read_name(table.path.name)
-    if name is not None and name.kind != "trades":
-        return None
-    own = name.stem if name is not None else next(iter(symbols)) if len(symbols) == 1 else None
     try:
-        layout = read_layout(first_line(table), own)
+        name, layout = layout_of(table, symbols, "trades")
     except UnknownLayout:
         return None
-    known = layout.symbol is None or layout.symbol.decode() in symbols
-    safe = layout.symbol is None or re.fullmatch(r"[A-Za-z0-9_.-]+", layout.symbol.decode(), re.ASCII) is not None
-    return layout if layout.kind == "trades" and known and safe else None
+    if layout is None or (name is not None and name.kind == "aggtrades"):
+        return None
+    safe = layout.symbol is None or re.fullmatch(rb"[A-Za-z0-9_.-]+", layout.symbol) is not None
+    return layout if safe else None

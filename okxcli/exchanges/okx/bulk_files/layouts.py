@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
-from okxcli.errors import InvalidLine
+from okxcli.errors import InvalidLine, UsageError
 from okxcli.exchanges.okx.sites import OFFSET_MS
 
 Kind = Literal["trades", "candles"]
@@ -71,6 +71,16 @@ class FileName(NamedTuple):
             return True
         family, chain, _ = stem.rpartition("-") if stem.endswith("chain") else (stem, "", "")
         return bool(family) and (symbol.startswith(family + "-") or (bool(chain) and symbol == family))
+
+
+def check_symbol(symbol: str) -> None:
+    """Refuse what cannot be a symbol.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not symbol.isascii() or re.fullmatch(_SYMBOL, symbol.encode()) is None:
+        raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
 
 
 def read_name(name: str) -> FileName | None:

@@ -6,16 +6,16 @@ neither overlap nor are out of order are read straight through; the others are s
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from heapq import merge
 from pathlib import Path
 
+from okxcli.core.model import FILE_MERGED
 from okxcli.errors import InputError, UsageError
 from okxcli.exchanges.file_interface import RowsAs
-from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, FileName, Kind, Row, UnknownLayout, read_name
-from okxcli.exchanges.okx.bulk_files.raw_rows import candle_lines, trade_lines
-from okxcli.exchanges.okx.bulk_files.scan import Part, scan
+from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, Kind, Row, UnknownLayout, check_symbol, read_name
+from okxcli.exchanges.okx.bulk_files.scan import FOREVER, Part, scan
 from okxcli.exchanges.okx.bulk_files.sorting import in_order
 from okxcli.exchanges.okx.bulk_files.unpacking import find, tables
 
@@ -24,9 +24,7 @@ _log = logging.getLogger(__name__)
 #: Channels that bulk files can stand in for.
 CHANNELS: dict[str, Kind] = {"trades-all": "trades", "candle1m": "candles"}
 
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _BATCH = 5_000
-_FOREVER = 1 << 62
 
 
 class Archive:
@@ -52,8 +50,7 @@ class Archive:
     ) -> None:
         self.symbols = list(dict.fromkeys(symbols))
         for symbol in self.symbols:
-            if _SYMBOL.fullmatch(symbol) is None:
-                raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
+            check_symbol(symbol)
         if channel not in CHANNELS:
             hint = ". Make larger bars of those with okx candles --from 1m" if channel.startswith("candle") else ""
             raise UsageError(f"OKX has no bulk files of {channel}, only of {' and '.join(CHANNELS)}{hint}")
@@ -74,10 +71,18 @@ class Archive:
     def lines(self) -> Iterator[list[bytes]]:
         """Yield raw lines, without newlines, in lists of some thousand.
 
-        Each symbol's come by id (candles: by time); symbols that have files of their own take turns file by file.
+        They are pushes of OKX with an `origin`: fills of `trades-all`; merged ones of `trades`, with an origin that
+        proves nothing; bars. Each symbol's come by id (candles: by time); symbols that have files of their own take
+        turns file by file.
         """
         for merged, rows in self.blocks():
-            yield candle_lines(rows) if self.kind == "candles" else trade_lines(rows, merged)
+            if self.kind == "candles":
+                yield [_candle(symbol) % (key, *cells) for key, _, symbol, cells in rows]
+            else:
+                yield [
+                    _trade(symbol, merged, len(cells)) % (key, cells[1], cells[2], cells[0], time, *cells[3:])
+                    for key, time, symbol, cells in rows
+                ]
 
     def blocks(self) -> Iterator[tuple[bool, list[Row]]]:
         """Yield (whether they are merged trades, rows of one or several symbols), in the order of `lines`."""
@@ -127,14 +132,14 @@ class Archive:
     def _scan(self, path: Path) -> list[Part]:
         """Return what a file holds; nothing, after a word, if it cannot be read."""
         try:
-            scans = [scan(table, self.symbols, self.kind, self._rows_as) for table in tables(path)]
+            found = [scan(table, self.symbols, self.kind, self._rows_as) for table in tables(path)]
         except (InputError, UnknownLayout) as error:
             self.unreadable += 1
             _log.warning("left out: %s", error if isinstance(error, InputError) else f"{path}: {error}")
-            scans = []
+            found = []
         self._advance(path)
-        self.damaged += sum(found.damaged for found in scans)
-        parts = [part for found in scans for part in found.parts]
+        self.damaged += sum(damaged for _, damaged in found)
+        parts = [part for some, _ in found for part in some]
         if not parts:
             self._advance(path)  # it will not be read again
         return parts
@@ -160,14 +165,6 @@ class Archive:
         yield batch
 
 
-def trades(
-    paths: Iterable[str | Path], symbols: Iterable[str], since_ms: int | None = None, until_ms: int | None = None
-) -> Iterator[bytes]:
-    """Yield the trades of bulk files as raw lines without newlines, each symbol's by id. See `Archive`."""
-    for lines in Archive(paths, symbols, since_ms, until_ms).lines():
-        yield from lines
-
-
 class _Window:
     """Passes on the rows of a span of time, and the fill right before the first of each symbol.
 
@@ -176,7 +173,7 @@ class _Window:
 
     def __init__(self, since_ms: int | None, until_ms: int | None, link: bool) -> None:
         self._since = since_ms or 0
-        self._until = _FOREVER if until_ms is None else until_ms
+        self._until = FOREVER if until_ms is None else until_ms
         self._all = since_ms is None and until_ms is None
         self._link = link and since_ms is not None
         self._before: dict[bytes, Row] = {}  # the last one before the span
@@ -214,8 +211,8 @@ def _groups(parts: Iterable[Part]) -> list[list[Part]]:
 
 def _period(path: Path) -> tuple[int, int]:
     """Return the time that a file's name tells; all time if it tells none."""
-    name: FileName | None = read_name(path.name)
-    return (name.since_ms, name.until_ms) if name is not None else (0, _FOREVER)
+    name = read_name(path.name)
+    return (name.since_ms, name.until_ms) if name is not None else (0, FOREVER)
 
 
 def _confirmed(row: Row) -> bool:
@@ -231,3 +228,22 @@ def _one_each(rows: Iterable[Row]) -> Iterator[Row]:
             continue
         last = row
         yield row
+
+
+@lru_cache(1024)
+def _trade(symbol: bytes, merged: bool, cells: int) -> bytes:
+    """Return the push of one symbol with places for id, price, size, side, time and, of four cells, source."""
+    channel, origin = ("trades", FILE_MERGED) if merged else ("trades-all", "file")
+    source = ',"source":"%b"' if cells == 4 else ""
+    name = symbol.decode()
+    return (
+        f'{{"arg":{{"channel":"{channel}","instId":"{name}"}},"data":[{{"instId":"{name}","tradeId":"%d","px":"%b",'
+        f'"sz":"%b","side":"%b","ts":"%d"{source}}}],"origin":"{origin}"}}'
+    ).encode()
+
+
+@lru_cache(1024)
+def _candle(symbol: bytes) -> bytes:
+    """Return the push of one symbol with places for the nine elements of a bar."""
+    row = '"%d"' + ',"%b"' * 8
+    return f'{{"arg":{{"channel":"candle1m","instId":"{symbol.decode()}"}},"data":[[{row}]],"origin":"file"}}'.encode()

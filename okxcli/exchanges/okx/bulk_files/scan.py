@@ -23,6 +23,8 @@ _MASK = (1 << _BITS) - 1
 _MAX_PAGES = 4_096
 #: Damaged rows of a file that are told one by one.
 _TOLD = 10
+#: Later than any time, more than any id.
+FOREVER = 1 << 62
 
 
 class _Ids:
@@ -75,12 +77,12 @@ class _Ids:
 
 
 class Extent:
-    """The rows of one symbol in one table: the lowest and highest key, the times, and whether the keys rise."""
+    """The rows of one symbol in one table: the lowest and highest key, the first time, and whether the keys rise."""
 
     def __init__(self, fills: bool) -> None:
         self.rows = 0
-        self.first = self.last = 0
-        self.since_ms = self.until_ms = 0
+        self.first = self.since_ms = FOREVER
+        self.last = 0
         self.rising = True
         self.merged = False
         self.missing = 0  # ids between the first and the last that no row has
@@ -96,11 +98,8 @@ class Extent:
         else:
             self.rising = False
             low, high = min(keys), max(keys)
-        earliest, latest = min(times), max(times)
-        if not self.rows:
-            self.first, self.last, self.since_ms, self.until_ms = low, high, earliest, latest + 1
         self.first, self.last = min(self.first, low), max(self.last, high)
-        self.since_ms, self.until_ms = min(self.since_ms, earliest), max(self.until_ms, latest + 1)
+        self.since_ms = min([self.since_ms, *times])
         self.rows += len(keys)
         self._newest = keys[-1]
         if self._ids is None:
@@ -124,13 +123,12 @@ class Extent:
 class Part:
     """The rows of a table that are of some symbols: all fills, all merged trades, or all candles.
 
-    `since_ms` and `until_ms` are those of its rows, `name` what the file's name tells.
+    `since_ms` is the earliest time of its rows.
     """
 
-    def __init__(self, table: Table, layout: Layout, name: FileName | None, extents: dict[bytes, Extent]) -> None:
+    def __init__(self, table: Table, layout: Layout, extents: dict[bytes, Extent]) -> None:
         self.table = table
         self.layout = layout
-        self.name = name
         self.extents = extents
         self.merged = next(iter(extents.values())).merged
         self.since_ms = min(extent.since_ms for extent in extents.values())
@@ -155,23 +153,27 @@ class Part:
         )
 
 
-class Scan:
-    """What one reading of a table found: its parts, and how many of its rows are damaged."""
+def layout_of(table: Table, symbols: Collection[str], kind: Kind) -> tuple[FileName | None, Layout | None]:
+    """Return what a table's name tells, and its layout; None if it is of another kind, empty, or of none of `symbols`.
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.parts: list[Part] = []
-        self.damaged = 0
+    Raises:
+        InputError: the file is damaged as a whole.
+        UnknownLayout: it is no file of OKX's.
+    """
+    name = read_name(table.name) or read_name(table.path.name)
+    if name is not None and ((name.kind == "candlesticks") != (kind == "candles")):
+        return name, None
+    head = first_line(table)
+    if not head.strip():
+        return name, None
+    own = name.stem if name is not None else next(iter(symbols)) if len(symbols) == 1 else None
+    layout = read_layout(head, own)
+    right = layout.kind == kind and (layout.symbol is None or own in symbols)
+    return name, layout if right else None
 
-    def fault(self, number: int, reason: str) -> None:
-        """Count and log a damaged row."""
-        self.damaged += 1
-        if self.damaged <= _TOLD:
-            _log.warning("%s: row %d: %s", self.table, number, reason)
 
-
-def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | None = None) -> Scan:
-    """Read a table; it has no parts if it is of another kind, empty, or holds none of the symbols.
+def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | None = None) -> tuple[list[Part], int]:
+    """Read a table; return its parts, none if `layout_of` gives none, and how many of its rows are damaged.
 
     `rows_as` says what rows of trades are, whatever they look like.
 
@@ -179,47 +181,32 @@ def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | N
         InputError: the file is damaged as a whole.
         UnknownLayout: it is no file of OKX's.
     """
-    found = Scan(table)
-    name = read_name(table.name) or read_name(table.path.name)
-    if name is not None and ((name.kind == "candlesticks") != (kind == "candles")):
-        return found
-    head = first_line(table)
-    if not head.strip():
-        return found
-    own = name.stem if name is not None else next(iter(symbols)) if len(symbols) == 1 else None
-    layout = read_layout(head, own)
-    if layout.kind != kind or (layout.symbol is not None and own not in symbols):
-        return found
+    name, layout = layout_of(table, symbols, kind)
+    if layout is None:
+        return [], 0
+    damaged = 0
     extents: dict[bytes, Extent] = {}
     wanted = {symbol.encode() for symbol in symbols}
     for rows, faults in _rows(table, layout):
         for number, reason in faults:
-            found.fault(number, reason)
+            damaged += 1
+            if damaged <= _TOLD:
+                _log.warning("%s: row %d: %s", table, number, reason)
         for symbol in {row[2] for row in rows} & wanted:
             extents.setdefault(symbol, Extent(kind == "trades")).add(
                 [row[0] for row in rows if row[2] == symbol], [row[1] for row in rows if row[2] == symbol]
             )
-    if found.damaged > _TOLD:
-        _log.warning("%s: %d rows are damaged and passed over", table, found.damaged)
-    for symbol, extent in extents.items():
-        if kind == "trades":
-            _judge(found, symbol.decode(), extent, name is not None and name.kind == "aggtrades", rows_as)
-    for merged in (False, True):
-        if some := {symbol: extent for symbol, extent in extents.items() if extent.merged == merged}:
-            found.parts.append(Part(table, layout, name, some))
-    return found
-
-
-def _judge(found: Scan, symbol: str, extent: Extent, named: bool, rows_as: RowsAs | None) -> None:
-    """Decide whether the rows of a symbol are fills, and say so if not."""
-    extent.merged = (extent.are_aggregates(found.damaged) or named) if rows_as is None else rows_as == "aggregates"
-    if extent.merged and rows_as is None:
-        _log.warning(
-            "%s: %s: merged trades (%s), kept out of the tape. If it is a file of fills that lacks some: --as fills",
-            found.table,
-            symbol,
-            "by its name" if named else f"{extent.rows} rows with {extent.missing} ids missing between them",
-        )
+    if damaged > _TOLD:
+        _log.warning("%s: %d rows are damaged and passed over", table, damaged)
+    named = name is not None and name.kind == "aggtrades"
+    for symbol, extent in extents.items() if kind == "trades" else ():
+        extent.merged = (extent.are_aggregates(damaged) or named) if rows_as is None else rows_as == "aggregates"
+        if extent.merged and rows_as is None:
+            reason = "by its name" if named else f"{extent.rows} rows with {extent.missing} ids missing between them"
+            what = f"{table}: {symbol.decode()}: merged trades ({reason}), kept out of the tape"
+            _log.warning("%s. If it is a file of fills that lacks some: --as fills", what)
+    halves = [{symbol: one for symbol, one in extents.items() if one.merged == merged} for merged in (False, True)]
+    return [Part(table, layout, some) for some in halves if some], damaged
 
 
 def _rows(table: Table, layout: Layout) -> Iterator[tuple[list[Row], list[tuple[int, str]]]]:

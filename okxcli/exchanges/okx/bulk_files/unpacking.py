@@ -19,6 +19,8 @@ _READ = 1 << 20
 #: OKX's files unpack to some 8 times their size; what unpacks to more than this is made to fill memory or disk.
 _RATIO = 200
 _ALWAYS = 64 << 20
+#: What zipfile raises where a file is damaged.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 #: A line longer than this is none; what follows it is read on.
 MAX_LINE = 1 << 16
 
@@ -181,7 +183,7 @@ def _told(path: Path) -> Iterator[None]:
     """Turn what zipfile says about a damaged file into words for users."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot read {path}: {str(error) or 'it ends too early'}. Is it a whole zip?") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None

@@ -1,6 +1,6 @@
 """Ids that REST does not show: asked for again, until there is proof that OKX itself does not have them. Pure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from okxcli.core.tape import SPREAD_MS, is_absent, pause_ms
@@ -82,24 +82,19 @@ class Doubts:
             return []  # `ended` will see to it that it is asked again
         at = self._open.index(doubt)
         self._open.remove(doubt)
-        rest = [(page.last + 1, doubt.last)] if page.last < doubt.last else []
         found: list[Absence] = []
         left: list[Doubt] = []
         if doubt.first < page.first:  # what an earlier page, without evidence, did not settle
-            due_ms, tries = now + self._again_ms, doubt.tries + 1
-            left.append(Doubt(doubt.first, page.first - 1, doubt.known, doubt.began_ms, due_ms, doubt.answers, tries))
+            left.append(replace(doubt, last=page.first - 1, due_ms=now + self._again_ms, tries=doubt.tries + 1))
         for low, high in missing:
             answers = doubt.answers + 1
             if is_absent(answers, doubt.began_ms, now, self.spread_ms):
                 found.append(Absence(low, high))
             else:
-                left.append(
-                    Doubt(
-                        low, high, max(high + 1, doubt.known), doubt.began_ms, now + pause_ms(self.spread_ms), answers
-                    )
-                )
-        if rest:  # the next page tells
-            self._asked = Doubt(*rest[0], doubt.known, doubt.began_ms, doubt.due_ms, doubt.answers, doubt.tries)
+                known, due_ms = max(high + 1, doubt.known), now + pause_ms(self.spread_ms)
+                left.append(Doubt(low, high, known, doubt.began_ms, due_ms, answers))
+        if page.last < doubt.last:  # the next page tells
+            self._asked = replace(doubt, first=page.last + 1)
             left.append(self._asked)
         self._open[at:at] = left
         return found

@@ -21,7 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from okxcli.errors import UsageError
 from okxcli.exchanges.okx.tunnel import TunnelError, dial, of_tls
-from okxcli.runtime.proxy import Proxy
+from okxcli.runtime.proxy import Proxies, Proxy
 
 #: From the request to the end of the answer's head, and for a whole body that is read by `body_of`.
 HEAD_S = 30.0
@@ -99,16 +99,13 @@ class _Secure(_Impatient, HTTPSConnection):
     """A connection with TLS."""
 
 
+# What a pool is given that it does not know, such as `way`, goes to each of its connections.
 class _PlainPool(HTTPConnectionPool):
-    def __init__(self, *arguments: Any, way: Way, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.ConnectionCls = partial(_Plain, way=way)  # type: ignore[assignment]
+    ConnectionCls = _Plain
 
 
 class _SecurePool(HTTPSConnectionPool):
-    def __init__(self, *arguments: Any, way: Way, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.ConnectionCls = partial(_Secure, way=way)  # type: ignore[assignment]
+    ConnectionCls = _Secure
 
 
 def base(url: str, schemes: tuple[str, str], what: str, example: str) -> str:
@@ -130,39 +127,63 @@ def base(url: str, schemes: tuple[str, str], what: str, example: str) -> str:
     return url.rstrip("/")
 
 
-def pool(timeout_s: float, way: Way, connections: int = 1) -> urllib3.PoolManager:
-    """Return a pool whose connections wait `timeout_s` for a connection and for each piece of an answer.
+class Server:
+    """What is below `url`, which is told as `what` and with an `example` where it is wrong.
 
-    Each goes through the proxy that `way` tells when it is made; None: straight there.
-    """
-    made = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
-        retries=False,
-        maxsize=connections,
-        headers={"User-Agent": "okxcli"},
-    )
-    kinds = {"http": partial(_PlainPool, way=way), "https": partial(_SecurePool, way=way)}
-    made.pool_classes_by_scheme = kinds  # type: ignore[assignment]
-    return made
-
-
-def get(
-    source: urllib3.PoolManager, url: str, limit: int, fields: dict[str, str] | None = None
-) -> tuple[int, bytes, float]:
-    """Return the status and the body of an answer, unpacked, at most `limit` bytes, and how long it says to wait (s).
+    Connections are made within `timeout_s`, which is also waited for each piece of an answer; each goes through the
+    proxy that `proxies` know when it is made.
 
     Raises:
-        TooLarge: there are more.
-        urllib3.exceptions.HTTPError: no answer, a broken one, or one that goes on for ever.
+        UsageError, ConfigError: it is no address, or what names the proxy is none.
     """
-    response = source.request("GET", url, fields=fields, redirect=False, preload_content=False)
-    try:
-        return response.status, _body(response, limit), _retry_after(response)
-    except BaseException:
-        response.close()  # what is left of it must not be taken for the next answer
-        raise
-    finally:
-        response.release_conn()
+
+    def __init__(
+        self, url: str, what: str, example: str, proxies: Proxies | None, timeout_s: float, connections: int = 1
+    ) -> None:
+        self.base = base(url, ("http", "https"), what, example)
+        self._way = partial((proxies or Proxies()).of, self.base)
+        self._way()  # what names it wrongly is told now
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+            retries=False,
+            maxsize=connections,
+            headers={"User-Agent": "okxcli"},
+        )
+        kinds = {"http": partial(_PlainPool, way=self._way), "https": partial(_SecurePool, way=self._way)}
+        self._pool.pool_classes_by_scheme = kinds  # type: ignore[assignment]
+
+    def close(self) -> None:
+        """Close idle connections; another request makes a new one."""
+        self._pool.clear()
+
+    def request(self, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        """Return the answer, of which nothing but its head was read; whoever reads the rest gives it back.
+
+        Raises:
+            urllib3.exceptions.HTTPError: no answer, or a broken one.
+        """
+        return self._pool.request("GET", self.base + path, redirect=False, preload_content=False, **options)
+
+    def get(self, path: str, limit: int, fields: dict[str, str]) -> tuple[int, bytes, float]:
+        """Return the status and the body of an answer, unpacked, at most `limit` bytes, and how long to wait (s).
+
+        Raises:
+            TooLarge: there are more.
+            urllib3.exceptions.HTTPError: no answer, a broken one, or one that goes on for ever.
+        """
+        response = self.request(path, fields=fields)
+        try:
+            return response.status, _body(response, limit), _retry_after(response)
+        except BaseException:
+            response.close()  # what is left of it must not be taken for the next answer
+            raise
+        finally:
+            response.release_conn()
+
+    def in_words(self, error: urllib3.exceptions.HTTPError) -> str:
+        """Return what went wrong without the library's decoration, and through which proxy unless that says so."""
+        text, proxy = _reason(error), self._way()
+        return text if proxy is None or isinstance(error, TunnelError) else f"{text}, through the proxy {proxy}"
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
@@ -189,12 +210,6 @@ def _body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
             raise urllib3.exceptions.HTTPError(f"no end of the answer within {BODY_S:.0f} s")
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def in_words(error: urllib3.exceptions.HTTPError, proxy: Proxy | None = None) -> str:
-    """Return what went wrong without the library's decoration, and through which proxy, unless it says so itself."""
-    text = _reason(error)
-    return text if proxy is None or isinstance(error, TunnelError) else f"{text}, through the proxy {proxy}"
 
 
 def _reason(error: urllib3.exceptions.HTTPError) -> str:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from functools import partial
 from typing import Any
 
 import orjson
@@ -23,8 +22,8 @@ from tenacity import (
 
 from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused
 from okxcli.exchanges.okx.channels import TRADES_PAGE
-from okxcli.exchanges.okx.rest import bounded_http
-from okxcli.exchanges.okx.rest.rate_limits import MachineBudget, Turns
+from okxcli.exchanges.okx.rest.bounded_http import Server, TooLarge
+from okxcli.exchanges.okx.rest.rate_limits import Budget
 from okxcli.exchanges.okx.sites import REST_URL, origin_of
 from okxcli.exchanges.okx.tunnel import NoLogin
 from okxcli.runtime.clock import SteadyClock
@@ -38,6 +37,9 @@ _PASSING = frozenset({"50001", "50004", "50011", "50013", "50026", "50040"})
 _TOO_FAST = frozenset({"50011", "50040"})
 _NO_INSTRUMENT = "51001"
 CANDLES_PAGE = 300
+#: `candles` has the last 1440 bars and the present; `history-candles` the years before, and is behind the present: the
+#: change is a little before that end.
+RECENT_BARS = 1400
 
 Row = dict[str, Any]
 
@@ -66,18 +68,16 @@ class RestClient:
         attempts: int = 6,
         patience_s: float = 60.0,
         share: float = 1.0,
-        budget: Turns | None = None,
+        budget: Budget | None = None,
         proxies: Proxies | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.base_url = bounded_http.base(base_url, ("http", "https"), "a REST base", REST_URL)
-        self._budget = budget or MachineBudget(self.base_url, share)
-        self._sleep = sleep
+        self._server = Server(base_url, "a REST base", REST_URL, proxies, timeout_s, connections=4)
+        self.base_url = self._server.base
+        self._budget = budget or Budget(self.base_url, share)
+        self.sleep = sleep
+        self._proxies = proxies
         # Retries are ours, since they must see OKX's codes in the body.
-        self._proxies = proxies or Proxies()
-        self._way = partial(self._proxies.of, self.base_url)
-        self._way()  # what names it wrongly is told now
-        self._pool = bounded_http.pool(timeout_s, self._way, connections=4)
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts) | stop_after_delay(patience_s),
             wait=wait_random_exponential(multiplier=0.25, max=8.0),
@@ -89,7 +89,7 @@ class RestClient:
 
     def close(self) -> None:
         """Close idle connections; another request makes a new one."""
-        self._pool.clear()
+        self._server.close()
 
     def get(
         self,
@@ -198,15 +198,15 @@ class RestClient:
     def _once(self, path: str, query: dict[str, str], form: Callable[[Any], bool]) -> list[Any]:
         wait_s = self._budget.turn(path)
         if wait_s > 0:
-            self._sleep(wait_s)
+            self.sleep(wait_s)
         try:
-            status, body, asked_s = bounded_http.get(self._pool, self.base_url + path, _MAX_BODY, query)
-        except bounded_http.TooLarge:
+            status, body, asked_s = self._server.get(path, _MAX_BODY, query)
+        except TooLarge:
             raise Refused("", f"OKX at {self.base_url}{path} answers with more than {_MAX_BODY >> 20} MiB") from None
         except NoLogin as error:
             raise ExchangeUnavailable(f"no answer from OKX at {self.base_url}{path}: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Passing(bounded_http.in_words(error, self._way())) from None
+            raise _Passing(self._server.in_words(error)) from None
         try:
             rows = _data(status, body, path, query)
         except _Passing as reason:

@@ -2,13 +2,11 @@
 
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import DAY, MINUTE, SECOND, Timeframe
-from okxcli.errors import InvalidLine, UsageError
+from okxcli.errors import UsageError
 from okxcli.exchanges.okx.normalize import converters
 from okxcli.exchanges.okx.normalize.row_forms import TIMEFRAMES, Head
-from okxcli.exchanges.okx.rest.endpoints import RestClient
+from okxcli.exchanges.okx.rest.endpoints import RECENT_BARS, RestClient
 
-#: `candles` has the last 1440 bars, `history-candles` lags behind the present: the change is a little before that end.
-_RECENT = 1400
 #: Names of OKX's bars by ours.
 _BARS = {timeframe.name: channel.removeprefix("candle") for channel, timeframe in TIMEFRAMES.items()}
 
@@ -38,7 +36,7 @@ class ExchangeBars:
             ExchangeUnavailable: OKX could not be asked, or has no such instrument.
             InvalidLine: a row that cannot be a bar.
         """
-        edge = self.now_ms - _RECENT * timeframe.length * (31 if timeframe.months else 1)
+        edge = self.now_ms - RECENT_BARS * timeframe.length * (31 if timeframe.months else 1)
         found: dict[int, OHLCVCandle] = {}
         for low, high, recent in ((since_ms, min(until_ms, edge), False), (max(since_ms, edge), until_ms, True)):
             if low >= high:
@@ -70,9 +68,7 @@ class ExchangeBars:
         return frozenset(["base_volume"]) if len(parts) > 2 and parts[1] == "USD" else frozenset()
 
 
-def _candle(symbol: str, timeframe: Timeframe, row: object) -> OHLCVCandle:
-    if not isinstance(row, list) or not all(isinstance(item, str) for item in row):
-        raise InvalidLine(f"OKX gives a bar of {symbol} that is no list of strings")
+def _candle(symbol: str, timeframe: Timeframe, row: list[str]) -> OHLCVCandle:
     converters.refuse_odd_numbers(row)
     head = Head("candle" + bar_of(timeframe.name), symbol, None, "exchange")
     return converters.candle(row, head, spot=symbol.count("-") == 1)

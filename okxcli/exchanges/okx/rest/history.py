@@ -8,17 +8,16 @@ says something about an id only if it holds one above and one at or below it.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import orjson
 
 from okxcli.errors import Refused, UsageError
-from okxcli.exchanges.interface import Page
+from okxcli.exchanges.interface import Clock, Page
 from okxcli.exchanges.okx.channels import TRADES_PAGE
 from okxcli.exchanges.okx.normalize.row_forms import NO_TIMEFRAME, TIMEFRAMES
-from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, RestClient, Row
+from okxcli.exchanges.okx.rest.endpoints import CANDLES_PAGE, RECENT_BARS, RestClient, Row
 from okxcli.runtime.clock import iso, now_ms
-
-__all__ = ["Page", "TradeHistory", "candle_line", "trade_line"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +28,6 @@ _PAUSE_S = 0.3
 _MAX_REQUESTS = 64
 #: Keys of a trade row in the order of OKX's pushes.
 _KEYS = ("instId", "tradeId", "px", "sz", "side", "ts", "source")
-#: `candles` has the last 1440 bars and the present; `history-candles` the years before, and is behind the present.
-_RECENT_BARS = 1400
 _FIRST_STEP_MS = 60_000
 
 
@@ -46,21 +43,14 @@ def candle_line(symbol: str, bar: str, row: list[str]) -> bytes:
     return orjson.dumps({"arg": {"channel": f"candle{bar}", "instId": symbol}, "data": [row], "origin": "rest"})
 
 
+@dataclass(frozen=True, slots=True)
 class TradeHistory:
     """The past by REST. `sleep` is called between attempts that brought nothing; safe in several threads."""
 
-    def __init__(
-        self,
-        rest: RestClient,
-        *,
-        sleep: Callable[[float], object] = time.sleep,
-        attempts: int = _ATTEMPTS,
-        clock: Callable[[], int] = now_ms,
-    ) -> None:
-        self._rest = rest
-        self._sleep = sleep
-        self._attempts = attempts
-        self._clock = clock
+    rest: RestClient
+    sleep: Callable[[float], object] = time.sleep
+    attempts: int = _ATTEMPTS
+    clock: Clock = now_ms
 
     def range(self, symbol: str, first: int, last: int, known: int | None = None) -> Iterator[Page]:
         """Yield the fills with the ids `first .. last`, lowest first, at most a page of OKX's (100) at a time.
@@ -82,7 +72,7 @@ class TradeHistory:
         after = min(low + TRADES_PAGE - 1, last) + 1
         tries, nothing_below, lowest = 0, low, 0  # no id is in [low, nothing_below), `lowest` is one above, if not 0
         for _ in range(_MAX_REQUESTS):
-            page = self._rest.history_trades(symbol, after)
+            page = self.rest.history_trades(symbol, after)
             rows = {number: row for row in page if (number := int(row["tradeId"])) < after}
             above = [number for number in rows if number >= low]
             if above and min(rows) <= low:
@@ -90,18 +80,18 @@ class TradeHistory:
             if above and len(page) < TRADES_PAGE:
                 # Cut short, which another node may not be, or what is older is beyond OKX's horizon: nobody can tell.
                 tries += 1
-                if tries >= self._attempts:
+                if tries >= self.attempts:
                     return _page_of(rows, low, min(max(above), last), evidence=False)
-                self._sleep(_PAUSE_S * tries)
+                self.sleep(_PAUSE_S * tries)
                 continue
             if above:
                 lowest = min(above)
                 nothing_below = nothing_below if nothing_below <= lowest else low
             elif after > ceiling or 0 < lowest < after:  # this cache is behind, or there is nothing
                 tries += 1
-                if tries >= self._attempts:
+                if tries >= self.attempts:
                     break
-                self._sleep(_PAUSE_S * tries)
+                self.sleep(_PAUSE_S * tries)
             else:
                 nothing_below = after
             if not lowest:
@@ -118,7 +108,7 @@ class TradeHistory:
         Raises:
             Refused: there is none.
         """
-        rows = self._rest.trades(symbol, limit=1)
+        rows = self.rest.trades(symbol, limit=1)
         if not rows:
             raise Refused("", f"OKX shows no trade of {symbol}: there is no past to be had")
         return int(rows[0]["tradeId"]), int(rows[0]["ts"])
@@ -130,7 +120,7 @@ class TradeHistory:
         ids from here on may hold a few fills that are older.
         """
         before = self.last_id_before(symbol, since_ms)
-        below = self._rest.history_trades(symbol, before + 1)
+        below = self.rest.history_trades(symbol, before + 1)
         return min([before + 1, *(int(row["tradeId"]) for row in below if int(row["ts"]) >= since_ms)])
 
     def last_id_before(self, symbol: str, until_ms: int) -> int:
@@ -138,50 +128,50 @@ class TradeHistory:
 
         Times may step back: the ids up to here may hold a few fills that are younger.
         """
-        for tries in range(1, self._attempts + 1):
-            rows = self._rest.history_trades(symbol, until_ms, by_time=True)
+        for tries in range(1, self.attempts + 1):
+            rows = self.rest.history_trades(symbol, until_ms, by_time=True)
             older = [int(row["tradeId"]) for row in rows if int(row["ts"]) < until_ms]
             if older:
                 break
-            self._sleep(_PAUSE_S * tries)
+            self.sleep(_PAUSE_S * tries)
         else:
             return self._oldest(symbol, until_ms) - 1
         before = max(older)
         tries = 0
         for _ in range(_MAX_REQUESTS):
             # The cache may have been behind: fills right after it may be older than `until_ms` too.
-            rows = self._rest.history_trades(symbol, before + TRADES_PAGE)
+            rows = self.rest.history_trades(symbol, before + TRADES_PAGE)
             later = [int(row["tradeId"]) for row in rows if int(row["ts"]) < until_ms]
             if later and max(later) > before:
                 before, tries = max(later), 0
                 continue
             tries += 1
             # Only a younger fill in the same answer proves that this cache had got there.
-            if tries == self._attempts or any(int(row["tradeId"]) > before for row in rows):
+            if tries == self.attempts or any(int(row["tradeId"]) > before for row in rows):
                 break
         return before
 
     def _oldest(self, symbol: str, since_ms: int) -> int:
         """Return the lowest id that OKX shows, which is younger than `since_ms`."""
-        early, step, until = since_ms, _FIRST_STEP_MS, self._clock() + _FIRST_STEP_MS
+        early, step, until = since_ms, _FIRST_STEP_MS, self.clock() + _FIRST_STEP_MS
         rows: list[Row] = []
         while not rows:
             if early >= until:
                 return self.newest(symbol)[0] + 1
             late = min(early + step, until)
-            rows = self._rest.history_trades(symbol, late, by_time=True)
+            rows = self.rest.history_trades(symbol, late, by_time=True)
             if not rows:
                 early, step = late, step * 4
         # `early` is before all fills and `late` is not: halve until one page reaches the beginning.
         while len(rows) == TRADES_PAGE and late - early > 1:
             middle = (early + late) // 2
-            found = self._rest.history_trades(symbol, middle, by_time=True)
+            found = self.rest.history_trades(symbol, middle, by_time=True)
             if found:
                 late, rows = middle, found
             else:
                 early = middle
         lowest = min(int(row["tradeId"]) for row in rows)
-        for page in self._rest.trade_pages(symbol, lowest) if len(rows) == TRADES_PAGE else ():
+        for page in self.rest.trade_pages(symbol, lowest) if len(rows) == TRADES_PAGE else ():
             lowest = min(lowest, *(int(row["tradeId"]) for row in page))
         return lowest
 
@@ -191,9 +181,9 @@ class TradeHistory:
         None is up to the newest. The last id is below the first when there is nothing.
         """
         first = self.first_id_at(symbol, since_ms)
-        first -= bool(self._rest.history_trades(symbol, first, limit=1))
+        first -= bool(self.rest.history_trades(symbol, first, limit=1))
         last = self.newest(symbol)[0]
-        if until_ms is not None and until_ms < self._clock():
+        if until_ms is not None and until_ms < self.clock():
             last = min(last, self.last_id_before(symbol, until_ms))
         return first, last
 
@@ -218,10 +208,10 @@ class TradeHistory:
             end, wanted = start, 0
             while end < until_ms and wanted < CANDLES_PAGE:
                 end, wanted = timeframe.end_of(end), wanted + 1
-            now = self._clock()
+            now = self.clock()
             if start >= now:
                 return
-            recent = start > now - _RECENT_BARS * ((end - start) // wanted)
+            recent = start > now - RECENT_BARS * ((end - start) // wanted)
             over = wanted if end <= now else max(0, (now - start) // ((end - start) // wanted) - 1)
             # Before the listing there is nothing, page after page; an empty one elsewhere is some node's fault.
             patient = begun or recent or start == since_ms
@@ -244,13 +234,13 @@ class TradeHistory:
         may be none at all, it is asked again if `patient`.
         """
         found: dict[int, list[str]] = {}
-        for attempt in range(self._attempts):
-            for page in self._rest.candle_pages(symbol, bar, start, end, recent):
+        for attempt in range(self.attempts):
+            for page in self.rest.candle_pages(symbol, bar, start, end, recent):
                 found |= {at: row for row in page if row[-1] == "1" and start <= (at := int(row[0])) < end}
             if len(found) >= over or not (found or patient):
                 break
-            if attempt + 1 < self._attempts:
-                self._sleep(_PAUSE_S * (attempt + 1))
+            if attempt + 1 < self.attempts:
+                self.sleep(_PAUSE_S * (attempt + 1))
         return [found[at] for at in sorted(found)]
 
 

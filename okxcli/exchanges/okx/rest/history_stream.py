@@ -1,11 +1,11 @@
 """The past of several symbols as one stream of raw lines, oldest first, from OKX's REST."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 
 from okxcli.core.model import TAPE
 from okxcli.errors import UsageError
-from okxcli.exchanges.interface import Missing
+from okxcli.exchanges.interface import Missing, Progress
 from okxcli.exchanges.okx.channels import path_of
 from okxcli.exchanges.okx.rest.history import TradeHistory
 
@@ -14,9 +14,9 @@ _BAR = b'"data":[["'
 
 
 class Past:
-    """The fills (`trades-all`) or OKX's own bars (`candle1m`...) of `symbols` from `since_ms` on, before `until_ms`.
+    """The fills (`trades-all`) or OKX's own bars (`candle1m`...) of `symbols` in a span of time (begin and end in ms).
 
-    Fills begin with the one before `since_ms`, which is the link that proves the first bar. `missing` has what REST
+    Fills begin with the one before the span, which is the link that proves the first bar. `missing` has what REST
     does not show. `progress` is called with what is done and, where that is known, what there is to do.
 
     Raises:
@@ -28,20 +28,19 @@ class Past:
         history: TradeHistory,
         symbols: Iterable[str],
         channel: str,
-        since_ms: int,
-        until_ms: int,
-        progress: Callable[[int, int | None], None] = lambda done, total: None,
+        span: tuple[int, int],
+        progress: Progress = lambda done, total: None,
     ) -> None:
         path_of(channel)
         if channel != TAPE and not channel.startswith("candle"):
             raise UsageError(f"OKX keeps no past of {channel}: only of {TAPE} and of candles (candle1m, candle1H ...)")
-        if since_ms >= until_ms:
+        if span[0] >= span[1]:
             raise UsageError("--since is not before --until: there is nothing between them")
         self.missing: list[Missing] = []
         self._history = history
         self.symbols = list(dict.fromkeys(symbols))
         self._channel = channel
-        self._span = (since_ms, until_ms)
+        self._span = span
         self._progress = progress
         self._done = 0
         self._total = 0

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable
 
 import orjson
 
-from okxcli.core.model import Instrument
-from okxcli.errors import InvalidLine, OkxError
-from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.errors import OkxError
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
 
 _log = logging.getLogger(__name__)
@@ -46,9 +44,8 @@ class Catalogue:
         """
         wanted = list(symbols)
         for symbol in wanted:
-            kind = likely_kind(symbol)
-            family = _OPTION.fullmatch(symbol) if kind == "OPTION" else None
-            self._load(kind, family[1] if family else None)
+            option = _OPTION.fullmatch(symbol)
+            self._load(likely_kind(symbol), option[1] if option else None)
         for kind in LISTED_KINDS:
             if all(symbol in self._rows for symbol in wanted):
                 break
@@ -86,22 +83,3 @@ def instrument_line(row: Row) -> bytes:
     """Return an instrument's row in the shape of OKX's `instruments` push."""
     argument = {"channel": "instruments", "instType": row.get("instType", "")}
     return orjson.dumps({"arg": argument, "data": [row]})
-
-
-def listed(rest: RestClient, kinds: Iterable[str], family: str | None = None) -> list[Instrument]:
-    """Return the instruments of `kinds` (`spot`, `swap`, `futures`; `option` with its family), sorted by symbol.
-
-    Rows that cannot be instruments are left out, and the log says so.
-
-    Raises:
-        ExchangeUnavailable: a list could not be had.
-    """
-    normalizer = Normalizer()
-    found: list[Instrument] = []
-    for kind in kinds:
-        for row in rest.instruments(kind.upper(), family if kind == "option" else None):
-            try:
-                found += [line for line in normalizer.feed(instrument_line(row)) if isinstance(line, Instrument)]
-            except InvalidLine as reason:
-                _log.warning("an instrument is left out: %s", reason)
-    return sorted(found, key=lambda instrument: instrument.symbol)

@@ -82,8 +82,8 @@ def fetch(server, folder, since=MIDNIGHT, until=MIDNIGHT + DAY, **more):
     return loader.fetch("BTC-USDT", since, until, LATER, **more), loader
 
 
-def texts(since, until, now=LATER, monthly=True):
-    return [[period.text for period in choice] for choice in periods(since, until, now, monthly)]
+def texts(since, until, now=LATER):
+    return [[period.text for period in choice] for choice in periods(since, until, now)]
 
 
 def test_days_are_those_of_utc_8():
@@ -101,7 +101,6 @@ def test_whole_months_come_as_one_file():
     found = texts(april - DAY, MIDNIGHT - 16 * DAY)
     assert [choice[0] for choice in found] == ["2026-03-31", "2026-04", "2026-05-01"]
     assert found[1][1:] == [f"2026-04-{day:02d}" for day in range(1, 31)]
-    assert len(texts(april, MIDNIGHT - 17 * DAY, monthly=False)) == 30
     assert texts(april, MIDNIGHT - 18 * DAY)[0] == ["2026-04-01"]
 
 

@@ -330,15 +330,6 @@ def test_names():
     ] * 3
 
 
-def test_trades_is_the_flat_form(tmp_path):
-    """`trades` gives the same lines one by one."""
-    daily(tmp_path, "BTC-USDT", made(300))
-    span = (MIDNIGHT, MIDNIGHT + HOUR)
-    lines = list(raw_lines.trades([tmp_path], ["BTC-USDT"], *span))
-    assert lines == [raw for part in Archive([tmp_path], ["BTC-USDT"], *span).lines() for raw in part]
-    assert 10 < len(lines) < 300
-
-
 def test_header_alone_is_an_empty_day(tmp_path):
     """A day without trades is no fault."""
     path = write(tmp_path, "BTC-USDT-trades-2026-05-17", (MODERN + "\n").encode())

@@ -13,8 +13,9 @@ import pytest
 from okxcli.errors import ExchangeUnavailable, NoSuchInstrument, Refused, UsageError
 from okxcli.exchanges.okx.rest import endpoints
 from okxcli.exchanges.okx.rest.endpoints import RestClient
-from okxcli.exchanges.okx.rest.instrument_list import Catalogue, listed
-from okxcli.exchanges.okx.rest.rate_limits import Budget, Window
+from okxcli.exchanges.okx.rest.instrument_list import Catalogue
+from okxcli.exchanges.okx.rest.rate_limits import Budget
+from okxcli.exchanges.okx.rest.rest_market import RestMarket
 from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.clock import now_ms
 
@@ -214,22 +215,22 @@ def test_a_page_that_does_not_move_ends_the_walk(server, client):
 
 def test_a_burst_is_spread_over_the_windows():
     """Not more than the allowed number in any window, with a tenth to spare; the first ones go at once."""
-    now = [100.0]
-    window = Window(20, 2.0, clock=lambda: now[0])
-    turns = [window.turn() for _ in range(60)]
+    now, path = [100 * 10**9], "/api/v5/market/history-trades"  # 20 in 2 s
+    window = Budget(clock=lambda: now[0])
+    turns = [window.turn(path) for _ in range(60)]
     assert turns[:18] == [0.0] * 18
     times = sorted(turns)
     assert all(len([t for t in times if start <= t < start + 2.0]) <= 18 for start in times)
     assert max(turns) < 8.0
-    now[0] += 100
-    assert window.turn() == 0.0
+    now[0] += 100 * 10**9
+    assert window.turn(path) == 0.0
 
 
 def test_pause_holds_all_turns():
     """After OKX said that it is too much, nothing goes out for the pause."""
-    window = Window(20, 2.0, clock=lambda: 50.0)
-    window.pause(1.0)
-    assert all(turn >= 1.0 - 1e-9 for turn in (window.turn() for _ in range(40)))
+    window, path = Budget(clock=lambda: 50 * 10**9), "/api/v5/market/history-trades"
+    window.pause(path, 1.0)
+    assert all(turn >= 1.0 - 1e-9 for turn in (window.turn(path) for _ in range(40)))
 
 
 def test_against_the_local_exchange():
@@ -269,7 +270,7 @@ def test_a_clock_of_the_exchange(monkeypatch, site, off_ms, told):
 def test_catalogue_finds_kinds_and_nearest_names():
     """A symbol is found in the list that has it; each list is asked for once; a mistyped name has a neighbour."""
     with LocalExchange(["BTC-USDT", "ETH-USDT", "BTC-USDT-SWAP"], rate=1, history_s=1) as exchange:
-        client = RestClient(exchange.rest_url, budget=Budget())
+        client = RestMarket(exchange.rest_url, budget=Budget())
         asked = Counter()
         fetch = client.instruments
         client.instruments = lambda kind, family=None: asked.update([kind]) or fetch(kind, family)
@@ -280,7 +281,7 @@ def test_catalogue_finds_kinds_and_nearest_names():
         assert catalogue.nearest("eth-usdt") == "ETH-USDT"
         assert catalogue.nearest("ZZZZZZ") is None
         assert max(asked.values()) == 1
-        assert [i.symbol for i in listed(client, ["swap", "spot"])] == ["BTC-USDT", "BTC-USDT-SWAP", "ETH-USDT"]
+        assert [i.symbol for i in client.listed(["swap", "spot"])] == ["BTC-USDT", "BTC-USDT-SWAP", "ETH-USDT"]
         client.close()
 
 

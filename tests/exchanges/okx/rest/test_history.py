@@ -264,7 +264,7 @@ class FreeBudget(Budget):
 def test_the_local_exchange_has_it_all(exchange, rest):
     """Every fill of a span, as lines that normalize takes, with the fill before the first; merged by time."""
     now = exchange.now_ms()
-    past = Past(TradeHistory(rest), ["ETH-USDT", "BTC-USDT"], "trades-all", now - 300_000, now)
+    past = Past(TradeHistory(rest), ["ETH-USDT", "BTC-USDT"], "trades-all", (now - 300_000, now))
     lines = list(past.lines())
     normalizer = Normalizer()
     trades = [trade for line in lines for trade in normalizer.feed(line)]
@@ -386,4 +386,4 @@ def test_candles_that_have_no_timeframe():
     with pytest.raises(UsageError, match="no candles of 7m"):
         list(TradeHistory(Nodes([1])).candles("X-Y", "7m", 0, 1))
     with pytest.raises(UsageError, match="keeps no past of books5"):
-        Past(TradeHistory(Nodes([1])), ["X-Y"], "books5", 0, 1)
+        Past(TradeHistory(Nodes([1])), ["X-Y"], "books5", (0, 1))
