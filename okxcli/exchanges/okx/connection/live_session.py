@@ -26,16 +26,16 @@ class ConnectionState:
     trouble: str
 
 
+@dataclass(eq=False, slots=True)
 class Link:
     """One socket and its session."""
 
-    def __init__(self, wire: Wire, session: Session) -> None:
-        self.wire = wire
-        self.session = session
-        self.leaving = False
-        self.until_ms: int | None = None  # leaving, and its successor is ready
-        self.pushes = 0
-        self.behind_ms = 0  # when there was last more to read than had been read
+    wire: Wire
+    session: Session
+    leaving: bool = False
+    until_ms: int | None = None  # leaving, and its successor is ready
+    pushes: int = 0
+    behind_ms: int = 0  # when there was last more to read than had been read
 
 
 class PutOff:

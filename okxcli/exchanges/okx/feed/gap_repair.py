@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.interface import Page
@@ -49,6 +49,7 @@ class _Answer:
     error: OkxError | None = None
 
 
+@dataclass(eq=False, slots=True)
 class Repair:
     """Fills holes of `holes` from `history`. `since_ms` is where symbols begin whose first id is not known.
 
@@ -56,48 +57,40 @@ class Repair:
     those of the feed (a stamp).
     """
 
-    def __init__(
-        self,
-        holes: GapTracker,
-        history: TradeHistory,
-        poke: Callable[[], None],
-        dress: Callable[[list[bytes]], list[bytes]],
-        since_ms: int | None = None,
-    ) -> None:
-        self._holes = holes
-        self._history = history
-        self._poke = poke
-        self._dress = dress
-        self._since_ms = since_ms
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._answers: queue.Queue[_Answer] = queue.Queue(_MAX_PAGES)
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._due: int | None = None
-        self._due_changed = threading.Condition()
+    holes: GapTracker
+    history: TradeHistory
+    poke: Callable[[], None]
+    dress: Callable[[list[bytes]], list[bytes]]
+    since_ms: int | None = None
+    _jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue, init=False)
+    _answers: queue.Queue[_Answer] = field(default_factory=lambda: queue.Queue(_MAX_PAGES), init=False)
+    _stopping: threading.Event = field(default_factory=threading.Event, init=False)
+    _threads: list[threading.Thread] = field(default_factory=list, init=False)
+    _due: int | None = field(default=None, init=False)
+    _due_changed: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """What was seen and done: holes, fills repaired, left to backfill, absent, and old lines dropped."""
-        return self._holes.counts
+        return self.holes.counts
 
     def feed(self, lines: list[bytes], overlap: bool = False) -> list[bytes]:
         """Take what has come from the sockets; return what is to be written, in its order."""
         now = passed_ms()
         out = self._take_answers(now)
-        out += self._holes.feed(lines, now, overlap)
-        out += self._holes.tick(now)
+        out += self.holes.feed(lines, now, overlap)
+        out += self.holes.tick(now)
         if not self._stopping.is_set():
-            for fetch in self._holes.fetches(now):
+            for fetch in self.holes.fetches(now):
                 _log.debug("asking REST: %s", fetch)
                 self._jobs.put(_Job(fetch))
-            self._watch(self._holes.due())
+            self._watch(self.holes.due())
         return out
 
     def retape(self, symbols: list[str], resume: Mapping[str, int]) -> list[bytes]:
         """Look after these symbols from now on; return what was held of those that are not among them any more."""
-        out = self._holes.retape(symbols, resume)
-        self._poke()
+        out = self.holes.retape(symbols, resume)
+        self.poke()
         return out
 
     def stop(self) -> None:
@@ -113,7 +106,7 @@ class Repair:
 
     def release(self) -> list[bytes]:
         """Return what is still held, in its order; after `stop`, until there is none."""
-        return self._holes.release()
+        return self.holes.release()
 
     def _take_answers(self, now: int) -> list[bytes]:
         out: list[bytes] = []
@@ -122,13 +115,13 @@ class Repair:
                 answer = self._answers.get_nowait()
                 fetch = answer.fetch
                 if answer.page is not None:
-                    out += self._holes.page(fetch, answer.page._replace(lines=self._dress(answer.page.lines)), now)
+                    out += self.holes.page(fetch, answer.page._replace(lines=self.dress(answer.page.lines)), now)
                 elif answer.error is None:
-                    out += self._holes.ended(fetch, now)
+                    out += self.holes.ended(fetch, now)
                 else:
                     _log.debug("no answer to %s: %s", fetch, answer.error)
                     for_good = isinstance(answer.error, NoSuchInstrument | _TooFar)
-                    out += self._holes.failed(fetch, now, str(answer.error), for_good)
+                    out += self.holes.failed(fetch, now, str(answer.error), for_good)
         return out
 
     def _watch(self, due: int | None) -> None:
@@ -155,14 +148,14 @@ class Repair:
                     self._due_changed.wait(wait_s)
                     continue
                 self._due = None  # `feed` sets the next one
-            self._poke()
+            self.poke()
 
     def _work(self) -> None:
         while not self._stopping.is_set():
             job = self._jobs.get()
             if job is None:
                 return
-            if not self._holes.wanted(job.fetch):
+            if not self.holes.wanted(job.fetch):
                 continue
             try:
                 if job.pages is None:
@@ -182,13 +175,13 @@ class Repair:
         while not self._stopping.is_set():
             with contextlib.suppress(queue.Full):
                 self._answers.put(answer, timeout=0.2)
-                self._poke()
+                self.poke()
                 return
 
     def _pages(self, fetch: Fetch) -> Iterator[Page]:
         if fetch.first is None:
-            return self._history.trades(fetch.symbol, self._since_ms or 0)
-        last = self._history.newest(fetch.symbol)[0] if fetch.last is None else fetch.last
+            return self.history.trades(fetch.symbol, self.since_ms or 0)
+        last = self.history.newest(fetch.symbol)[0] if fetch.last is None else fetch.last
         if fetch.limited and last - fetch.first >= RESUME_IDS:
             raise _TooFar(f"{last - fetch.first + 1} fills behind; okx backfill will fetch them")
-        return self._history.range(fetch.symbol, fetch.first, last, fetch.known)
+        return self.history.range(fetch.symbol, fetch.first, last, fetch.known)

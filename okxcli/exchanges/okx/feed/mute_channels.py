@@ -117,18 +117,16 @@ class _Record:
     told: bool = False  # that it brings something again
 
 
+@dataclass(eq=False, slots=True)
 class Watchdog:
-    """Watches all channels of a feed. `times` replace the constants above, in milliseconds."""
+    """Watches all channels of a feed. Its times replace the constants above, in milliseconds."""
 
-    def __init__(
-        self, silence_ms: int = SILENCE_MS, again_ms: int = AGAIN_MS, hold_ms: int = HOLD_MS, forget_ms: int = FORGET_MS
-    ) -> None:
-        self._silence_ms = silence_ms
-        self._again_ms = again_ms
-        self._hold_ms = hold_ms
-        self._forget_ms = forget_ms
-        self._silent: dict[Subscription, _Silence] = {}
-        self._records: dict[Subscription, _Record] = {}
+    silence_ms: int = SILENCE_MS
+    again_ms: int = AGAIN_MS
+    hold_ms: int = HOLD_MS
+    forget_ms: int = FORGET_MS
+    _silent: dict[Subscription, _Silence] = field(default_factory=dict, init=False)
+    _records: dict[Subscription, _Record] = field(default_factory=dict, init=False)
 
     def due(self, seen: Mapping[Subscription, Seen], now: int) -> list[Subscription]:
         """Return the channels to look at now, those that are suspected first.
@@ -146,13 +144,13 @@ class Watchdog:
             if silence is not None:
                 due_ms = silence.looked_ms + self._pace(silence)
             else:  # of what has brought nothing yet it must be known soon where the market stands
-                due_ms = one.since_ms + (self._silence_ms if one.frame else self._again_ms)
+                due_ms = one.since_ms + (self.silence_ms if one.frame else self.again_ms)
             if now >= due_ms:
                 found.append((silence is None or silence.suspected_ms is None, due_ms, subscription))
         return [subscription for _, _, subscription in sorted(found)]
 
     def _pace(self, silence: _Silence) -> int:
-        return self._silence_ms if silence.suspected_ms is None else self._again_ms
+        return self.silence_ms if silence.suspected_ms is None else self.again_ms
 
     def found(
         self, subscription: Subscription, witness: str, position: Position, seen: Seen, now: int
@@ -169,12 +167,12 @@ class Watchdog:
             reached = delivered(subscription.channel, seen.frame) if witness == "id" else None
             silence.floors[witness] = position if reached is None else reached
             if reached is None and first:
-                silence.looked_ms = now + self._again_ms - self._silence_ms  # it takes two to compare
+                silence.looked_ms = now + self.again_ms - self.silence_ms  # it takes two to compare
         if not position.newer_than(silence.floors[witness]):
             return None
         if silence.suspected_ms is None:
             silence.suspected_ms = now
-        if now - silence.suspected_ms < self._again_ms:
+        if now - silence.suspected_ms < self.again_ms:
             return None
         return self._act(subscription, silence, witness, position, now)
 
@@ -187,14 +185,14 @@ class Watchdog:
         self, subscription: Subscription, silence: _Silence, witness: str, position: Position, now: int
     ) -> Verdict:
         before = self._records.get(subscription)
-        strikes = 1 if before is None or now - before.acted_ms >= self._forget_ms else before.strikes + 1
+        strikes = 1 if before is None or now - before.acted_ms >= self.forget_ms else before.strikes + 1
         record = self._records[subscription] = _Record(strikes, now, pushes=silence.pushes)
         silence.floors = {witness: position}  # from here on only what comes later counts
         silence.suspected_ms = None
-        silence.looked_ms = now + self._again_ms - self._silence_ms
+        silence.looked_ms = now + self.again_ms - self.silence_ms
         if strikes == 1:
             return Verdict.RENEW
-        record.hold_until_ms = now + min(self._hold_ms << min(strikes - 2, 10), MAX_HOLD_MS)
+        record.hold_until_ms = now + min(self.hold_ms << min(strikes - 2, 10), MAX_HOLD_MS)
         return Verdict.REPLACE
 
     def recovered(self, seen: Mapping[Subscription, Seen]) -> list[Subscription]:
