@@ -213,8 +213,7 @@ class Candles:
         """Return the ids between the stored bars that the exchange has not shown and that are not proven absent."""
         held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         open_ids = [(one.first, one.last) for one in held if one.answers and not one.noted]
-        holes = self._chain(symbol).holes()
-        return id_ledger.subtract(holes, id_ledger.subtract(holes, open_ids))
+        return id_ledger.common(self._chain(symbol).holes(), open_ids)
 
     def _make(self, plan: Plan, stretch: Stretch, counts: Counter[str]) -> list[Stretch]:
         """Store the bars of a stretch; return the stretches beside it into which some of its fills belong."""
@@ -326,9 +325,7 @@ class Candles:
         if not page.missing:
             return []
         connection, now = self._tools.connection, self._tools.clock()
-        with connection.transaction():
-            id_ledger.introduce(connection, [(self._tools.name, symbol)])
-            id_ledger.lock(connection, [(self._tools.name, symbol)])
+        with id_ledger.locked(connection, (self._tools.name, symbol)):
             found = unsettled.load(connection, self._tools.name, symbol)
             if page.evidence:
                 answered = unsettled.answered(found, [(page.first, page.last)], page.missing, now)
@@ -337,7 +334,7 @@ class Candles:
                 found = [replace(one, noted=True) if one in gone else one for one in answered]
                 unsettled.save(connection, self._tools.name, symbol, found)
         noted = [(one.first, one.last) for one in found if one.noted]
-        return id_ledger.subtract(page.missing, id_ledger.subtract(page.missing, noted))
+        return id_ledger.common(page.missing, noted)
 
     # ---- bars
 

@@ -69,7 +69,7 @@ class Plan:
     @property
     def count(self) -> int:
         """How many ids are wanted, those counted that exist for certain."""
-        return sum(last - first + 1 for first, last in id_ledger.subtract(self.wanted, [(self.link, self.link)]))
+        return id_ledger.size(id_ledger.subtract(self.wanted, [(self.link, self.link)]))
 
 
 def pages(wanted: Ranges, size: int) -> Ranges:

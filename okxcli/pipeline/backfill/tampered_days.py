@@ -5,7 +5,6 @@ from collections import Counter
 
 from psycopg import sql
 
-from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.tape import FAR
 from okxcli.exchanges.interface import Page
@@ -18,8 +17,8 @@ from okxcli.storage.ledger.id_ledger import Ranges, holds
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.ledger.recount import Difference
 from okxcli.storage.rows.copying import copy
-from okxcli.storage.rows.outcome import TAKEN_OUT, Refused, quarantine
-from okxcli.storage.rows.row_format import columns_of, fields_of, stamp, trade_rows
+from okxcli.storage.rows.outcome import TAKEN_OUT
+from okxcli.storage.rows.row_format import columns_of, fields_of, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS, Partitions, start_of
 
 _log = logging.getLogger(__name__)
@@ -73,8 +72,7 @@ class Healer:
             return False
         recount.repair(connection, self._tools.name, symbol, days)
         if beyond:  # ids that the exchange has not given out are not missing
-            with connection.transaction():
-                id_ledger.lock(connection, [(self._tools.name, symbol)])
+            with id_ledger.locked(connection, (self._tools.name, symbol)):
                 held = unsettled.load(connection, self._tools.name, symbol)
                 unsettled.save(connection, self._tools.name, symbol, unsettled.without(held, beyond))
         for day in sorted(days):
@@ -132,16 +130,9 @@ class Healer:
         fills = {own.trade_id: own for _, own in wrong if own is not None}
         days = {own.timestamp // DAY_MS for own in fills.values()}
         Partitions().ensure(connection, "raw_trades", days, -1)
-        with connection.transaction():
-            id_ledger.lock(connection, [(self._tools.name, symbol)])
+        with id_ledger.locked(connection, (self._tools.name, symbol)):
             for row, own in wrong:
-                seen = None if own is None else encode(own)
-                quarantine(connection, [Refused(row, TAKEN_OUT + "not what the exchange says", seen)], {})
-                connection.execute(
-                    "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
-                    " AND timestamp = %s::timestamptz",
-                    [self._tools.name, symbol, row.trade_id, stamp(row.timestamp)],
-                )
+                recount.take_out(connection, row, TAKEN_OUT + "not what the exchange says", own)
             there = connection.execute(
                 "SELECT trade_id FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0"
                 " AND trade_id = ANY(%s)",

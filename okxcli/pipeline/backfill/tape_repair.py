@@ -10,7 +10,7 @@ from okxcli.pipeline.backfill.fetch_plan import Plan, pages
 from okxcli.pipeline.backfill.tools import COMMIT_PAGES, FOREVER_MS, TAIL_MS, Tools
 from okxcli.storage.candles.flat_bars import flats, store_flats
 from okxcli.storage.candles.outdated import stale
-from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.candles.rebuild import largest_part, rebuild
 from okxcli.storage.candles.remake import make_anew
 from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
@@ -76,23 +76,11 @@ class Tape:
     def _beginning(self, symbol: str, since_ms: int | None, until_ms: int | None) -> Plan:
         """Return the plan for a symbol of which no fill is stored."""
         if since_ms is None:
-            return Plan(
-                symbol,
-                self._tools.page,
-                note=f"nothing of {symbol} is stored. Say where to begin: --since 1d",
-            )
+            return Plan(symbol, self._tools.page, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
         begin = max(self._tools.history.first_id_at(symbol, since_ms) - 1, 1)
         end, end_ms = self._tools.newest_before(symbol, until_ms)
         wanted = [(begin, end)] if begin < end else []
-        return Plan(
-            symbol,
-            self._tools.page,
-            wanted=wanted,
-            ceiling=end,
-            link=begin,
-            begin_ms=since_ms,
-            end_ms=end_ms,
-        )
+        return Plan(symbol, self._tools.page, wanted, ceiling=end, link=begin, begin_ms=since_ms, end_ms=end_ms)
 
     def spans(self, plan: Plan) -> list[tuple[int, int, int]]:
         """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides.
@@ -194,9 +182,7 @@ class Tape:
         if not any(page.missing for page in held):
             return
         key = (self._tools.name, plan.symbol)
-        with self._tools.connection.transaction():
-            id_ledger.introduce(self._tools.connection, [key])
-            id_ledger.lock(self._tools.connection, [key])
+        with id_ledger.locked(self._tools.connection, key):
             proof = Proof.load(self._tools.connection, *key)
             now = self._tools.clock()
             again = unsettled.due_again(unsettled.load(self._tools.connection, *key), now)
@@ -206,15 +192,14 @@ class Tape:
                 lacking = id_ledger.subtract(page.missing, [*proof.covered, *settled])
                 if page.evidence and lacking:
                     gone = unsettled.settle(self._tools.connection, *key, asked, lacking, now, self._tools.spread_ms)
-                    counts["absent"] += sum(last - first + 1 for first, last in gone)
+                    counts["absent"] += id_ledger.size(gone)
 
     def _tidy(self, symbol: str) -> None:
         """Forget the doubts about ids that are here by now."""
         held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         left = unsettled.without(held, Proof.load(self._tools.connection, self._tools.name, symbol).covered)
         if left != held:
-            with self._tools.connection.transaction():
-                id_ledger.lock(self._tools.connection, [(self._tools.name, symbol)])
+            with id_ledger.locked(self._tools.connection, (self._tools.name, symbol)):
                 unsettled.save(self._tools.connection, self._tools.name, symbol, left)
 
     def doubtful(self, symbol: str) -> Ranges:
@@ -232,8 +217,7 @@ class Tape:
         for at, frame in enumerate(self._frames):
             proof = Proof.load(connection, self._tools.name, symbol)
             starts = stale(connection, proof, frame, since, until)
-            smaller = [other for other in self._frames[:at] if frame.holds(other)]
-            source = smaller[-1] if smaller else None
+            source = largest_part(frame, self._frames[:at])
             changed += rebuild(connection, self._tools.name, symbol, frame, starts, source=source)
             if self._tools.fill:
                 proof = Proof.load(connection, self._tools.name, symbol)
@@ -248,21 +232,18 @@ class Tape:
         `retire` is to follow, when the fills have come or have not.
         """
         key = (self._tools.name, symbol)
-        with self._tools.connection.transaction():
-            id_ledger.introduce(self._tools.connection, [key])
-            id_ledger.lock(self._tools.connection, [key])
+        with id_ledger.locked(self._tools.connection, key):
             days = id_ledger.unarchive(self._tools.connection, *key, since_ms, until_ms)
             ids = id_ledger.union(part for one in days for part in one.ids)
             unsettled.want(self._tools.connection, *key, ids)
         self._restored[symbol] = days
-        return sum(last - first + 1 for first, last in ids)
+        return id_ledger.size(ids)
 
     def retire(self, symbol: str) -> None:
         """Leave those fills of restored days as they were that the exchange does not show any more."""
         key, connection = (self._tools.name, symbol), self._tools.connection
         for one in self._restored.pop(symbol, ()):
-            with connection.transaction():
-                id_ledger.lock(connection, [key])
+            with id_ledger.locked(connection, key):
                 lost = id_ledger.subtract(one.ids, Proof.load(connection, *key).known)
                 if lost:
                     id_ledger.archive(connection, *key, one)

@@ -6,6 +6,7 @@ from typing import LiteralString
 
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.core.timeframes import parse_list
+from okxcli.storage.ledger.id_ledger import size
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.rows.reader import snapshot
 from okxcli.storage.rows.row_format import stamp
@@ -132,22 +133,18 @@ def _tape(proof: Proof, rate: int) -> Freshness:
         proof.last_time,
         _pause(proof),
         ahead=bool(proof.ahead),
-        trades=_count(proof.covered) + _count(proof.retired),
+        trades=size(proof.covered) + size(proof.retired),
         rate=rate,
-        missing=_count(proof.holes()),
-        absent=_count(proof.absent),
+        missing=size(proof.holes()),
+        absent=size(proof.absent),
     )
-
-
-def _count(ranges: list[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in ranges)
 
 
 def _pause(proof: Proof) -> int:
     """Return the usual pause between two fills (ms), by those of the last days."""
     end = proof.last_time or 0
     days = [day for day in proof.days if day.start > end - _USUAL_DAYS * DAY_MS and day.first_time is not None]
-    fills = sum(_count(day.covered) for day in days)
+    fills = sum(size(day.covered) for day in days)
     return (end - min(day.first_time or 0 for day in days)) // fills if fills >= _USUAL_FILLS else 0
 
 

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.errors import UsageError
-from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.candles.rebuild import largest_part, rebuild
 from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Ranges
@@ -63,9 +63,7 @@ def forget(
     """
     key = (exchange, symbol)
     ids: Ranges = [(first, last)]
-    with connection.transaction(force_rollback=not done):
-        id_ledger.introduce(connection, [key])
-        id_ledger.lock(connection, [key])
+    with id_ledger.locked(connection, key, force_rollback=not done):
         before = Proof.load(connection, *key)
         low, high = before.below(first), before.above(last)
         times = before.times(connection, [n for n in (low, high) if n is not None])
@@ -91,8 +89,8 @@ def forget(
     return Forgotten(
         len(rows),
         0 if absent_only else had - len(rows),
-        sum(b - a + 1 for a, b in absent),
-        sum(b - a + 1 for a, b in lost),
+        id_ledger.size(absent),
+        id_ledger.size(lost),
         candles,
     )
 
@@ -196,8 +194,8 @@ def _make_bars(connection: Connection, exchange: str, symbol: str, moments: list
     frames = stored_frames(connection, (exchange, symbol)) if moments else ()
     for at, frame in enumerate(frames):
         starts = sorted({frame.start_of(moment) for moment in moments})
-        smaller = [other for other in frames[:at] if frame.holds(other)]
-        rebuild(connection, exchange, symbol, frame, starts, source=smaller[-1] if smaller else None, force=True)
+        source = largest_part(frame, frames[:at])
+        rebuild(connection, exchange, symbol, frame, starts, source=source, force=True)
         newest = Proof.load(connection, exchange, symbol).last_time
         connection.execute(
             "DELETE FROM market_data WHERE exchange = %s AND symbol = %s AND origin = 'trades' AND timeframe = %s"
