@@ -273,52 +273,36 @@ class Candles:
             yield Stretch(max(min(ids) - 1, 1), max(ids) + 1, since, until)
 
     def _fills(
-        self,
-        plan: Plan,
-        stretch: Stretch,
-        writer: Writer,
-        maker: RealTimeCandleProcessor,
-        counts: Counter[str],
+        self, plan: Plan, stretch: Stretch, writer: Writer, maker: RealTimeCandleProcessor, counts: Counter[str]
     ) -> Iterator[StandardizedTrade]:
         """Yield the fills of a stretch by rising id: whole days from files that were fetched, the others from REST."""
-        at = stretch.first
+
+        def asked(first: int, last: int) -> Iterator[StandardizedTrade]:
+            """Yield the fills `first .. last`; what is not there is told to `maker` once that is proven."""
+            for number, page in enumerate(tools.history.range(plan.symbol, first, last, max(plan.ceiling, last)), 1):
+                counts["requests"] += 1
+                for fill in tools.fills(page):
+                    counts["fetched"] += count_within(plan.wanted, fill.trade_id, fill.trade_id)
+                    yield fill
+                for low, high in self._absent(plan.symbol, page, counts):
+                    maker.absent(Absent(tools.name, plan.symbol, low, high))
+                if number % COMMIT_PAGES == 0:
+                    writer.flush()
+                tools.page_done()
+                if tools.stopped():
+                    return
+
+        tools, at = self._tools, stretch.first
         for fill in self._files.fills(plan, stretch.since_ms, stretch.until_ms) if self._files is not None else ():
             if not at <= fill.trade_id <= stretch.last:
                 continue
-            yield from self._asked(plan, at, fill.trade_id - 1, writer, maker, counts)
-            if self._tools.stopped():
+            yield from asked(at, fill.trade_id - 1)
+            if tools.stopped():
                 return
             counts["files"] += count_within(plan.wanted, fill.trade_id, fill.trade_id)
             yield fill
             at = fill.trade_id + 1
-        yield from self._asked(plan, at, stretch.last, writer, maker, counts)
-
-    def _asked(
-        self,
-        plan: Plan,
-        first: int,
-        last: int,
-        writer: Writer,
-        maker: RealTimeCandleProcessor,
-        counts: Counter[str],
-    ) -> Iterator[StandardizedTrade]:
-        """Yield the fills `first .. last` from REST; what is not there is told to `maker` once that is proven."""
-        tools = self._tools
-        pages = tools.history.range(plan.symbol, first, last, max(plan.ceiling, last))
-        for number, page in enumerate(pages, 1):
-            counts["requests"] += 1
-            for raw in page.lines:
-                for line in tools.normalized(raw):
-                    if isinstance(line, StandardizedTrade):
-                        counts["fetched"] += count_within(plan.wanted, line.trade_id, line.trade_id)
-                        yield line
-            for low, high in self._absent(plan.symbol, page, counts):
-                maker.absent(Absent(self._tools.name, plan.symbol, low, high))
-            if number % COMMIT_PAGES == 0:
-                writer.flush()
-            tools.page_done()
-            if tools.stopped():
-                return
+        yield from asked(at, stretch.last)
 
     def _absent(self, symbol: str, page: Page, counts: Counter[str]) -> Ranges:
         """Take note of what an answer lacks; return those ids of the page that are proven absent by now."""
@@ -383,12 +367,8 @@ def _joined(stretches: list[Stretch]) -> list[Stretch]:
     for one in sorted(stretches):
         if found and (one.first <= found[-1].last + 1 or one.since_ms < found[-1].until_ms):
             before = found[-1]
-            found[-1] = Stretch(
-                before.first,
-                max(before.last, one.last),
-                min(before.since_ms, one.since_ms),
-                max(before.until_ms, one.until_ms),
-            )
+            span = min(before.since_ms, one.since_ms), max(before.until_ms, one.until_ms)
+            found[-1] = Stretch(before.first, max(before.last, one.last), *span)
         else:
             found.append(one)
     return found

@@ -182,13 +182,9 @@ class Backfill:
         return {
             "symbol": plan.symbol,
             "missing": plan.count,
-            "files": counts["files"],
-            "fetched": counts["fetched"],
-            "absent": counts["absent"],
+            **{name: counts[name] for name in ("files", "fetched", "absent")},
             "left": left,
-            "damaged": counts["damaged"],
-            "candles": counts["candles"],
-            "requests": counts["requests"],
+            **{name: counts[name] for name in ("damaged", "candles", "requests")},
         }
 
     def _settled(

@@ -105,12 +105,7 @@ class Healer:
 
     def _wrong(self, symbol: str, page: Page, newest: int) -> tuple[list[_Pair], bool]:
         """Return the rows of a page that are not the exchange's fills, each with that, and whether it told of all."""
-        fills = {
-            line.trade_id: line
-            for raw in page.lines
-            for line in self._tools.normalized(raw)
-            if isinstance(line, StandardizedTrade)
-        }
+        fills = {fill.trade_id: fill for fill in self._tools.fills(page)}
         rows = self._tools.connection.execute(_ROWS, [self._tools.name, symbol, page.first, page.last], binary=True)
         wrong: list[_Pair] = []
         sure = True

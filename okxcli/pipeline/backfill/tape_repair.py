@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 
-from okxcli.core.model import StandardizedTrade
 from okxcli.core.timeframes import Timeframe
 from okxcli.exchanges.interface import Page
 from okxcli.pipeline.backfill.fetch_plan import Plan, pages
@@ -170,11 +169,10 @@ class Tape:
 
     def _take(self, plan: Plan, page: Page, writer: Writer, counts: Counter[str]) -> None:
         counts["requests"] += 1
-        for raw in page.lines:
-            for line in self._tools.normalized(raw):
-                if isinstance(line, StandardizedTrade) and count_within(plan.wanted, line.trade_id, line.trade_id):
-                    counts["fetched"] += 1
-                    writer.add(line)
+        for fill in self._tools.fills(page):
+            if count_within(plan.wanted, fill.trade_id, fill.trade_id):
+                counts["fetched"] += 1
+                writer.add(fill)
 
     def _commit(self, plan: Plan, held: list[Page], writer: Writer, counts: Counter[str]) -> None:
         """Store the fills of some pages, then what their answers prove about the ids that they lack."""

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from okxcli.core.model import Line
+from okxcli.core.model import Line, StandardizedTrade
 from okxcli.core.tape import SPREAD_MS
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.interface import Exchange, History, Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import Exchange, History, Normalizer, Page, PartlyInvalid
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
@@ -76,6 +76,11 @@ class Tools:
         except InvalidLine as reason:
             _log.warning("rejected a message: %s: %s", reason, raw[:300].decode(errors="replace"))
             return []
+
+    def fills(self, page: Page) -> Iterator[StandardizedTrade]:
+        """Yield the fills that an answer holds."""
+        for raw in page.lines:
+            yield from (line for line in self.normalized(raw) if isinstance(line, StandardizedTrade))
 
     def introduce(self, symbol: str, writer: Writer) -> None:
         """Store what a symbol is, if nothing says so yet: it tells what the sizes in its bars mean."""
