@@ -175,9 +175,7 @@ class Candles:
 
     def left(self, plan: Plan) -> int:
         """Return how many of the wanted ids are in no bar yet, and not absent."""
-        known = self._chain(plan.symbol).known
-        here = sum(count_within(known, first, last) for first, last in plan.wanted)
-        return plan.count - here + count_within(known, plan.link, plan.link)
+        return plan.left(self._chain(plan.symbol).known)
 
     # ---- doing it
 

@@ -114,9 +114,7 @@ class Tape:
 
     def left(self, plan: Plan) -> int:
         """Return how many of the wanted ids are not known yet."""
-        proof = Proof.load(self._tools.connection, self._tools.name, plan.symbol)
-        here = sum(count_within(proof.known, first, last) for first, last in plan.wanted)
-        return plan.count - here + count_within(proof.known, plan.link, plan.link)
+        return plan.left(Proof.load(self._tools.connection, self._tools.name, plan.symbol).known)
 
     # ---- doing it
 

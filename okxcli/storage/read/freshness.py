@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
+from psycopg import sql
+
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.ledger.id_ledger import size
@@ -189,11 +191,15 @@ def cure_of_ahead(symbol: str, channel: str, ids: str = "") -> str:
 
 def database_size(connection: Connection) -> int:
     """Return the bytes that the database takes on disk."""
-    row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
-    return int(row[0]) if row is not None else 0
+    return number(connection, "SELECT pg_database_size(current_database())")
 
 
 def quarantined(connection: Connection) -> int:
     """Return how many lines are in quarantine, those too that name no symbol."""
-    row = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    return number(connection, "SELECT count(*) FROM quarantine")
+
+
+def number(connection: Connection, query: LiteralString | sql.Composed, *values: str) -> int:
+    """Return the one number that a query gives; 0 for none."""
+    row = connection.execute(query, list(values)).fetchone()
     return int(row[0]) if row is not None else 0
