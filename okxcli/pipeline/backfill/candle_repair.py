@@ -277,7 +277,7 @@ class Candles:
 
         def asked(first: int, last: int) -> Iterator[StandardizedTrade]:
             """Yield the fills `first .. last`; what is not there is told to `maker` once that is proven."""
-            for number, page in enumerate(tools.history.range(plan.symbol, first, last, max(plan.ceiling, last)), 1):
+            for number, page in enumerate(tools.pages(plan.symbol, [(first, last)], plan.ceiling), 1):
                 counts["requests"] += 1
                 for fill in tools.fills(page):
                     counts["fetched"] += count_within(plan.wanted, fill.trade_id, fill.trade_id)
@@ -286,9 +286,6 @@ class Candles:
                     maker.absent(Absent(tools.name, plan.symbol, low, high))
                 if number % COMMIT_PAGES == 0:
                     writer.flush()
-                tools.page_done()
-                if tools.stopped():
-                    return
 
         tools, at = self._tools, stretch.first
         for fill in self._files.fills(plan, stretch.since_ms, stretch.until_ms) if self._files is not None else ():

@@ -149,28 +149,19 @@ class Tape:
         try:
             tools.introduce(plan.symbol, writer)
             held: list[Page] = []
-            for first, last in runs:
-                for page in tools.history.range(plan.symbol, first, last, max(plan.ceiling, last)):
-                    self._take(plan, page, writer, counts)
-                    held.append(page)
-                    if len(held) >= COMMIT_PAGES:
-                        self._commit(plan, held, writer, counts)
-                        held = []
-                    tools.page_done()
-                    if tools.stopped():
-                        break
-                if tools.stopped():
-                    break
+            for page in tools.pages(plan.symbol, runs, plan.ceiling):
+                counts["requests"] += 1
+                for fill in tools.fills(page):
+                    if count_within(plan.wanted, fill.trade_id, fill.trade_id):
+                        counts["fetched"] += 1
+                        writer.add(fill)
+                held.append(page)
+                if len(held) >= COMMIT_PAGES:
+                    self._commit(plan, held, writer, counts)
+                    held = []
             self._commit(plan, held, writer, counts)
         finally:
             writer.close()
-
-    def _take(self, plan: Plan, page: Page, writer: Writer, counts: Counter[str]) -> None:
-        counts["requests"] += 1
-        for fill in self._tools.fills(page):
-            if count_within(plan.wanted, fill.trade_id, fill.trade_id):
-                counts["fetched"] += 1
-                writer.add(fill)
 
     def _commit(self, plan: Plan, held: list[Page], writer: Writer, counts: Counter[str]) -> None:
         """Store the fills of some pages, then what their answers prove about the ids that they lack."""

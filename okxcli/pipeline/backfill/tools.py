@@ -10,6 +10,7 @@ from okxcli.core.tape import SPREAD_MS
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import Exchange, History, Normalizer, Page, PartlyInvalid
 from okxcli.runtime.clock import now_ms
+from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
 
@@ -61,10 +62,21 @@ class Tools:
         """How many fills an answer of the exchange holds."""
         return self.exchange.page
 
-    def page_done(self) -> None:
-        """Tell that one more page has come."""
-        self.done += 1
-        self.progress(self.done, self.total)
+    def pages(self, symbol: str, runs: Ranges, ceiling: int) -> Iterator[Page]:
+        """Yield the answers about runs of ids, each told as done when the next is asked for, until it is time to stop.
+
+        `ceiling` is an id that is known to exist.
+
+        Raises:
+            ExchangeUnavailable: the exchange does not answer.
+        """
+        for first, last in runs:
+            for page in self.history.range(symbol, first, last, max(ceiling, last)):
+                yield page
+                self.done += 1
+                self.progress(self.done, self.total)
+                if self.stopped():
+                    return
 
     def normalized(self, raw: bytes) -> list[Line]:
         """Return what a raw line says; what is bad is told and left out."""
