@@ -69,7 +69,7 @@ class Candles:
             NoSuchInstrument, ExchangeUnavailable: the exchange does not tell how far the tail goes.
         """
         chain = self._chain(symbol)
-        plan = Plan(symbol, self._tools.page, stretches=[], ceiling=chain.known[-1][1])
+        plan = Plan(symbol, self._tools.exchange.page, stretches=[], ceiling=chain.known[-1][1])
         holes = [one for one in chain.broken(chain.base) if _touches(one, since_ms, until_ms)]
         spans = _broken(chain, since_ms, until_ms)
         wanted = [(one.first, one.last) for one in holes]

@@ -128,7 +128,7 @@ class Backfill:
                 plans.append(self.plan(symbol, since_ms, until_ms, rebuild))
             except ExchangeUnavailable as error:
                 failed.append(error)
-                plans.append(Plan(symbol, self.tools.page))  # its bars can be mended all the same
+                plans.append(Plan(symbol, self.tools.exchange.page))  # its bars can be mended all the same
         self.tools.total = sum(plan.requests for plan in plans)
         for plan in plans:
             if plan.note is not None:

@@ -61,7 +61,7 @@ class Healer:
         there, beyond = id_ledger.subtract(lost, [(newest + 1, 1 << 63)]), id_ledger.subtract(lost, [(0, newest)])
         again = id_ledger.union([*there, *absent])
         if again:
-            plan = Plan(symbol, self._tools.page, wanted=again, ceiling=newest)
+            plan = Plan(symbol, self._tools.exchange.page, wanted=again, ceiling=newest)
             self._tape.fetch_runs(plan, pages(again, plan.page), counts)
         doubtful = _ids(recount.recount(connection, self._tools.name, symbol, days), "lost", others=True)
         if doubtful and not self._checked(symbol, doubtful, days, newest, counts):

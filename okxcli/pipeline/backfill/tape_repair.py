@@ -55,7 +55,7 @@ class Tape:
             ]
         again = unsettled.due_again(unsettled.load(connection, self._tools.name, symbol), now)
         found += id_ledger.subtract(id_ledger.union(again), proof.covered)
-        plan = Plan(symbol, self._tools.page, ceiling=proof.known[-1][1] if proof.known else 0)
+        plan = Plan(symbol, self._tools.exchange.page, ceiling=proof.known[-1][1] if proof.known else 0)
         plan.anew = (since_ms or 0, until_ms or FOREVER_MS) if rebuild else None
         if last_time is not None and last_id is not None and last_time < min(until_ms or now, now - TAIL_MS):
             end, plan.end_ms = self._tools.newest_before(symbol, until_ms)
@@ -74,12 +74,13 @@ class Tape:
 
     def _beginning(self, symbol: str, since_ms: int | None, until_ms: int | None) -> Plan:
         """Return the plan for a symbol of which no fill is stored."""
+        page = self._tools.exchange.page
         if since_ms is None:
-            return Plan(symbol, self._tools.page, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
+            return Plan(symbol, page, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
         begin = max(self._tools.history.first_id_at(symbol, since_ms) - 1, 1)
         end, end_ms = self._tools.newest_before(symbol, until_ms)
         wanted = [(begin, end)] if begin < end else []
-        return Plan(symbol, self._tools.page, wanted, ceiling=end, link=begin, begin_ms=since_ms, end_ms=end_ms)
+        return Plan(symbol, page, wanted, ceiling=end, link=begin, begin_ms=since_ms, end_ms=end_ms)
 
     def spans(self, plan: Plan) -> list[tuple[int, int, int]]:
         """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides.

@@ -57,11 +57,6 @@ class Tools:
         """The name of the exchange in lines and rows."""
         return self.exchange.name
 
-    @property
-    def page(self) -> int:
-        """How many fills an answer of the exchange holds."""
-        return self.exchange.page
-
     def pages(self, symbol: str, runs: Ranges, ceiling: int) -> Iterator[Page]:
         """Yield the answers about runs of ids, each told as done when the next is asked for, until it is time to stop.
 
