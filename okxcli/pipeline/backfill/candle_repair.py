@@ -69,7 +69,7 @@ class Candles:
             NoSuchInstrument, ExchangeUnavailable: the exchange does not tell how far the tail goes.
         """
         chain = self._chain(symbol)
-        plan = Plan(symbol, self._tools.page, stretches=[], ceiling=chain.known[-1][1])
+        plan = Plan(symbol, self._tools.exchange.page, stretches=[], ceiling=chain.known[-1][1])
         holes = [one for one in chain.broken(chain.base) if _touches(one, since_ms, until_ms)]
         spans = _broken(chain, since_ms, until_ms)
         wanted = [(one.first, one.last) for one in holes]
@@ -175,9 +175,7 @@ class Candles:
 
     def left(self, plan: Plan) -> int:
         """Return how many of the wanted ids are in no bar yet, and not absent."""
-        known = self._chain(plan.symbol).known
-        here = sum(count_within(known, first, last) for first, last in plan.wanted)
-        return plan.count - here + count_within(known, plan.link, plan.link)
+        return plan.left(self._chain(plan.symbol).known)
 
     # ---- doing it
 
@@ -213,8 +211,7 @@ class Candles:
         """Return the ids between the stored bars that the exchange has not shown and that are not proven absent."""
         held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         open_ids = [(one.first, one.last) for one in held if one.answers and not one.noted]
-        holes = self._chain(symbol).holes()
-        return id_ledger.subtract(holes, id_ledger.subtract(holes, open_ids))
+        return id_ledger.common(self._chain(symbol).holes(), open_ids)
 
     def _make(self, plan: Plan, stretch: Stretch, counts: Counter[str]) -> list[Stretch]:
         """Store the bars of a stretch; return the stretches beside it into which some of its fills belong."""
@@ -274,61 +271,40 @@ class Candles:
             yield Stretch(max(min(ids) - 1, 1), max(ids) + 1, since, until)
 
     def _fills(
-        self,
-        plan: Plan,
-        stretch: Stretch,
-        writer: Writer,
-        maker: RealTimeCandleProcessor,
-        counts: Counter[str],
+        self, plan: Plan, stretch: Stretch, writer: Writer, maker: RealTimeCandleProcessor, counts: Counter[str]
     ) -> Iterator[StandardizedTrade]:
         """Yield the fills of a stretch by rising id: whole days from files that were fetched, the others from REST."""
-        at = stretch.first
+
+        def asked(first: int, last: int) -> Iterator[StandardizedTrade]:
+            """Yield the fills `first .. last`; what is not there is told to `maker` once that is proven."""
+            for number, page in enumerate(tools.pages(plan.symbol, [(first, last)], plan.ceiling), 1):
+                counts["requests"] += 1
+                for fill in tools.fills(page):
+                    counts["fetched"] += count_within(plan.wanted, fill.trade_id, fill.trade_id)
+                    yield fill
+                for low, high in self._absent(plan.symbol, page, counts):
+                    maker.absent(Absent(tools.name, plan.symbol, low, high))
+                if number % COMMIT_PAGES == 0:
+                    writer.flush()
+
+        tools, at = self._tools, stretch.first
         for fill in self._files.fills(plan, stretch.since_ms, stretch.until_ms) if self._files is not None else ():
             if not at <= fill.trade_id <= stretch.last:
                 continue
-            yield from self._asked(plan, at, fill.trade_id - 1, writer, maker, counts)
-            if self._tools.stopped():
+            yield from asked(at, fill.trade_id - 1)
+            if tools.stopped():
                 return
             counts["files"] += count_within(plan.wanted, fill.trade_id, fill.trade_id)
             yield fill
             at = fill.trade_id + 1
-        yield from self._asked(plan, at, stretch.last, writer, maker, counts)
-
-    def _asked(
-        self,
-        plan: Plan,
-        first: int,
-        last: int,
-        writer: Writer,
-        maker: RealTimeCandleProcessor,
-        counts: Counter[str],
-    ) -> Iterator[StandardizedTrade]:
-        """Yield the fills `first .. last` from REST; what is not there is told to `maker` once that is proven."""
-        tools = self._tools
-        pages = tools.history.range(plan.symbol, first, last, max(plan.ceiling, last))
-        for number, page in enumerate(pages, 1):
-            counts["requests"] += 1
-            for raw in page.lines:
-                for line in tools.normalized(raw):
-                    if isinstance(line, StandardizedTrade):
-                        counts["fetched"] += count_within(plan.wanted, line.trade_id, line.trade_id)
-                        yield line
-            for low, high in self._absent(plan.symbol, page, counts):
-                maker.absent(Absent(self._tools.name, plan.symbol, low, high))
-            if number % COMMIT_PAGES == 0:
-                writer.flush()
-            tools.page_done()
-            if tools.stopped():
-                return
+        yield from asked(at, stretch.last)
 
     def _absent(self, symbol: str, page: Page, counts: Counter[str]) -> Ranges:
         """Take note of what an answer lacks; return those ids of the page that are proven absent by now."""
         if not page.missing:
             return []
         connection, now = self._tools.connection, self._tools.clock()
-        with connection.transaction():
-            id_ledger.introduce(connection, [(self._tools.name, symbol)])
-            id_ledger.lock(connection, [(self._tools.name, symbol)])
+        with id_ledger.locked(connection, (self._tools.name, symbol)):
             found = unsettled.load(connection, self._tools.name, symbol)
             if page.evidence:
                 answered = unsettled.answered(found, [(page.first, page.last)], page.missing, now)
@@ -337,7 +313,7 @@ class Candles:
                 found = [replace(one, noted=True) if one in gone else one for one in answered]
                 unsettled.save(connection, self._tools.name, symbol, found)
         noted = [(one.first, one.last) for one in found if one.noted]
-        return id_ledger.subtract(page.missing, id_ledger.subtract(page.missing, noted))
+        return id_ledger.common(page.missing, noted)
 
     # ---- bars
 
@@ -386,12 +362,8 @@ def _joined(stretches: list[Stretch]) -> list[Stretch]:
     for one in sorted(stretches):
         if found and (one.first <= found[-1].last + 1 or one.since_ms < found[-1].until_ms):
             before = found[-1]
-            found[-1] = Stretch(
-                before.first,
-                max(before.last, one.last),
-                min(before.since_ms, one.since_ms),
-                max(before.until_ms, one.until_ms),
-            )
+            span = min(before.since_ms, one.since_ms), max(before.until_ms, one.until_ms)
+            found[-1] = Stretch(before.first, max(before.last, one.last), *span)
         else:
             found.append(one)
     return found

@@ -69,7 +69,11 @@ class Plan:
     @property
     def count(self) -> int:
         """How many ids are wanted, those counted that exist for certain."""
-        return sum(last - first + 1 for first, last in id_ledger.subtract(self.wanted, [(self.link, self.link)]))
+        return self.left([])
+
+    def left(self, known: Ranges) -> int:
+        """Return how many of the ids that exist for certain are not among those that are known."""
+        return id_ledger.size(id_ledger.subtract(self.wanted, [(self.link, self.link), *known]))
 
 
 def pages(wanted: Ranges, size: int) -> Ranges:

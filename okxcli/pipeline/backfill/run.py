@@ -6,10 +6,11 @@ is in the database from page to page, so that a run which is killed at any momen
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 from okxcli.core.tape import ANSWERS, FAR, pause_ms
-from okxcli.core.timeframes import Timeframe, parse_list
+from okxcli.core.timeframes import parse_list
 from okxcli.errors import ExchangeUnavailable
 from okxcli.pipeline.backfill.candle_repair import Candles
 from okxcli.pipeline.backfill.fetch_plan import Plan
@@ -18,6 +19,7 @@ from okxcli.pipeline.backfill.tape_repair import Tape
 from okxcli.pipeline.backfill.tools import FOREVER_MS, Tools
 from okxcli.pipeline.backfill.whole_days import BulkFiles
 from okxcli.storage.ledger import audit, id_ledger
+from okxcli.storage.schema.partitions import DAY_MS
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ _Counts = Counter[str]
 _AUDIT_S = 10.0
 
 
+@dataclass
 class Backfill:
     """Fills the holes of symbols and mends their bars, with `tools`.
 
@@ -36,36 +39,29 @@ class Backfill:
     is.
     """
 
-    def __init__(
-        self,
-        tools: Tools,
-        timeframes: Iterable[str],
-        *,
-        keep_candles_days: int | None = None,
-        wait: bool = True,
-        files: BulkFiles | None = None,
-        taped: Collection[str] = (),
-    ) -> None:
-        names = list(timeframes)
-        frames: tuple[Timeframe, ...] = parse_list(names) if names else ()
-        self.tape = Tape(tools, frames)
-        self._candles = Candles(tools, files)
-        self._healer = Healer(tools, self.tape)
-        self._tools = tools
-        self._keep_candles_ms = None if keep_candles_days is None else keep_candles_days * 86_400_000
-        self._wait = wait
-        self._files = files
-        self._taped = taped
-        self.lacking = False
-        self.unread = False  # whether rows of bulk files, or whole files, could not be read
+    tools: Tools
+    timeframes: Sequence[str]
+    _: KW_ONLY
+    keep_candles_days: int | None = None
+    wait: bool = True
+    files: BulkFiles | None = None
+    taped: Collection[str] = ()
+    lacking: bool = field(default=False, init=False)
+    unread: bool = field(default=False, init=False)  # whether rows of bulk files, or whole files, could not be read
+
+    def __post_init__(self) -> None:
+        """Divide the work."""
+        self.tape = Tape(self.tools, parse_list(self.timeframes) if self.timeframes else ())
+        self._candles = Candles(self.tools, self.files)
+        self._healer = Healer(self.tools, self.tape)
 
     def close(self) -> None:
         """Close the connection."""
-        self._tools.connection.close()
+        self.tools.connection.close()
 
     def _of(self, symbol: str) -> Tape | Candles:
         """Return who works on a symbol: by what is stored of it, or is to be."""
-        return self._candles if symbol not in self._taped and self._candles.has(symbol) else self.tape
+        return self._candles if symbol not in self.taped and self._candles.has(symbol) else self.tape
 
     def plan(
         self, symbol: str, since_ms: int | None = None, until_ms: int | None = None, rebuild: bool = False
@@ -79,13 +75,13 @@ class Backfill:
         plan = worker.plan(symbol, since_ms, until_ms, rebuild)
         if plan.count > FAR:
             self._bound(plan)
-        if self._files is not None and (plan.count or plan.begin_ms is not None):
-            plan.days = self._files.choose(worker.spans(plan))
+        if self.files is not None and (plan.count or plan.begin_ms is not None):
+            plan.days = self.files.choose(worker.spans(plan))
         return plan
 
     def _bound(self, plan: Plan) -> None:
         """Leave out the ids above the newest fill there is: a wild one is stored, and what is below it is nowhere."""
-        newest = max(self._tools.history.newest(plan.symbol)[0] for _ in range(2))
+        newest = max(self.tools.history.newest(plan.symbol)[0] for _ in range(2))
         if plan.wanted[-1][1] <= newest:
             return
         _log.warning(
@@ -124,7 +120,7 @@ class Backfill:
         before = loaded or {}
         self.unread = any(counts["damaged"] or counts["unreadable"] for counts in before.values())
         names = list(symbols)
-        audit.audit(self._tools.connection, _AUDIT_S, names)
+        audit.audit(self.tools.connection, _AUDIT_S, names)
         healed: dict[str, _Counts] = {name: Counter(before.get(name, {})) for name in names}
         for symbol in names:
             try:
@@ -132,8 +128,8 @@ class Backfill:
                 plans.append(self.plan(symbol, since_ms, until_ms, rebuild))
             except ExchangeUnavailable as error:
                 failed.append(error)
-                plans.append(Plan(symbol, self._tools.page))  # its bars can be mended all the same
-        self._tools.total = sum(plan.requests for plan in plans)
+                plans.append(Plan(symbol, self.tools.exchange.page))  # its bars can be mended all the same
+        self.tools.total = sum(plan.requests for plan in plans)
         for plan in plans:
             if plan.note is not None:
                 _log.warning("%s", plan.note)
@@ -143,7 +139,7 @@ class Backfill:
             self._fill(plan, counts, failed)
             self.unread |= bool(counts["damaged"] or counts["unreadable"])
             counts["candles"] += self._mend(plan, since_ms, until_ms)
-            if self._wait and self._of(plan.symbol).doubtful(plan.symbol):
+            if self.wait and self._of(plan.symbol).doubtful(plan.symbol):
                 waiting.append((plan, counts))
             elif plan.count or any(counts[name] for name in ("files", "fetched", "candles", "damaged")):
                 yield self._row(plan, counts)
@@ -159,11 +155,11 @@ class Backfill:
         """Take whole days from files and ask REST for the rest."""
         worker = self._of(plan.symbol)
         try:
-            if self._files is not None and plan.days:
+            if self.files is not None and plan.days:
                 if isinstance(worker, Tape):
-                    self._files.load(plan, counts)
+                    self.files.load(plan, counts)
                 else:
-                    self._files.fetch(plan)
+                    self.files.fetch(plan)
             worker.fetch(plan, counts)
         except ExchangeUnavailable as error:
             failed.append(error)
@@ -182,13 +178,9 @@ class Backfill:
         return {
             "symbol": plan.symbol,
             "missing": plan.count,
-            "files": counts["files"],
-            "fetched": counts["fetched"],
-            "absent": counts["absent"],
+            **{name: counts[name] for name in ("files", "fetched", "absent")},
             "left": left,
-            "damaged": counts["damaged"],
-            "candles": counts["candles"],
-            "requests": counts["requests"],
+            **{name: counts[name] for name in ("damaged", "candles", "requests")},
         }
 
     def _settled(
@@ -196,10 +188,10 @@ class Backfill:
     ) -> Iterator[tuple[Plan, _Counts]]:
         """Ask for what the exchange has not shown until that proves it absent, and yield the plans as they come out."""
         for attempt in range(ANSWERS):
-            if not waiting or self._tools.stopped():
+            if not waiting or self.tools.stopped():
                 break
             if attempt:
-                self._tools.sleep(pause_ms(self._tools.spread_ms) / 1000 + 0.01)
+                self.tools.sleep(pause_ms(self.tools.spread_ms) / 1000 + 0.01)
             still: list[tuple[Plan, _Counts]] = []
             for plan, counts in waiting:
                 worker = self._of(plan.symbol)
@@ -217,5 +209,5 @@ class Backfill:
 
     def _span(self, since_ms: int | None, until_ms: int | None) -> tuple[int, int]:
         """Return the span whose bars are looked at: not those that retention drops."""
-        kept = 0 if self._keep_candles_ms is None else self._tools.clock() - self._keep_candles_ms
+        kept = 0 if self.keep_candles_days is None else self.tools.clock() - self.keep_candles_days * DAY_MS
         return max(since_ms or 0, kept), until_ms or FOREVER_MS

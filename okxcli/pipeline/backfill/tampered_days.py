@@ -5,7 +5,6 @@ from collections import Counter
 
 from psycopg import sql
 
-from okxcli.core.codec import encode
 from okxcli.core.model import StandardizedTrade
 from okxcli.core.tape import FAR
 from okxcli.exchanges.interface import Page
@@ -18,8 +17,8 @@ from okxcli.storage.ledger.id_ledger import Ranges, holds
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.ledger.recount import Difference
 from okxcli.storage.rows.copying import copy
-from okxcli.storage.rows.outcome import TAKEN_OUT, Refused, quarantine
-from okxcli.storage.rows.row_format import columns_of, fields_of, stamp, trade_rows
+from okxcli.storage.rows.outcome import TAKEN_OUT
+from okxcli.storage.rows.row_format import columns_of, fields_of, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS, Partitions, start_of
 
 _log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class Healer:
         there, beyond = id_ledger.subtract(lost, [(newest + 1, 1 << 63)]), id_ledger.subtract(lost, [(0, newest)])
         again = id_ledger.union([*there, *absent])
         if again:
-            plan = Plan(symbol, self._tools.page, wanted=again, ceiling=newest)
+            plan = Plan(symbol, self._tools.exchange.page, wanted=again, ceiling=newest)
             self._tape.fetch_runs(plan, pages(again, plan.page), counts)
         doubtful = _ids(recount.recount(connection, self._tools.name, symbol, days), "lost", others=True)
         if doubtful and not self._checked(symbol, doubtful, days, newest, counts):
@@ -73,8 +72,7 @@ class Healer:
             return False
         recount.repair(connection, self._tools.name, symbol, days)
         if beyond:  # ids that the exchange has not given out are not missing
-            with connection.transaction():
-                id_ledger.lock(connection, [(self._tools.name, symbol)])
+            with id_ledger.locked(connection, (self._tools.name, symbol)):
                 held = unsettled.load(connection, self._tools.name, symbol)
                 unsettled.save(connection, self._tools.name, symbol, unsettled.without(held, beyond))
         for day in sorted(days):
@@ -107,12 +105,7 @@ class Healer:
 
     def _wrong(self, symbol: str, page: Page, newest: int) -> tuple[list[_Pair], bool]:
         """Return the rows of a page that are not the exchange's fills, each with that, and whether it told of all."""
-        fills = {
-            line.trade_id: line
-            for raw in page.lines
-            for line in self._tools.normalized(raw)
-            if isinstance(line, StandardizedTrade)
-        }
+        fills = {fill.trade_id: fill for fill in self._tools.fills(page)}
         rows = self._tools.connection.execute(_ROWS, [self._tools.name, symbol, page.first, page.last], binary=True)
         wrong: list[_Pair] = []
         sure = True
@@ -132,16 +125,9 @@ class Healer:
         fills = {own.trade_id: own for _, own in wrong if own is not None}
         days = {own.timestamp // DAY_MS for own in fills.values()}
         Partitions().ensure(connection, "raw_trades", days, -1)
-        with connection.transaction():
-            id_ledger.lock(connection, [(self._tools.name, symbol)])
+        with id_ledger.locked(connection, (self._tools.name, symbol)):
             for row, own in wrong:
-                seen = None if own is None else encode(own)
-                quarantine(connection, [Refused(row, TAKEN_OUT + "not what the exchange says", seen)], {})
-                connection.execute(
-                    "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
-                    " AND timestamp = %s::timestamptz",
-                    [self._tools.name, symbol, row.trade_id, stamp(row.timestamp)],
-                )
+                recount.take_out(connection, row, TAKEN_OUT + "not what the exchange says", own)
             there = connection.execute(
                 "SELECT trade_id FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0"
                 " AND trade_id = ANY(%s)",

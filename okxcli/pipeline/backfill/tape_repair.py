@@ -3,14 +3,13 @@
 import logging
 from collections import Counter
 
-from okxcli.core.model import StandardizedTrade
 from okxcli.core.timeframes import Timeframe
 from okxcli.exchanges.interface import Page
 from okxcli.pipeline.backfill.fetch_plan import Plan, pages
 from okxcli.pipeline.backfill.tools import COMMIT_PAGES, FOREVER_MS, TAIL_MS, Tools
 from okxcli.storage.candles.flat_bars import flats, store_flats
 from okxcli.storage.candles.outdated import stale
-from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.candles.rebuild import largest_part, rebuild
 from okxcli.storage.candles.remake import make_anew
 from okxcli.storage.ledger import id_ledger, unsettled
 from okxcli.storage.ledger.id_ledger import Ranges
@@ -56,7 +55,7 @@ class Tape:
             ]
         again = unsettled.due_again(unsettled.load(connection, self._tools.name, symbol), now)
         found += id_ledger.subtract(id_ledger.union(again), proof.covered)
-        plan = Plan(symbol, self._tools.page, ceiling=proof.known[-1][1] if proof.known else 0)
+        plan = Plan(symbol, self._tools.exchange.page, ceiling=proof.known[-1][1] if proof.known else 0)
         plan.anew = (since_ms or 0, until_ms or FOREVER_MS) if rebuild else None
         if last_time is not None and last_id is not None and last_time < min(until_ms or now, now - TAIL_MS):
             end, plan.end_ms = self._tools.newest_before(symbol, until_ms)
@@ -75,24 +74,13 @@ class Tape:
 
     def _beginning(self, symbol: str, since_ms: int | None, until_ms: int | None) -> Plan:
         """Return the plan for a symbol of which no fill is stored."""
+        page = self._tools.exchange.page
         if since_ms is None:
-            return Plan(
-                symbol,
-                self._tools.page,
-                note=f"nothing of {symbol} is stored. Say where to begin: --since 1d",
-            )
+            return Plan(symbol, page, note=f"nothing of {symbol} is stored. Say where to begin: --since 1d")
         begin = max(self._tools.history.first_id_at(symbol, since_ms) - 1, 1)
         end, end_ms = self._tools.newest_before(symbol, until_ms)
         wanted = [(begin, end)] if begin < end else []
-        return Plan(
-            symbol,
-            self._tools.page,
-            wanted=wanted,
-            ceiling=end,
-            link=begin,
-            begin_ms=since_ms,
-            end_ms=end_ms,
-        )
+        return Plan(symbol, page, wanted, ceiling=end, link=begin, begin_ms=since_ms, end_ms=end_ms)
 
     def spans(self, plan: Plan) -> list[tuple[int, int, int]]:
         """Return what is wanted as (how many ids, since, until), in ms: the times of the fills on both sides.
@@ -127,9 +115,7 @@ class Tape:
 
     def left(self, plan: Plan) -> int:
         """Return how many of the wanted ids are not known yet."""
-        proof = Proof.load(self._tools.connection, self._tools.name, plan.symbol)
-        here = sum(count_within(proof.known, first, last) for first, last in plan.wanted)
-        return plan.count - here + count_within(proof.known, plan.link, plan.link)
+        return plan.left(Proof.load(self._tools.connection, self._tools.name, plan.symbol).known)
 
     # ---- doing it
 
@@ -164,29 +150,19 @@ class Tape:
         try:
             tools.introduce(plan.symbol, writer)
             held: list[Page] = []
-            for first, last in runs:
-                for page in tools.history.range(plan.symbol, first, last, max(plan.ceiling, last)):
-                    self._take(plan, page, writer, counts)
-                    held.append(page)
-                    if len(held) >= COMMIT_PAGES:
-                        self._commit(plan, held, writer, counts)
-                        held = []
-                    tools.page_done()
-                    if tools.stopped():
-                        break
-                if tools.stopped():
-                    break
+            for page in tools.pages(plan.symbol, runs, plan.ceiling):
+                counts["requests"] += 1
+                for fill in tools.fills(page):
+                    if count_within(plan.wanted, fill.trade_id, fill.trade_id):
+                        counts["fetched"] += 1
+                        writer.add(fill)
+                held.append(page)
+                if len(held) >= COMMIT_PAGES:
+                    self._commit(plan, held, writer, counts)
+                    held = []
             self._commit(plan, held, writer, counts)
         finally:
             writer.close()
-
-    def _take(self, plan: Plan, page: Page, writer: Writer, counts: Counter[str]) -> None:
-        counts["requests"] += 1
-        for raw in page.lines:
-            for line in self._tools.normalized(raw):
-                if isinstance(line, StandardizedTrade) and count_within(plan.wanted, line.trade_id, line.trade_id):
-                    counts["fetched"] += 1
-                    writer.add(line)
 
     def _commit(self, plan: Plan, held: list[Page], writer: Writer, counts: Counter[str]) -> None:
         """Store the fills of some pages, then what their answers prove about the ids that they lack."""
@@ -194,9 +170,7 @@ class Tape:
         if not any(page.missing for page in held):
             return
         key = (self._tools.name, plan.symbol)
-        with self._tools.connection.transaction():
-            id_ledger.introduce(self._tools.connection, [key])
-            id_ledger.lock(self._tools.connection, [key])
+        with id_ledger.locked(self._tools.connection, key):
             proof = Proof.load(self._tools.connection, *key)
             now = self._tools.clock()
             again = unsettled.due_again(unsettled.load(self._tools.connection, *key), now)
@@ -206,15 +180,14 @@ class Tape:
                 lacking = id_ledger.subtract(page.missing, [*proof.covered, *settled])
                 if page.evidence and lacking:
                     gone = unsettled.settle(self._tools.connection, *key, asked, lacking, now, self._tools.spread_ms)
-                    counts["absent"] += sum(last - first + 1 for first, last in gone)
+                    counts["absent"] += id_ledger.size(gone)
 
     def _tidy(self, symbol: str) -> None:
         """Forget the doubts about ids that are here by now."""
         held = unsettled.load(self._tools.connection, self._tools.name, symbol)
         left = unsettled.without(held, Proof.load(self._tools.connection, self._tools.name, symbol).covered)
         if left != held:
-            with self._tools.connection.transaction():
-                id_ledger.lock(self._tools.connection, [(self._tools.name, symbol)])
+            with id_ledger.locked(self._tools.connection, (self._tools.name, symbol)):
                 unsettled.save(self._tools.connection, self._tools.name, symbol, left)
 
     def doubtful(self, symbol: str) -> Ranges:
@@ -232,8 +205,7 @@ class Tape:
         for at, frame in enumerate(self._frames):
             proof = Proof.load(connection, self._tools.name, symbol)
             starts = stale(connection, proof, frame, since, until)
-            smaller = [other for other in self._frames[:at] if frame.holds(other)]
-            source = smaller[-1] if smaller else None
+            source = largest_part(frame, self._frames[:at])
             changed += rebuild(connection, self._tools.name, symbol, frame, starts, source=source)
             if self._tools.fill:
                 proof = Proof.load(connection, self._tools.name, symbol)
@@ -248,21 +220,18 @@ class Tape:
         `retire` is to follow, when the fills have come or have not.
         """
         key = (self._tools.name, symbol)
-        with self._tools.connection.transaction():
-            id_ledger.introduce(self._tools.connection, [key])
-            id_ledger.lock(self._tools.connection, [key])
+        with id_ledger.locked(self._tools.connection, key):
             days = id_ledger.unarchive(self._tools.connection, *key, since_ms, until_ms)
             ids = id_ledger.union(part for one in days for part in one.ids)
             unsettled.want(self._tools.connection, *key, ids)
         self._restored[symbol] = days
-        return sum(last - first + 1 for first, last in ids)
+        return id_ledger.size(ids)
 
     def retire(self, symbol: str) -> None:
         """Leave those fills of restored days as they were that the exchange does not show any more."""
         key, connection = (self._tools.name, symbol), self._tools.connection
         for one in self._restored.pop(symbol, ()):
-            with connection.transaction():
-                id_ledger.lock(connection, [key])
+            with id_ledger.locked(connection, key):
                 lost = id_ledger.subtract(one.ids, Proof.load(connection, *key).known)
                 if lost:
                     id_ledger.archive(connection, *key, one)

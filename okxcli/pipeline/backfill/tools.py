@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from okxcli.core.model import Line
+from okxcli.core.model import Line, StandardizedTrade
 from okxcli.core.tape import SPREAD_MS
 from okxcli.errors import InvalidLine
-from okxcli.exchanges.interface import Exchange, History, Normalizer, PartlyInvalid
+from okxcli.exchanges.interface import Exchange, History, Normalizer, Page, PartlyInvalid
 from okxcli.runtime.clock import now_ms
+from okxcli.storage.ledger.id_ledger import Ranges
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write.writer import Writer
 
@@ -56,15 +57,21 @@ class Tools:
         """The name of the exchange in lines and rows."""
         return self.exchange.name
 
-    @property
-    def page(self) -> int:
-        """How many fills an answer of the exchange holds."""
-        return self.exchange.page
+    def pages(self, symbol: str, runs: Ranges, ceiling: int) -> Iterator[Page]:
+        """Yield the answers about runs of ids, each told as done when the next is asked for, until it is time to stop.
 
-    def page_done(self) -> None:
-        """Tell that one more page has come."""
-        self.done += 1
-        self.progress(self.done, self.total)
+        `ceiling` is an id that is known to exist.
+
+        Raises:
+            ExchangeUnavailable: the exchange does not answer.
+        """
+        for first, last in runs:
+            for page in self.history.range(symbol, first, last, max(ceiling, last)):
+                yield page
+                self.done += 1
+                self.progress(self.done, self.total)
+                if self.stopped():
+                    return
 
     def normalized(self, raw: bytes) -> list[Line]:
         """Return what a raw line says; what is bad is told and left out."""
@@ -76,6 +83,11 @@ class Tools:
         except InvalidLine as reason:
             _log.warning("rejected a message: %s: %s", reason, raw[:300].decode(errors="replace"))
             return []
+
+    def fills(self, page: Page) -> Iterator[StandardizedTrade]:
+        """Yield the fills that an answer holds."""
+        for raw in page.lines:
+            yield from (line for line in self.normalized(raw) if isinstance(line, StandardizedTrade))
 
     def introduce(self, symbol: str, writer: Writer) -> None:
         """Store what a symbol is, if nothing says so yet: it tells what the sizes in its bars mean."""

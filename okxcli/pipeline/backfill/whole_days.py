@@ -7,7 +7,8 @@ failure: its REST is asked for that day.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from okxcli.core.model import StandardizedTrade
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 WORTH_PAGES = 20
 
 
+@dataclass
 class BulkFiles:
     """Bulk files of whole days, from `base_url` by way of `folder`, where they are kept.
 
@@ -34,31 +36,24 @@ class BulkFiles:
     to end early.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        base_url: str | None,
-        folder: Path,
-        timeframes: Iterable[str],
-        *,
-        fill: bool = False,
-        describe: Callable[[str], list[bytes]] = lambda symbol: [],
-        stopped: Callable[[], bool] = lambda: False,
-        sleep: Callable[[float], object] = time.sleep,
-        clock: Callable[[], int] = now_ms,
-        proxies: Proxies | None = None,
-        source: Exchange,
-    ) -> None:
-        self._exchange, self._files = source, files_of(source)
-        self._database = database
-        self._timeframes = list(timeframes)
-        self._fill = fill
-        self._describe = describe
-        self._stopped = stopped
-        self._clock = clock
-        self._base_url = base_url or self._files.url
+    database: Database
+    base_url: str | None
+    folder: Path
+    timeframes: Sequence[str]
+    _: KW_ONLY
+    source: Exchange
+    fill: bool = False
+    describe: Callable[[str], list[bytes]] = lambda symbol: []
+    stopped: Callable[[], bool] = lambda: False
+    sleep: Callable[[float], object] = time.sleep
+    clock: Callable[[], int] = now_ms
+    proxies: Proxies = field(default_factory=Proxies)
+
+    def __post_init__(self) -> None:
+        """Find out how the exchange's files are fetched."""
+        self._files = files_of(self.source)
         self._loader = self._files.downloader(
-            base_url, folder, sleep=sleep, stop=stopped, quiet=True, proxies=proxies or Proxies()
+            self.base_url, self.folder, sleep=self.sleep, stop=self.stopped, quiet=True, proxies=self.proxies
         )
         self._fetched: dict[Days, list[Path]] = {}
 
@@ -68,15 +63,15 @@ class BulkFiles:
         Those that lie whole in a span, are published by now, and would cost more pages than a file is worth, or of
         which REST has nothing any more; the fills of a span are taken to be spread evenly over it.
         """
-        now, offset = self._clock(), self._files.offset_ms
+        now, offset = self.clock(), self._files.offset_ms
         found: list[Days] = []
         for count, since, until in spans:
-            edge = (now - self._exchange.horizon_ms + offset) // DAY_MS
+            edge = (now - self.source.horizon_ms + offset) // DAY_MS
             first = -(-(since + offset) // DAY_MS)
             last = (min(until, now - self._files.published_ms) + offset) // DAY_MS
             # What REST has told the ids of is younger than that: the older days of a beginning are not counted in.
             a_day = count * DAY_MS / (until - max(since, edge * DAY_MS - offset)) if until > since else 0
-            if a_day < WORTH_PAGES * self._exchange.page:
+            if a_day < WORTH_PAGES * self.source.page:
                 last = min(last, edge)
             if first < last:
                 held = min(count, round(count * (last - first) * DAY_MS / (until - since)))
@@ -88,17 +83,17 @@ class BulkFiles:
         self._loader.missing.clear()
         reason = ""
         for days in plan.days:
-            if self._stopped():
+            if self.stopped():
                 break
             try:
-                self._fetched[days] = self._loader.fetch(plan.symbol, days.since_ms, days.until_ms, self._clock())
+                self._fetched[days] = self._loader.fetch(plan.symbol, days.since_ms, days.until_ms, self.clock())
             except (OutputError, TryLater) as error:
                 reason = str(error)
         missing = self._loader.missing
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            reason = f"{missing[0]}{more} cannot be had from {self._base_url}"
-        if reason and not self._stopped():
+            reason = f"{missing[0]}{more} cannot be had from {self.base_url or self._files.url}"
+        if reason and not self.stopped():
             _log.warning("%s: asking REST instead of bulk files: %s", plan.symbol, reason)
         return [path for days in plan.days for path in self._fetched.get(days, ())]
 
@@ -108,24 +103,24 @@ class BulkFiles:
         paths = self.fetch(plan)
         for days in plan.days:
             some = [path for path in paths if path in self._fetched.get(days, ())]
-            if not some or self._stopped():
+            if not some or self.stopped():
                 continue
             loader = BulkLoader(
-                self._database,
+                self.database,
                 [symbol],
-                self._timeframes,
+                self.timeframes,
                 days.since_ms,
                 days.until_ms,
-                self._fill,
-                self._describe,
-                source=self._exchange,
+                self.fill,
+                self.describe,
+                source=self.source,
             )
-            counts["candles"] += loader.load(some, self._stopped).candles
+            counts["candles"] += loader.load(some, self.stopped).candles
             counts.update(loader.by_symbol[symbol])
 
     def fills(self, plan: Plan, since_ms: int, until_ms: int) -> Iterator[StandardizedTrade]:
         """Yield the fills of a plan's days within a span from the files that were fetched, by rising id."""
-        normalizer = self._exchange.normalizer()
+        normalizer = self.source.normalizer()
         for days in plan.days:
             paths = self._fetched.get(days, [])
             if not paths or days.since_ms < since_ms or days.until_ms > until_ms:

@@ -60,6 +60,7 @@ class Bars:
         return is_complete(self.ids.run_of(first), first, last, start, end, self.ids.step)
 
 
+@dataclass(eq=False)
 class Chain:
     """The stored candles of a symbol. `frames` are their timeframes, shortest first.
 
@@ -67,16 +68,16 @@ class Chain:
     of them, and the proof. `absent` are ids that the exchange does not have.
     """
 
-    def __init__(
-        self, exchange: str, symbol: str, frames: tuple[Timeframe, ...], roots: list[Bars], absent: Ranges
-    ) -> None:
-        self.exchange = exchange
-        self.symbol = symbol
-        self.frames = frames
-        self.roots = roots
-        self.absent = absent
-        self.covered: Ranges = [(link.first, link.last) for link in roots[0].links]
-        self.known = id_ledger.union([*self.covered, *absent])
+    exchange: str
+    symbol: str
+    frames: tuple[Timeframe, ...]
+    roots: list[Bars]
+    absent: Ranges
+
+    def __post_init__(self) -> None:
+        """Join the ids."""
+        self.covered: Ranges = [(link.first, link.last) for link in self.base.links]
+        self.known = id_ledger.union([*self.covered, *self.absent])
 
     @classmethod
     def load(cls, connection: Connection, exchange: str, symbol: str) -> Self | None:
@@ -300,10 +301,8 @@ def _bars(connection: Connection, exchange: str, symbol: str, frame: Timeframe, 
 
 def ids_between(connection: Connection, chain: Chain, since: int, until: int) -> tuple[int, int] | None:
     """Return the lowest and the highest id in the smallest bars that lie in `[since, until)`; None without a bar."""
-    row = connection.execute(
-        _ENDS,
-        [chain.exchange, chain.symbol, chain.base.frame.name, stamp(since), stamp(until)],
-    ).fetchone()
+    key = [chain.exchange, chain.symbol, chain.base.frame.name]
+    row = connection.execute(_ENDS, [*key, stamp(since), stamp(until)]).fetchone()
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 

@@ -13,7 +13,7 @@ from typing import LiteralString
 from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.flat_bars import store_flats
-from okxcli.storage.candles.rebuild import rebuild
+from okxcli.storage.candles.rebuild import largest_part, rebuild
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
@@ -103,8 +103,7 @@ class LiveMender:
                 del self._watched[key]
         for at, (name, frame) in enumerate(self._frames.items()):
             if name in proven:
-                smaller = [other for other in list(self._frames.values())[:at] if frame.holds(other)]
-                source = smaller[-1] if smaller else None
+                source = largest_part(frame, list(self._frames.values())[:at])
                 changed = rebuild(connection, exchange, symbol, frame, proven[name], source=source)
                 self.mended += changed
                 if changed:

@@ -4,7 +4,7 @@ A bar made here is complete exactly where the ledger proves it: the fill before 
 after its last are known. Such a bar beats any other, for there is nothing that could still change it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument, OHLCVCandle, StandardizedTrade, amounts
@@ -56,6 +56,11 @@ def starts_with_rows(connection: Connection, proof: Proof, frame: Timeframe, sin
     yield from {frame.start_of(number * frame.length + frame.offset) for (number,) in rows}
 
 
+def largest_part(frame: Timeframe, smaller: Sequence[Timeframe]) -> Timeframe | None:
+    """Return the last of some timeframes whose bars make up those of `frame`; None if there is none."""
+    return next((other for other in reversed(smaller) if frame.holds(other)), None)
+
+
 def rebuild(
     connection: Connection,
     exchange: str,
@@ -95,9 +100,7 @@ def store_bars(connection: Connection, bars: list[OHLCVCandle], force: bool = Fa
     Partitions().ensure(connection, "market_data", {bar.timestamp // DAY_MS for bar in bars}, -1)
     outcome = Outcome()
     key = (bars[0].exchange, bars[0].symbol)
-    with connection.transaction():
-        id_ledger.introduce(connection, [key])
-        id_ledger.lock(connection, [key])
+    with id_ledger.locked(connection, key):
         for proven in (False, True):
             some = [bar for bar in bars if bar.complete == proven]
             if some:

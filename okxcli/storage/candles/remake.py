@@ -12,7 +12,7 @@ from okxcli.core.model import OHLCVCandle
 from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.bar_evidence import Evidence
 from okxcli.storage.candles.flat_bars import Ids, store_flats
-from okxcli.storage.candles.rebuild import rebuild, starts_in
+from okxcli.storage.candles.rebuild import largest_part, rebuild, starts_in
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.proof import Day, Proof
 from okxcli.storage.rows.candle_table import stored_frames
@@ -47,14 +47,13 @@ def make_anew(connection: Connection, exchange: str, symbol: str, since: int, un
     changed = 0
     for at, frame in enumerate(frames):
         proof = Proof.load(connection, exchange, symbol)
-        smaller = [other for other in frames[:at] if frame.holds(other)]
+        source = largest_part(frame, frames[:at])
         done = since
         for day in proof.days:
             if day.archived or day.first_time is None or day.last_time is None:
                 continue
             low, high = max(done, day.first_time), min(until, day.last_time + 1)
             starts = list(starts_in(frame, low, high))
-            source = smaller[-1] if smaller else None
             changed += rebuild(connection, exchange, symbol, frame, starts, source=source, force=True)
             done = max(done, frame.end_of(starts[-1])) if starts else done
             changed += _without_false(connection, proof, frame, day, max(since, day.start), min(until, high))
@@ -70,7 +69,7 @@ def _without_false(connection: Connection, proof: Proof, frame: Timeframe, day: 
         return 0
     values = [frame.offset, frame.length, proof.exchange, proof.symbol, stamp(day.start), stamp(day.start + DAY_MS)]
     rows = connection.execute(_TRADED, values).fetchall()
-    if sum(count for _, count in rows) != sum(last - first + 1 for first, last in day.covered):
+    if sum(count for _, count in rows) != id_ledger.size(day.covered):
         return 0
     return remove_false(connection, proof, frame, since, until, {start for start, _ in rows})
 
@@ -87,9 +86,7 @@ def remove_false(
     false = [stamp(end) for start, end in stored if start not in traded or frame.end_of(start) != end]
     if not false:
         return 0
-    with connection.transaction():
-        id_ledger.introduce(connection, [(proof.exchange, proof.symbol)])
-        id_ledger.lock(connection, [(proof.exchange, proof.symbol)])
+    with id_ledger.locked(connection, (proof.exchange, proof.symbol)):
         rows = connection.execute(_REMOVE, [*key, min(false), max(false), false], binary=True).fetchall()
         bars = [OHLCVCandle(*row) for row in rows]
         dated = [Refused(bar, TAKEN_OUT + "no fill of it is stored") for bar in bars if bar.first_trade_id is not None]

@@ -109,12 +109,7 @@ def audit_day(connection: Connection, exchange: str, symbol: str, day: date) -> 
         connection.execute(
             "UPDATE trade_ledger SET fills = %s, checksum = %s WHERE exchange = %s AND symbol = %s AND epoch = 0"
             " AND day = %s AND checksum IS NULL AND covered = %s::int8multirange",
-            [
-                sum(last - first + 1 for first, last in rows[0].ids),
-                rows[0].checksum,
-                *key,
-                id_ledger.written(rows[0].ids),
-            ],
+            [id_ledger.size(rows[0].ids), rows[0].checksum, *key, id_ledger.written(rows[0].ids)],
         )
     return what
 

@@ -6,7 +6,8 @@ sets of ranges and not bounds.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -76,6 +77,16 @@ def subtract(ranges: Ranges, minus: Iterable[tuple[int, int]]) -> Ranges:
     return found
 
 
+def common(ranges: Ranges, others: Iterable[tuple[int, int]]) -> Ranges:
+    """Return what of `ranges` (apart, lowest first) is in `others` as well."""
+    return subtract(ranges, subtract(ranges, others))
+
+
+def size(ranges: Iterable[tuple[int, int]]) -> int:
+    """Return how many ids are in ranges."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
 def holds(ranges: Ranges, number: int) -> bool:
     """Whether one of the ranges (apart, lowest first) holds `number`."""
     at = bisect_right(ranges, (number, 2**63)) - 1
@@ -131,6 +142,15 @@ def introduce(connection: Connection, keys: Sequence[Key]) -> None:
         "INSERT INTO symbols (exchange, symbol) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING",
         [list(exchanges), list(symbols)],
     )
+
+
+@contextmanager
+def locked(connection: Connection, key: Key, force_rollback: bool = False) -> Iterator[None]:
+    """Hold the lock of a symbol, which may be new, over a `with` block that is a transaction."""
+    with connection.transaction(force_rollback=force_rollback):
+        introduce(connection, [key])
+        lock(connection, [key])
+        yield
 
 
 def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]:
@@ -208,7 +228,7 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
             one.ids[-1][1],
             stamp(one.first_ms),
             stamp(one.last_ms),
-            None if one.checksum is None else sum(last - first + 1 for first, last in one.ids),
+            None if one.checksum is None else size(one.ids),
             one.checksum,
         )
         for one in days
@@ -284,7 +304,7 @@ def note_absent(connection: Connection, absent: Absent, now_ms: int) -> int:
             " ON CONFLICT (exchange, symbol, epoch, day) DO UPDATE SET absent = l.absent + excluded.absent",
             [absent.exchange, absent.symbol, home, written(new)],
         )
-    return sum(last - first + 1 for first, last in new)
+    return size(new)
 
 
 def step_of(connection: Connection, exchange: str, symbol: str) -> int:

@@ -67,7 +67,7 @@ class RangeBook:
         for first, last, low, high in self._parts:
             if before is not None:
                 hole = [(before[0] + 1, first - 1)]
-                gone = id_ledger.subtract(hole, id_ledger.subtract(hole, noted))
+                gone = id_ledger.common(hole, noted)
                 parts: list[tuple[int, int, Kind]] = [(a, b, "absent") for a, b in gone]
                 parts += [(a, b, "missing") for a, b in id_ledger.subtract(hole, noted)]
                 for a, b, kind in sorted(parts):

@@ -81,6 +81,7 @@ def count_within(ranges: Ranges, first: int, last: int) -> int:
     return found
 
 
+@dataclass(eq=False)
 class Proof:
     """The ids of a symbol, as of one moment. `known` are those covered or absent at the exchange.
 
@@ -88,26 +89,26 @@ class Proof:
     nobody is to miss. `step` is how far time was seen to step back over ids (ms).
     """
 
-    def __init__(
-        self, exchange: str, symbol: str, days: Sequence[Day], wanted: Ranges | None = None, step: int = 0
-    ) -> None:
-        self.exchange = exchange
-        self.symbol = symbol
-        self.days = days
-        self.wanted = wanted or []
-        self.step = step
-        self.forgotten: Ranges = []
-        self.covered = id_ledger.union(part for day in days for part in day.covered)
+    exchange: str
+    symbol: str
+    days: Sequence[Day]
+    wanted: Ranges
+    forgotten: Ranges
+    step: int
+
+    def __post_init__(self) -> None:
+        """Join what the days have."""
+        self.covered = id_ledger.union(part for day in self.days for part in day.covered)
         # More than a week of the busiest market cannot be absent: such a note is wrong, and proves nothing.
-        absent = id_ledger.union(part for day in days for part in day.absent)
+        absent = id_ledger.union(part for day in self.days for part in day.absent)
         self.absent = [part for part in absent if part[1] - part[0] < FAR]
-        self.retired = id_ledger.union(part for day in days for part in day.retired)
-        self.ahead = id_ledger.union(part for day in days for part in day.ahead)
+        self.retired = id_ledger.union(part for day in self.days for part in day.retired)
+        self.ahead = id_ledger.union(part for day in self.days for part in day.ahead)
         self.known = id_ledger.union([*self.covered, *self.absent])
-        self._archived = [day.start for day in days if day.archived]
+        self._archived = [day.start for day in self.days if day.archived]
         self._runs: dict[int, Run] = {}  # by their first ids
         self._pieces = sorted(
-            (first, last, at) for at, day in enumerate(days) for first, last in (*day.covered, *day.retired)
+            (first, last, at) for at, day in enumerate(self.days) for first, last in (*day.covered, *day.retired)
         )
 
     @classmethod
@@ -127,9 +128,8 @@ class Proof:
             days.append(_without_ahead(connection, exchange, symbol, one) if early else one)
         held = unsettled.load(connection, exchange, symbol)
         wanted = [(one.first, one.last) for one in held if not one.noted and not one.forgotten]
-        found = cls(exchange, symbol, days, wanted, id_ledger.step_of(connection, exchange, symbol))
-        found.forgotten = [(one.first, one.last) for one in held if one.forgotten]
-        return found
+        forgotten = [(one.first, one.last) for one in held if one.forgotten]
+        return cls(exchange, symbol, days, wanted, forgotten, id_ledger.step_of(connection, exchange, symbol))
 
     @property
     def first_time(self) -> int | None:

@@ -73,9 +73,7 @@ def repair(connection: Connection, exchange: str, symbol: str, days: Days = None
     several rows the one received first stays, as it would have if the ledger had been right; the others go to the
     quarantine. How far time steps back is measured anew, of all days.
     """
-    with connection.transaction():
-        id_ledger.introduce(connection, [(exchange, symbol)])
-        id_ledger.lock(connection, [(exchange, symbol)])
+    with id_ledger.locked(connection, (exchange, symbol)):
         proof = Proof.load(connection, exchange, symbol)
         found = compare(connection, proof, days)
         twice = [number for one in found if one.kind == "twice" for number in range(one.first, one.last + 1)]
@@ -96,17 +94,12 @@ def _counted(connection: Connection, exchange: str, symbol: str, days: Days) -> 
         if days is not None and day not in days:
             continue
         values = [exchange, symbol, stamp(day), stamp(day + DAY_MS)]
-        row = connection.execute(
-            _COUNT,
-            values,
-        ).fetchone()
+        row = connection.execute(_COUNT, values).fetchone()
         if row is None or row[0] is None:
             continue
         ids = id_ledger.read(row[0])
-        twice: list[int] = []
-        if row[1] > sum(last - first + 1 for first, last in ids):
-            again = connection.execute(_AGAIN, values)
-            twice = [number for (number,) in again]
+        again = connection.execute(_AGAIN, values) if row[1] > id_ledger.size(ids) else ()
+        twice = [number for (number,) in again]
         yield Rows(day, ids, twice, row[2], row[3], row[4])
 
 
@@ -175,7 +168,7 @@ def _twice(counted: list[Rows]) -> list[int]:
     found = {number for one in counted for number in one.twice}
     seen: Ranges = []
     for one in counted:
-        for first, last in id_ledger.subtract(seen, id_ledger.subtract(seen, one.ids)):
+        for first, last in id_ledger.common(seen, one.ids):
             found.update(range(first, last + 1))
         seen = id_ledger.union([*seen, *one.ids])
     return sorted(found)
@@ -190,15 +183,20 @@ def _keep_first(connection: Connection, exchange: str, symbol: str, numbers: lis
     kept: StandardizedTrade | None = None
     for row in connection.execute(query, [exchange, symbol, numbers], binary=True).fetchall():
         trade = StandardizedTrade(*row)
-        if kept is None or kept.trade_id != trade.trade_id:
+        if kept is not None and kept.trade_id == trade.trade_id:
+            take_out(connection, trade, "id stored twice", kept)
+        else:
             kept = trade
-            continue
-        quarantine(connection, [Refused(trade, "id stored twice", encode(kept))], {})
-        connection.execute(
-            "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
-            " AND timestamp = %s::timestamptz",
-            [exchange, symbol, trade.trade_id, stamp(trade.timestamp)],
-        )
+
+
+def take_out(connection: Connection, row: StandardizedTrade, reason: str, own: StandardizedTrade | None) -> None:
+    """Put one row into the quarantine, with the fill that stands in its place, if there is one."""
+    quarantine(connection, [Refused(row, reason, None if own is None else encode(own))], {})
+    connection.execute(
+        "DELETE FROM raw_trades WHERE exchange = %s AND symbol = %s AND epoch = 0 AND trade_id = %s"
+        " AND timestamp = %s::timestamptz",
+        [row.exchange, row.symbol, row.trade_id, stamp(row.timestamp)],
+    )
 
 
 def _rewrite(connection: Connection, proof: Proof, counted: list[Rows], days: Days) -> None:
@@ -223,11 +221,8 @@ def _rewrite(connection: Connection, proof: Proof, counted: list[Rows], days: Da
                 partitions.start_of("raw_trades", start),
                 id_ledger.written(one.ids if one else []),
                 id_ledger.written(id_ledger.subtract(absent, there)),
-                one.ids[0][0] if one else None,
-                one.ids[-1][1] if one else None,
-                stamp(one.first_time) if one else None,
-                stamp(one.last_time) if one else None,
-                sum(last - first + 1 for first, last in one.ids) if one else 0,
-                one.checksum if one else 0,
+                *([one.ids[0][0], one.ids[-1][1]] if one else [None, None]),
+                *([stamp(one.first_time), stamp(one.last_time)] if one else [None, None]),
+                *([id_ledger.size(one.ids), one.checksum] if one else [0, 0]),
             ],
         )

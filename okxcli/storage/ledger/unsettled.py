@@ -4,13 +4,13 @@ One answer that lacks an id proves nothing (`core.tape.is_absent`); and a day af
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from okxcli.core.model import Absent
 from okxcli.core.tape import ANSWERS, SPREAD_MS, is_absent
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Ranges
-from okxcli.storage.rows.row_format import stamp
+from okxcli.storage.rows.row_format import moments
 from okxcli.storage.server.pooled_connection import Connection
 
 #: When an absent id is asked for once more.
@@ -48,29 +48,15 @@ def load(connection: Connection, exchange: str, symbol: str) -> list[Doubt]:
 def save(connection: Connection, exchange: str, symbol: str, found: Iterable[Doubt]) -> None:
     """Put these doubts, apart from each other, in the place of all others about a symbol. It must be locked."""
     connection.execute("DELETE FROM doubts WHERE exchange = %s AND symbol = %s AND epoch = 0", [exchange, symbol])
-    rows = [
-        (
-            one.first,
-            one.last,
-            one.answers,
-            _moment(one.first_asked),
-            _moment(one.last_asked),
-            one.noted,
-            one.forgotten,
-        )
-        for one in found
-    ]
-    if rows:
+    columns = [list(column) for column in zip(*map(astuple, found), strict=True)]
+    if columns:
+        first, last, answers, first_asked, last_asked, noted, forgotten = columns
         connection.execute(
             "INSERT INTO doubts (exchange, symbol, first_id, last_id, answers, first_asked, last_asked, noted,"
-            " forgotten) SELECT %s, %s, a, b, n, f::timestamptz, l::timestamptz, t, g FROM unnest(%s::int8[],"
-            " %s::int8[], %s::int[], %s::text[], %s::text[], %s::bool[], %s::bool[]) AS r (a, b, n, f, l, t, g)",
-            [exchange, symbol, *map(list, zip(*rows, strict=True))],
+            " forgotten) SELECT %s, %s, r.* FROM unnest(%s::int8[], %s::int8[], %s::int[], %s::timestamptz[],"
+            " %s::timestamptz[], %s::bool[], %s::bool[]) AS r",
+            [exchange, symbol, first, last, answers, moments(first_asked), moments(last_asked), noted, forgotten],
         )
-
-
-def _moment(ms: int | None) -> str | None:
-    return None if ms is None else stamp(ms)
 
 
 def without(doubts: Iterable[Doubt], settled: Ranges) -> list[Doubt]:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
+from psycopg import sql
+
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.core.timeframes import parse_list
+from okxcli.storage.ledger.id_ledger import size
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.rows.reader import snapshot
 from okxcli.storage.rows.row_format import stamp
@@ -132,22 +135,18 @@ def _tape(proof: Proof, rate: int) -> Freshness:
         proof.last_time,
         _pause(proof),
         ahead=bool(proof.ahead),
-        trades=_count(proof.covered) + _count(proof.retired),
+        trades=size(proof.covered) + size(proof.retired),
         rate=rate,
-        missing=_count(proof.holes()),
-        absent=_count(proof.absent),
+        missing=size(proof.holes()),
+        absent=size(proof.absent),
     )
-
-
-def _count(ranges: list[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in ranges)
 
 
 def _pause(proof: Proof) -> int:
     """Return the usual pause between two fills (ms), by those of the last days."""
     end = proof.last_time or 0
     days = [day for day in proof.days if day.start > end - _USUAL_DAYS * DAY_MS and day.first_time is not None]
-    fills = sum(_count(day.covered) for day in days)
+    fills = sum(size(day.covered) for day in days)
     return (end - min(day.first_time or 0 for day in days)) // fills if fills >= _USUAL_FILLS else 0
 
 
@@ -192,11 +191,15 @@ def cure_of_ahead(symbol: str, channel: str, ids: str = "") -> str:
 
 def database_size(connection: Connection) -> int:
     """Return the bytes that the database takes on disk."""
-    row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
-    return int(row[0]) if row is not None else 0
+    return number(connection, "SELECT pg_database_size(current_database())")
 
 
 def quarantined(connection: Connection) -> int:
     """Return how many lines are in quarantine, those too that name no symbol."""
-    row = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    return number(connection, "SELECT count(*) FROM quarantine")
+
+
+def number(connection: Connection, query: LiteralString | sql.Composed, *values: str) -> int:
+    """Return the one number that a query gives; 0 for none."""
+    row = connection.execute(query, list(values)).fetchone()
     return int(row[0]) if row is not None else 0

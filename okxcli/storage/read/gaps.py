@@ -136,19 +136,18 @@ def _with_ends(found: list[IdRange], whole: list[IdRange], since_ms: int | None,
     if not covered:
         return [IdRange("unknown", None, None, since_ms, until_ms)]
     first_time, last_time = covered[0].first_time, covered[-1].last_time
+    low, high = whole[0].first, whole[-1].last
+    below, above = None if low is None else low - 1, None if high is None else high + 1
     before: list[IdRange] = []
     after: list[IdRange] = []
     if since_ms is not None and first_time is not None and since_ms < first_time:
-        low = whole[0].first
         end = first_time if until_ms is None else min(first_time, until_ms)
-        before = [IdRange("unknown", None, None if low is None else low - 1, since_ms, end)]
+        before = [IdRange("unknown", None, below, since_ms, end)]
     if until_ms is not None and last_time is not None and last_time < until_ms - 1:
-        high = whole[-1].last
         start = last_time if since_ms is None else max(last_time, since_ms)
-        after = [IdRange("unknown", None if high is None else high + 1, None, start, until_ms)]
+        after = [IdRange("unknown", above, None, start, until_ms)]
     if not (before or found or after) and until_ms is not None:  # all of it is younger
-        low = whole[0].first
-        before = [IdRange("unknown", None, None if low is None else low - 1, since_ms, until_ms)]
+        before = [IdRange("unknown", None, below, since_ms, until_ms)]
     return [*before, *found, *after]
 
 

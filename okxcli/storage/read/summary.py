@@ -1,9 +1,8 @@
 """What a database is and holds, for `okx db status`."""
 
-from typing import LiteralString
-
 from psycopg import sql
 
+from okxcli.storage.read.freshness import database_size, number
 from okxcli.storage.schema import versions
 from okxcli.storage.schema.partitions import STEP
 from okxcli.storage.server.pooled_connection import Connection
@@ -23,7 +22,7 @@ def summary(connection: Connection, where: str, why: str) -> list[dict[str, obje
             "what": f"Postgres {release // 10_000}.{release % 10_000}, tables of version"
             f" {versions.version(connection)}, data from {versions.origin(connection) or 'nowhere yet'}, {why}",
             "rows": None,
-            "bytes": _number(connection, "SELECT pg_database_size(current_database())"),
+            "bytes": database_size(connection),
             "partitions": None,
         }
     ]
@@ -42,11 +41,6 @@ def _table(connection: Connection, table: str) -> dict[str, object]:
     rows, size, leaves, unknown = row if row is not None else (None, None, 0, True)
     if table in STEP:
         return {"rows": None if unknown else rows or 0, "bytes": size or 0, "partitions": leaves}
-    exact = _number(connection, sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
-    size = _number(connection, "SELECT pg_total_relation_size(to_regclass(%s))", table)
+    exact = number(connection, sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
+    size = number(connection, "SELECT pg_total_relation_size(to_regclass(%s))", table)
     return {"rows": exact, "bytes": size, "partitions": None}
-
-
-def _number(connection: Connection, query: LiteralString | sql.Composed, *values: str) -> int:
-    row = connection.execute(query, list(values)).fetchone()
-    return int(row[0]) if row is not None else 0

@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from okxcli.core.model import OHLCVCandle
 from okxcli.errors import BUGS, OkxError
@@ -84,12 +84,10 @@ class Housekeeping:
             _log.exception("a bug of okx: %s", told)
 
 
-@contextmanager
-def session(database: Database) -> Iterator[Connection]:
+def session(database: Database) -> AbstractContextManager[Connection]:
     """Give a connection for a `with` block that waits for no lock for long: a writer may be waiting behind us.
 
     Raises:
         DatabaseUnavailable, LoginRefused: as `Database.session`.
     """
-    with database.session(lock_timeout="5s", idle_in_transaction_session_timeout="60s") as connection:
-        yield connection
+    return database.session(lock_timeout="5s", idle_in_transaction_session_timeout="60s")

@@ -156,7 +156,7 @@ def test_killed_again_and_again(place):
         work = place.backfill()
         plan = work.plan(SYMBOL)
         done = iter(range(pages_done))
-        work._tools.stopped = lambda done=done: next(done, None) is None
+        work.tools.stopped = lambda done=done: next(done, None) is None
         work.tape.fetch_runs(plan, plan.runs, Counter())
         work.close()
     before = len(place.missing())

@@ -292,7 +292,7 @@ def test_a_tape_is_begun_before_what_rest_shows(place, server):
     place.connection.execute("TRUNCATE doubts")
     with closing(place.backfill(server.base, later=90 * DAY)) as work:
         lowest = min(fill.trade_id for fill in place.fills if fill.ts >= begin)
-        work._tools.history.first_id_at = lambda symbol, since: lowest
+        work.tools.history.first_id_at = lambda symbol, since: lowest
         (row,) = work.run([SYMBOL], place.fills[0].ts)
     day = [fill for fill in place.fills if begin - DAY <= fill.ts < begin]
     assert (row["missing"], row["files"], row["left"]) == (0, len(day), 0)
