@@ -1,6 +1,7 @@
 """Books, tickers and instruments into their tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from psycopg import sql
@@ -14,25 +15,23 @@ from okxcli.storage.schema.versions import INSTRUMENT_LOCK
 from okxcli.storage.server.pooled_connection import Connection
 
 
-def store_books(connection: Connection, books: list[BookSnapshot], outcome: Outcome) -> None:
-    """Store snapshots that are not there yet, by symbol, origin, time and sequence number."""
-    added = insert(connection, "order_books", books)
-    outcome.counts["order_books"] += added
-    outcome.counts["duplicates"] += len(books) - added
+def store_new(
+    connection: Connection, table: str, lines: Sequence[BookSnapshot] | Sequence[Ticker], outcome: Outcome
+) -> None:
+    """Store the snapshots that are not in their table yet, by its key: symbol, time, of a book origin and sequence."""
+    if lines:
+        added = insert(connection, table, lines)
+        outcome.counts[table] += added
+        outcome.counts["duplicates"] += len(lines) - added
 
 
-def store_tickers(connection: Connection, tickers: list[Ticker], outcome: Outcome) -> None:
-    """Store tickers that are not there yet, by symbol and time."""
-    added = insert(connection, "tickers", tickers)
-    outcome.counts["tickers"] += added
-    outcome.counts["duplicates"] += len(tickers) - added
-
-
+@dataclass
 class _Period:
     """What an instrument was from `since` until `until` (ms; None: still is)."""
 
-    def __init__(self, instrument: Instrument, since: int, until: int | None) -> None:
-        self.instrument, self.since, self.until = instrument, since, until
+    instrument: Instrument
+    since: int
+    until: int | None
 
 
 def store_instruments(connection: Connection, instruments: list[Instrument], outcome: Outcome, now_ms: int) -> None:
