@@ -4,12 +4,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -97,15 +95,21 @@ def _parsed(dsn: str, name: str) -> dict[str, str]:
         ) from None
 
 
-class Database:
-    """A database that was found and opened; `connect` gives connections to it. A context manager, ended by `close`."""
+@dataclass(eq=False)
+class Database(AbstractContextManager["Database"]):
+    """A database that was found and opened; `connect` gives connections to it. A context manager, ended by `close`.
 
-    def __init__(self, target: Target, application: str = "okx") -> None:
-        self.target = target
-        self._application = application
+    With `create` (for writers) its tables are brought to this release, and it is guarded that the data is of `origin`.
+    """
+
+    target: Target
+    application: str = "okx"
+    create: bool = False
+    origin: str | None = None
+
+    def __post_init__(self) -> None:
+        self.ready = True  # found, and its tables fit; with `open_database(later=True)` perhaps only after `revive`
         self._server: EmbeddedServer | None = None
-        self._prepare: Callable[[Connection], None] | None = None
-        self._ready = True
         self._starting = threading.Lock()
         self._closed = False
 
@@ -160,11 +164,6 @@ class Database:
                 if self._closed:  # meanwhile
                     self.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether it was found and its tables are ready: with `open_database(later=True)` only after `revive`."""
-        return self._ready
-
     def revive(self) -> None:
         """Start the embedded server (again) if it is the one and does not run, and look after the tables (again).
 
@@ -177,20 +176,36 @@ class Database:
         if self._server is not None:
             self._server.revive()
         self.start()
-        if self._prepare is not None:
-            with self.session() as connection:
-                self._prepare(connection)
-            if not self._ready:
-                _log.info("database %s (%s)", self.where, self.target.why)
-            self._ready = True
+        with self.session() as connection:
+            self.prepare(connection)
+        if not self.ready:
+            _log.info("database %s (%s)", self.where, self.target.why)
+        self.ready = True
 
-    def prepare_with(self, prepare: Callable[[Connection], None]) -> None:
-        """Have `revive` call this with a connection to what it finds."""
-        self._prepare = prepare
+    def prepare(self, connection: Connection) -> None:
+        """Bring the tables to this release, or see that they are.
 
-    def not_ready(self) -> None:
-        """Say that it is away, until `revive` finds it."""
-        self._ready = False
+        Raises:
+            NoData, ConfigError: as `open_database`.
+        """
+        if not self.create:
+            found = versions.check_version(connection, self.where)
+            if found == 0:
+                raise self.no_data()
+            if found < versions.newest():
+                raise ConfigError(f"the tables at {self.where} are of an older okx: run okx db migrate")
+            return
+        for step in versions.migrate(connection, self.where):
+            _log.debug("migrated the tables: %04d %s", step.number, step.name)
+        if self.origin is not None:
+            versions.guard_origin(connection, self.origin, self.where)
+
+    def no_data(self) -> NoData:
+        """Return the error that says that nothing is here."""
+        return NoData(
+            f"no data at {self.where} ({self.target.why}). Name the database with --dsn or --config, or fill it with"
+            " okx store"
+        )
 
     def connect(self, timeout_s: int | None = None, **settings: str) -> Connection:
         """Return a new connection, in whose transactions these settings of Postgres hold too.
@@ -222,9 +237,7 @@ class Database:
         """Connect, without libpq's `options` if they can be spared and a pooler refuses them."""
         whole = make_conninfo(dsn, **defaults)
         try:
-            return Connection.connect(
-                whole, autocommit=True, prepare_threshold=None, application_name=self._application
-            )
+            return Connection.connect(whole, autocommit=True, prepare_threshold=None, application_name=self.application)
         except psycopg.OperationalError as error:
             if not spare or "unsupported startup parameter" not in str(error) or "options" in defaults:
                 raise
@@ -250,10 +263,7 @@ class Database:
         if server is not None:
             server.close(_STOP_S)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -280,67 +290,48 @@ def open_database(
         ConfigError: its tables do not fit this release, or it holds data from another exchange.
         UsageError: a password in `--dsn`.
     """
-    target = resolve(dsn, config_dsn, env)
-    if target.base is not None and not create and not EmbeddedServer(target.base).exists:
-        raise NoData(_no_data(_short(target.base), target.why))
-    database = Database(target, application)
+    database = Database(resolve(dsn, config_dsn, env), application, create, origin)
+    base = database.target.base
+    if base is not None and not create and not EmbeddedServer(base).exists:
+        raise database.no_data()
     seen = Seen(database.where, env)
     try:
-        _open(database, create, origin, seen, _PATIENCE_S if later else 0.0)
+        _open(database, seen, _PATIENCE_S if later else 0.0)
     except DatabaseUnavailable as error:
         if not later or not seen.before(origin):
             database.close()
             raise
         _log.warning("%s: going on without it", error)
-        database.not_ready()
+        database.ready = False
     except psycopg.Error as error:
         database.close()
         raise explain(error, database.where) from None
     except BaseException:
         database.close()
         raise
-    if create:
-        database.prepare_with(lambda connection: _prepare(connection, database, create, origin))
     return database
 
 
-def _open(database: Database, create: bool, origin: str | None, seen: Seen, patience_s: float) -> None:
+def _open(database: Database, seen: Seen, patience_s: float) -> None:
     """Start and prepare it; one that does not answer, but was in use here before, gets a moment: it may be starting."""
     until = time.monotonic() + patience_s
+    origin = database.origin
     while True:
         try:
             database.start(_START_S if patience_s and seen.before(origin) else None)
             with database.session(int(patience_s) or None) as connection:
-                _prepare(connection, database, create, origin)
-            if create and origin is not None:
-                seen.note(origin)
-            if create:
-                _log.info("database %s (%s)", database.where, database.target.why)
-            return
+                database.prepare(connection)
         except DatabaseUnavailable as error:
             if time.monotonic() > until or not seen.before(origin):
                 raise
             _log.debug("trying again: %s", error)
             time.sleep(_AGAIN_S)
-
-
-def _prepare(connection: Connection, database: Database, create: bool, origin: str | None) -> None:
-    where = database.where
-    if not create:
-        found = versions.check_version(connection, where)
-        if found == 0:
-            raise NoData(_no_data(where, database.target.why))
-        if found < versions.newest():
-            raise ConfigError(f"the tables at {where} are of an older okx: run okx db migrate")
+            continue
+        if database.create:
+            if origin is not None:
+                seen.note(origin)
+            _log.info("database %s (%s)", database.where, database.target.why)
         return
-    for step in versions.migrate(connection, where):
-        _log.debug("migrated the tables: %04d %s", step.number, step.name)
-    if origin is not None:
-        versions.guard_origin(connection, origin, where)
-
-
-def _no_data(where: str, why: str) -> str:
-    return f"no data at {where} ({why}). Name the database with --dsn or --config, or fill it with okx store"
 
 
 def variables(dsn: str) -> dict[str, str]:

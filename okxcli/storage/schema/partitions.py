@@ -148,8 +148,7 @@ def existing(connection: Connection, table: str) -> list[date]:
         " (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(%s)) AND starts_with(relname, %s)",
         [table, f"{table}_"],
     )
-    found = (start_in(table, name) for (name,) in rows)
-    return sorted(start for start in found if start is not None)
+    return sorted(start for (name,) in rows if (start := start_in(table, name)) is not None)
 
 
 def _attached(connection: Connection, table: str) -> dict[str, bool]:
