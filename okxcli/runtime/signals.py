@@ -12,7 +12,7 @@ import select
 import signal
 import stat
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Literal, NoReturn, Self
 
 Role = Literal["source", "filter", "server"]
@@ -79,7 +79,7 @@ class Lifecycle:
             os.read(self._wake_read, 512)
         return fd is not None and fd in ready
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         signal.set_wakeup_fd(-1)
         for signum, old in self._old.items():
             signal.signal(signum, old)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ class Lifecycle:
             os.close(fd)
         if isinstance(error, OutputClosed):
             die(signal.SIGPIPE)
-        if kind is None and self.signum:
+        if error is None and self.signum:
             die(self.signum)
 
 

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,9 +116,10 @@ class Database(AbstractContextManager["Database"]):
     @property
     def where(self) -> str:
         """The place in words, without any secret: `db:5432/okx`, or the embedded server's folder."""
-        if self.target.base is not None:
-            return _short(self.target.base)
-        return _place(self.target.dsn)
+        if self.target.base is None:
+            return _place(self.target.dsn)
+        place, here = str(self.target.base), f"{home()}/"
+        return f"~/{place.removeprefix(here)}" if place.startswith(here) else place
 
     @property
     def dsn(self) -> str:
@@ -223,7 +224,13 @@ class Database(AbstractContextManager["Database"]):
             defaults["connect_timeout"] = str(timeout_s)
         options = settings_in(given.get("options", os.environ.get("PGOPTIONS", "")))
         try:
-            connection = self._dial(dsn, defaults, options is not None)
+            try:
+                connection = self._dial(dsn, defaults)
+            except psycopg.OperationalError as error:
+                # A pooler may refuse libpq's `options`, which can be spared where we know what they say.
+                if options is None or "unsupported startup parameter" not in str(error):
+                    raise
+                connection = self._dial(dsn, {**defaults, "options": ""})
         except psycopg.Error as error:
             raise explain(error, self.where) from None
         if connection.info.server_version < OLDEST * 10_000:
@@ -233,15 +240,9 @@ class Database(AbstractContextManager["Database"]):
         connection.rely_on({**(options or {}), **settings})
         return connection
 
-    def _dial(self, dsn: str, defaults: Mapping[str, str], spare: bool) -> Connection:
-        """Connect, without libpq's `options` if they can be spared and a pooler refuses them."""
+    def _dial(self, dsn: str, defaults: Mapping[str, str]) -> Connection:
         whole = make_conninfo(dsn, **defaults)
-        try:
-            return Connection.connect(whole, autocommit=True, prepare_threshold=None, application_name=self.application)
-        except psycopg.OperationalError as error:
-            if not spare or "unsupported startup parameter" not in str(error) or "options" in defaults:
-                raise
-        return self._dial(dsn, {**defaults, "options": ""}, spare)
+        return Connection.connect(whole, autocommit=True, prepare_threshold=None, application_name=self.application)
 
     @contextmanager
     def session(self, timeout_s: int | None = None, **settings: str) -> Iterator[Connection]:
@@ -295,20 +296,18 @@ def open_database(
     if base is not None and not create and not EmbeddedServer(base).exists:
         raise database.no_data()
     seen = Seen(database.where, env)
-    try:
-        _open(database, seen, _PATIENCE_S if later else 0.0)
-    except DatabaseUnavailable as error:
-        if not later or not seen.before(origin):
-            database.close()
-            raise
-        _log.warning("%s: going on without it", error)
-        database.ready = False
-    except psycopg.Error as error:
-        database.close()
-        raise explain(error, database.where) from None
-    except BaseException:
-        database.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        try:
+            _open(database, seen, _PATIENCE_S if later else 0.0)
+        except DatabaseUnavailable as error:
+            if not later or not seen.before(origin):
+                raise
+            _log.warning("%s: going on without it", error)
+            database.ready = False
+        except psycopg.Error as error:
+            raise explain(error, database.where) from None
+        undo.pop_all()
     return database
 
 
@@ -361,8 +360,3 @@ def _place(dsn: str) -> str:
     name = given.get("dbname") or os.environ.get("PGDATABASE") or ""
     at = host if host and host.startswith("/") else f"{host or 'localhost'}:{port}"
     return f"{at}/{name}" if name and not at.startswith("/") else f"{at} ({name})" if name else at
-
-
-def _short(path: Path) -> str:
-    here, text = str(home()), str(path)
-    return "~" + text[len(here) :] if text.startswith(here + "/") else text

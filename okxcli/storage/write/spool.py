@@ -10,6 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -120,7 +121,11 @@ class Spool:
 
     def size(self) -> int:
         """Return how many bytes wait, those of other processes included."""
-        return sum(_size(path) for path in self._paths())
+        total = 0
+        for path in self._paths():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def lines(self) -> int:
         """Return how many lines wait; reads them."""
@@ -197,10 +202,3 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
