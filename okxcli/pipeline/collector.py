@@ -7,7 +7,6 @@ in the inbox, which is bounded and stops reading the sockets when it is full.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
@@ -39,8 +38,6 @@ _TOLD = 50
 _QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
-#: Bars held before they go to the keeper.
-_HELD = 1_000
 
 
 @dataclass(eq=False)
@@ -70,7 +67,6 @@ class Collector:
         self._exchange = configured(self.config)
         self._normalizer = self._exchange.normalizer()
         self._doubt = ClockDoubt()
-        self._ready: deque[Line] = deque()
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
@@ -88,7 +84,7 @@ class Collector:
         if not config.timeframes:
             return None, chores
         candles = RealTimeCandleProcessor(
-            config.timeframes, self._take_bar, config.lateness_ms, config.grace_ms, config.fill
+            config.timeframes, self.keeper.add, config.lateness_ms, config.grace_ms, config.fill
         )
         if self._fill_by_fill:
             candles.on_candle(chores.note)
@@ -125,7 +121,6 @@ class Collector:
             return
         for symbol in self.config.symbols if symbols is None else symbols:
             last = reopen(connection, self._exchange.name, symbol, self._candles, self._candles.feed)
-            self._store()
             if last is not None:
                 _log.debug("%s: goes on after id %d", symbol, last)
 
@@ -186,7 +181,6 @@ class Collector:
             self._removed = (self._removed | set(gone)) - set(config.symbols)
             for symbol in gone if self._candles is not None else ():
                 self._candles.forget(self._exchange.name, symbol)  # type: ignore[union-attr]
-            self._store()
             if others:
                 self._begin_anew(connection)
             else:
@@ -197,7 +191,6 @@ class Collector:
         """Make other candles from now on, beginning with what is stored of the open bars."""
         if self._candles is not None:
             self._candles.finish()
-        self._store()
         self.keeper.finish()
         self.chores.stop()
         self._candles, self.chores = self._made(self.config)
@@ -223,7 +216,6 @@ class Collector:
             except BUGS as error:
                 _log.exception("a bug of okx")
                 self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
-        self._store()
 
     def _normalized(self, line: bytes) -> list[Line]:
         try:
@@ -242,13 +234,7 @@ class Collector:
                 self._book_slots[key] = slot
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
-        self._ready.append(item)
-
-    def _take_bar(self, bar: Line) -> None:
-        """Put a bar in line; a long quiet may make millions of flat ones at once, which are not all held."""
-        self._ready.append(bar)
-        if len(self._ready) >= _HELD:
-            self._store()
+        self.keeper.add(item)
 
     def _is_for_candles(self, item: Line) -> bool:
         """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
@@ -268,7 +254,6 @@ class Collector:
         """Do what time has made due: candles by the exchange's clock, a batch."""
         if self._candles is not None:
             self._candles_due = self._candles.advance(self.feed.clock())
-        self._store()
         self.keeper.tick()
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
@@ -288,10 +273,6 @@ class Collector:
             waits.append(max(end - time.monotonic(), 0))
         return min(waits)
 
-    def _store(self) -> None:
-        while self._ready:
-            self.keeper.add(self._ready.popleft())
-
     def finish(self) -> None:
         """Write what late trades changed and commit everything.
 
@@ -300,7 +281,6 @@ class Collector:
         """
         if self._candles is not None:
             self._candles.finish()
-        self._store()
         left = self.keeper.finish()
         if left:
             raise TryLater(self.keeper.explain_left(left))
