@@ -102,15 +102,7 @@ class AnswerNo(OkxError, exit_code=ExitCode.NO):
 
 #: What our own code raises when it is wrong about its input. A line that causes one is treated like a bad line: a bug
 #: must not cost its neighbours. Whatever says that the world is wrong (files, sockets, databases) is none of these.
-BUGS: tuple[type[Exception], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Early(NamedTuple):

@@ -39,7 +39,6 @@ class SteadyClock:
         self.known = False
 
     def __call__(self) -> int:
-        """Return the time now."""
         return self._begin_ms + self._passed_ns() // 1_000_000
 
     def correct(self, by_ms: int) -> None:

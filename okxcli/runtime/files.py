@@ -118,7 +118,6 @@ class _Told(Sink):
     """Standard error: what cannot be told there must not end the work that it tells of."""
 
     def write(self, data: Any) -> int:
-        """Write what can be written."""
         with contextlib.suppress(OutputError, OutputClosed):
             super().write(data)
         return len(data)

@@ -26,8 +26,8 @@ class Lifecycle:
     """Watches INT and TERM, and HUP where the command `reloads`, for the length of a `with` block.
 
     `stop` turns True when the command is to end, `signum` says by which signal. `reload` turns True at a HUP; who acts
-    on it sets it back. At the end of the block the process
-    dies by that signal, or by SIGPIPE after `OutputClosed`; every other exception passes.
+    on it sets it back. At the end of the block the process dies by that signal, or by SIGPIPE after `OutputClosed`;
+    every other exception passes.
     """
 
     def __init__(self, role: Role, reloads: bool = False) -> None:
@@ -36,10 +36,9 @@ class Lifecycle:
         self.signum = 0
         self._reloads = reloads
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
-        self._drains = role == "filter" and _is_pipe(0)
+        mode = os.fstat(0).st_mode
+        self._drains = role == "filter" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
         self._seen = 0
-        self._wake_read = -1
-        self._wake_write = -1
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -99,11 +98,3 @@ def die(signum: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
     os.kill(os.getpid(), signum)
     os._exit(128 + signum)  # the signal may be ignored by our parent's doing
-
-
-def _is_pipe(fd: int) -> bool:
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

@@ -77,9 +77,8 @@ def resolve(dsn: str | None, config_dsn: str | None, env: Mapping[str, str] = os
     if config_dsn:
         _parsed(config_dsn, "the configuration's dsn")
         return Target(config_dsn, "from the configuration")
-    for variable in _PG_VARIABLES:
-        if env.get(variable):
-            return Target("", variable)
+    if variable := next(filter(env.get, _PG_VARIABLES), None):
+        return Target("", variable)
     base = default_base(env)
     return Target(EmbeddedServer(base).dsn, _EMBEDDED, base)
 
@@ -184,11 +183,7 @@ class Database(AbstractContextManager["Database"]):
         self.ready = True
 
     def prepare(self, connection: Connection) -> None:
-        """Bring the tables to this release, or see that they are.
-
-        Raises:
-            NoData, ConfigError: as `open_database`.
-        """
+        """Bring the tables to this release, or see that they are; raises NoData and ConfigError as `open_database`."""
         if not self.create:
             found = versions.check_version(connection, self.where)
             if found == 0:
@@ -202,7 +197,6 @@ class Database(AbstractContextManager["Database"]):
             versions.guard_origin(connection, self.origin, self.where)
 
     def no_data(self) -> NoData:
-        """Return the error that says that nothing is here."""
         return NoData(
             f"no data at {self.where} ({self.target.why}). Name the database with --dsn or --config, or fill it with"
             " okx store"
@@ -246,11 +240,7 @@ class Database(AbstractContextManager["Database"]):
 
     @contextmanager
     def session(self, timeout_s: int | None = None, **settings: str) -> Iterator[Connection]:
-        """Give one connection, as `connect` does, for a `with` block, in which Postgres' errors become ours.
-
-        Raises:
-            DatabaseUnavailable, LoginRefused: as `connect`, at any time in the block.
-        """
+        """Give a connection for a `with` block, anywhere in which Postgres' errors become those that `connect` raises."""
         with self.connect(timeout_s, **settings) as connection:
             try:
                 yield connection

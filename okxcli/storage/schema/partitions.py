@@ -16,13 +16,7 @@ from okxcli.storage.server.pooled_connection import Connection
 DAY_MS = 86_400_000
 
 #: What a table is cut into: days, or months for the one with few rows.
-STEP: dict[str, str] = {
-    "raw_trades": "day",
-    "merged_trades": "day",
-    "order_books": "day",
-    "tickers": "day",
-    "market_data": "month",
-}
+STEP = dict.fromkeys(("raw_trades", "merged_trades", "order_books", "tickers"), "day") | {"market_data": "month"}
 _EPOCH = date(1970, 1, 1)
 
 

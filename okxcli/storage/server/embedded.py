@@ -89,7 +89,6 @@ class EmbeddedServer:
 
     @property
     def data(self) -> Path:
-        """The data folder, as Postgres means it."""
         return self.home / "data"
 
     @property
@@ -109,7 +108,6 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The same as a URL."""
         return f"postgresql://{NAME}@/{NAME}?host={quote(str(self.socket), safe='/')}&port=5432"
 
     @property
@@ -149,11 +147,7 @@ class EmbeddedServer:
         self._use = use
 
     def revive(self) -> None:
-        """Start the server again if it has died while it was used; nothing happens if it lives.
-
-        Raises:
-            DatabaseUnavailable: it does not start.
-        """
+        """Start the server again if it has died while it was used; raises DatabaseUnavailable if it does not start."""
         if self._use is not None:
             self._run(self._use)
 

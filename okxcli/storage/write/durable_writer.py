@@ -199,7 +199,6 @@ class DurableWriter:
         return self._writer.counts() | {"spooled": self.spooled}
 
     def close(self) -> None:
-        """Close connection and spool."""
         self._search.stop()
         self._watchdog.stop()
         if self._file is not None:

@@ -39,11 +39,7 @@ class Probe:
         return self._end is not None
 
     def result(self) -> None:
-        """Say how the search has ended.
-
-        Raises:
-            ConfigError: the database is there, and is not the one that we are for.
-        """
+        """Raise ConfigError if the database is there, and is not the one that we are for."""
         if isinstance(self._end, ConfigError):
             raise self._end
 
@@ -53,7 +49,6 @@ class Probe:
         return end if isinstance(end, Connection) else None
 
     def stop(self) -> None:
-        """Try no more."""
         self._stopped.set()
         connection = self.take()
         if connection is not None:

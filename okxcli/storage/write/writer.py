@@ -89,25 +89,16 @@ class Writer:
         return len(self._batch) + len(self._unreadable)
 
     def add(self, line: Line, raw: bytes | None = None) -> None:
-        """Take a line in; commit the batch if it is full. `raw` is what it came in as.
-
-        Raises:
-            DatabaseUnavailable: as `flush`.
-        """
+        """Take a line in; `flush` the batch if it is full. `raw` is what it came in as."""
         self._batch.append((line, raw))
         self._weigh(1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10)
 
     def refuse(self, raw: bytes, reason: str) -> None:
-        """Take in a line that could not be decoded, for the quarantine.
-
-        Raises:
-            DatabaseUnavailable: as `flush`.
-        """
+        """Take in a line that could not be decoded, for the quarantine; `flush` the batch if it is full."""
         self._unreadable.append(Unreadable(raw, reason))
         self._weigh(1)
 
     def _weigh(self, weight: int) -> None:
-        """Note the weight of a line that was taken in; commit the batch if it is full."""
         if self.pending == 1:
             self._began_ms = self.clock()
             self._weight = 0
