@@ -240,7 +240,7 @@ class Database(AbstractContextManager["Database"]):
 
     @contextmanager
     def session(self, timeout_s: int | None = None, **settings: str) -> Iterator[Connection]:
-        """Give a connection for a `with` block, anywhere in which Postgres' errors become those that `connect` raises."""
+        """Give a connection for a `with` block, all through which Postgres' errors become what `connect` raises."""
         with self.connect(timeout_s, **settings) as connection:
             try:
                 yield connection

@@ -120,18 +120,13 @@ class Writer:
             DatabaseUnavailable: the database could not be reached within the patience, or refuses as a whole. The
                 lines are still pending: `flush` may be called again.
         """
-        if self._unreadable:
-            try:
-                self._patiently(self._set_aside)
-            except psycopg.Error as error:
-                raise explain(error, self.where) from None
-            self._counts["quarantined"] += len(self._unreadable)
-            self._unreadable.clear()
-        if not self._batch:
+        if not self.pending:
             return
         refused = self._store(self._batch)
         batch, self._batch = self._batch, []
-        if self.on_durable is not None:
+        self._counts["quarantined"] += len(self._unreadable)
+        self._unreadable.clear()
+        if self.on_durable is not None and batch:
             gone = {id(one.line) for one in refused}
             self.on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
 
@@ -218,12 +213,6 @@ class Writer:
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACK_OFF_S)
 
-    def _set_aside(self, connection: Connection) -> Outcome:
-        """Commit what could not be decoded to the quarantine."""
-        with connection.transaction():
-            quarantine_unreadable(connection, self._unreadable)
-        return Outcome()
-
     def _transact(self, connection: Connection, batch: _Batch, thorough: bool, refused: Sequence[Refused]) -> Outcome:
         parts = _Parts(line for line, _ in batch)
         outcome = Outcome(refused=list(refused))
@@ -243,6 +232,7 @@ class Writer:
             # `batch` may be a part of what was taken in, and lacks what is refused by itself.
             raw = {id(line): text for line, text in self._batch if text is not None} if outcome.refused else {}
             quarantine(connection, outcome.refused, raw)
+            quarantine_unreadable(connection, self._unreadable)
         return outcome
 
     def _tell(self, one: Refused) -> None:
