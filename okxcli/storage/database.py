@@ -231,7 +231,7 @@ class Database(AbstractContextManager["Database"]):
             old = connection.info.server_version // 10_000
             connection.close()
             raise DatabaseUnavailable(f"Postgres {old} at {self.where} is too old: okx needs {OLDEST} or newer")
-        connection.rely_on({**(options or {}), **settings})
+        connection.given = {**(options or {}), **settings}
         return connection
 
     def _dial(self, dsn: str, defaults: Mapping[str, str]) -> Connection:

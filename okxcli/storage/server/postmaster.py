@@ -89,7 +89,7 @@ def stop(data: Path, timeout_s: float = STOP_S) -> bool:
     return False
 
 
-def locked(lock: BinaryIO, until: float) -> bool:
+def locked(lock: int | BinaryIO, until: float) -> bool:
     """Lock a file exclusively, trying until then (`time.monotonic`); return whether it is locked."""
     while True:
         try:
@@ -111,14 +111,11 @@ def _watch(base: Path, data: Path) -> None:
         # Let go at once: who starts or stops holds the door and asks for this lock next.
         fcntl.flock(use, fcntl.LOCK_UN)
         fcntl.flock(door, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(door, fcntl.LOCK_UN)
-            continue
-        if not (base / KEEP).exists():
-            stop(data)
-        return
+        if locked(use, until=0.0):
+            if not (base / KEEP).exists():
+                stop(data)
+            return
+        fcntl.flock(door, fcntl.LOCK_UN)
 
 
 def _detach() -> None:
