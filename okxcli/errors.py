@@ -5,69 +5,59 @@ prints it, as one line on standard error, and exits with its code.
 """
 
 from enum import IntEnum
-from typing import NamedTuple
+from signal import SIGINT, SIGPIPE, SIGTERM
+from typing import NamedTuple, Self
 
 
 class ExitCode(IntEnum):
-    """How an `okx` process ends; the numbers follow sysexits.h where it has one. Repeated in every man page."""
+    """How an `okx` process ends, and what that means in every man page; numbers of sysexits.h where it has one."""
 
-    OK = 0  # done
-    NO = 1  # ran, and the answer is no
-    USAGE = 2  # wrong option or argument
-    DATA = 65  # bad input lines were skipped
-    UNAVAILABLE = 69  # exchange or Postgres unreachable
-    SOFTWARE = 70  # our bug
-    OUTPUT = 74  # output cannot be written
-    TRY_LATER = 75  # another run holds the lock, or data is spooled
-    LOGIN = 77  # login refused
-    CONFIG = 78  # bad configuration
-    INTERRUPTED = 130  # SIGINT
-    PIPE = 141  # nobody reads our output any more
-    TERMINATED = 143  # SIGTERM
+    meaning: str
 
+    def __new__(cls, number: int, meaning: str) -> Self:
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
 
-EXIT_MEANING: dict[ExitCode, str] = {
-    ExitCode.OK: "Done.",
-    ExitCode.NO: "It ran, and the answer is no (stale, missing, different).",
-    ExitCode.USAGE: "Wrong option or argument.",
-    ExitCode.DATA: "Bad input lines were reported and passed over.",
-    ExitCode.UNAVAILABLE: "The exchange or Postgres could not be reached.",
-    ExitCode.SOFTWARE: "A bug of okx.",
-    ExitCode.OUTPUT: "Output could not be written: the disk is full, the file or folder cannot be written.",
-    ExitCode.TRY_LATER: "Another run holds the lock, or data is spooled: try again later.",
-    ExitCode.LOGIN: "Login refused.",
-    ExitCode.CONFIG: "Bad configuration.",
-    ExitCode.INTERRUPTED: "Ended by an interrupt (Ctrl-C).",
-    ExitCode.PIPE: "The reader of the output went away.",
-    ExitCode.TERMINATED: "Ended by SIGTERM.",
-}
+    OK = 0, "Done."
+    NO = 1, "It ran, and the answer is no (stale, missing, different)."
+    USAGE = 2, "Wrong option or argument."
+    DATA = 65, "Bad input lines were reported and passed over."
+    UNAVAILABLE = 69, "The exchange or Postgres could not be reached."
+    SOFTWARE = 70, "A bug of okx."
+    OUTPUT = 74, "Output could not be written: the disk is full, the file or folder cannot be written."
+    TRY_LATER = 75, "Another run holds the lock, or data is spooled: try again later."
+    LOGIN = 77, "Login refused."
+    CONFIG = 78, "Bad configuration."
+    INTERRUPTED = 128 + SIGINT, "Ended by an interrupt (Ctrl-C)."
+    PIPE = 128 + SIGPIPE, "The reader of the output went away."
+    TERMINATED = 128 + SIGTERM, "Ended by SIGTERM."
 
 
 class OkxError(Exception):
     """Base of every error that a user is told in one line.
 
-    The message says what failed, on what, and what to try; it never holds a secret.
+    The message says what failed, on what, and what to try; it never holds a secret. Each class names its `exit_code`,
+    or has that of its base.
     """
 
     exit_code = ExitCode.SOFTWARE
 
+    def __init_subclass__(cls, exit_code: ExitCode | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
 
-class UsageError(OkxError):
+
+class UsageError(OkxError, exit_code=ExitCode.USAGE):
     """A wrong option or argument that the option parser itself cannot see."""
 
-    exit_code = ExitCode.USAGE
 
-
-class InputError(OkxError):
+class InputError(OkxError, exit_code=ExitCode.DATA):
     """Input that cannot be used at all (with `--strict`: the first bad line)."""
 
-    exit_code = ExitCode.DATA
 
-
-class ExchangeUnavailable(OkxError):
+class ExchangeUnavailable(OkxError, exit_code=ExitCode.UNAVAILABLE):
     """The exchange cannot be reached, or refuses what we ask for good."""
-
-    exit_code = ExitCode.UNAVAILABLE
 
 
 class Refused(ExchangeUnavailable):
@@ -82,57 +72,37 @@ class NoSuchInstrument(Refused):
     """The exchange has no such instrument, or has it no longer."""
 
 
-class DatabaseUnavailable(OkxError):
+class DatabaseUnavailable(OkxError, exit_code=ExitCode.UNAVAILABLE):
     """Postgres cannot be reached or started."""
-
-    exit_code = ExitCode.UNAVAILABLE
 
 
 class NoData(DatabaseUnavailable):
     """There is no database of ours yet, or nothing in it."""
 
 
-class OutputError(OkxError):
+class OutputError(OkxError, exit_code=ExitCode.OUTPUT):
     """Standard output or a file cannot be written."""
 
-    exit_code = ExitCode.OUTPUT
 
-
-class TryLater(OkxError):
+class TryLater(OkxError, exit_code=ExitCode.TRY_LATER):
     """Somebody else holds the lock, or data waits in the spool."""
 
-    exit_code = ExitCode.TRY_LATER
 
-
-class LoginRefused(OkxError):
+class LoginRefused(OkxError, exit_code=ExitCode.LOGIN):
     """The exchange refuses our credentials."""
 
-    exit_code = ExitCode.LOGIN
 
-
-class ConfigError(OkxError):
+class ConfigError(OkxError, exit_code=ExitCode.CONFIG):
     """The configuration is wrong, or does not fit the database it names."""
 
-    exit_code = ExitCode.CONFIG
 
-
-class AnswerNo(OkxError):
+class AnswerNo(OkxError, exit_code=ExitCode.NO):
     """The command ran and its answer is no."""
-
-    exit_code = ExitCode.NO
 
 
 #: What our own code raises when it is wrong about its input. A line that causes one is treated like a bad line: a bug
 #: must not cost its neighbours. Whatever says that the world is wrong (files, sockets, databases) is none of these.
-BUGS: tuple[type[Exception], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Early(NamedTuple):

@@ -22,7 +22,7 @@ import typer.main
 
 from okxcli import __version__
 from okxcli.cli import build_app
-from okxcli.errors import EXIT_MEANING
+from okxcli.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "man"
@@ -188,7 +188,7 @@ def head(name: str, summary: str, number: str = "1") -> list[str]:
 
 def tail(environment: dict[str, str], more: list[str], also: list[str]) -> list[str]:
     """Return the sections that every page ends with."""
-    codes = [(str(int(code)), meaning) for code, meaning in EXIT_MEANING.items()]
+    codes = [(str(int(code)), code.meaning) for code in ExitCode]
     return [
         *section("ENVIRONMENT", definitions(list(environment.items()))),
         *more,

@@ -16,7 +16,7 @@ import typer.main
 
 from okxcli.cli import build_app
 from okxcli.core import model
-from okxcli.errors import EXIT_MEANING
+from okxcli.errors import ExitCode
 from okxcli.runtime.configuration import config_keys
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def test_every_page_has_its_sections_examples_before_options(name):
     assert titles[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLES"]
     assert titles[4] in ("ARGUMENTS", "OPTIONS", "COMMANDS")
     assert titles[-2:] == ["EXIT STATUS", "SEE ALSO"]
-    assert all(rf"\fB{int(code)}\fR" in text for code in EXIT_MEANING)
+    assert all(rf"\fB{int(code)}\fR" in text for code in ExitCode)
     example = text.partition(".SH EXAMPLES")[2].partition(".SH")[0]
     assert example.count(".nf") >= 2
 

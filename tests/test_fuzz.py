@@ -267,7 +267,7 @@ def test_a_long_quiet_is_not_held_in_memory():
         up = full = False
 
         def add(self, line):
-            held.append(len(collector._ready))
+            held.append(collector._candles.candles - len(held))  # made, and not handed on
 
     config = Config(symbols=("BTC-USDT",), timeframes=("1s",), fill=True)
     collector = Collector(config, None, DurableWriter(), None, lambda: 0)

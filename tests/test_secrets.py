@@ -215,7 +215,7 @@ def test_the_spool_is_private(tmp_path):
     try:
         spool = Spool(tmp_path / "a" / "b" / "c")
         spool.write([b"line"])
-        spool.close()
+        spool.rotate()
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))]

@@ -84,7 +84,7 @@ def backfill(
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_time
     from okxcli.runtime.configuration.config_file import load
-    from okxcli.runtime.progress import Progress
+    from okxcli.runtime.progress import bar
     from okxcli.runtime.signals import Lifecycle
     from okxcli.runtime.tables import write_rows
 
@@ -112,7 +112,7 @@ def backfill(
     with (
         Lifecycle("source") as life,
         _alone(stored.dsn, settings.dsn, here.origin) as database,
-        Progress("okx backfill", not quiet) as progress,
+        bar("okx backfill", not quiet) as progress,
     ):
         place = _files_place(here, files_url) if download else None
         work, describe = _worker(database, here, settings, wait, life, progress, place, clock)

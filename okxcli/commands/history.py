@@ -70,7 +70,7 @@ def history(
     from okxcli.exchanges.registry import files_of
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_time
-    from okxcli.runtime.progress import Progress
+    from okxcli.runtime.progress import bar
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("history", verbose=verbose, quiet=quiet)
@@ -78,7 +78,7 @@ def history(
     clock = SteadyClock() if files else way.market().clock()
     now = clock()
     begin, end = (parse_time(text, now) if text is not None else None for text in (since, until))
-    with Lifecycle("source") as life, Progress("okx history", not quiet) as progress:
+    with Lifecycle("source") as life, bar("okx history", not quiet) as progress:
 
         def sleep(seconds: float) -> None:
             life.wait(None, seconds)

@@ -7,9 +7,9 @@ in the inbox, which is bounded and stops reading the sockets when it is full.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass
 
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
@@ -38,10 +38,9 @@ _TOLD = 50
 _QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
-#: Bars held before they go to the keeper.
-_HELD = 1_000
 
 
+@dataclass(eq=False)
 class Collector:
     """Collects what `config` names from `feed` into `keeper`.
 
@@ -52,32 +51,22 @@ class Collector:
     feed's, which is corrected when the exchange's time is known better.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        feed: Feed,
-        keeper: DurableWriter,
-        session: Callable[[], AbstractContextManager[Connection]],
-        clock: Callable[[], int],
-        *,
-        housekeep: Callable[[Config], None] = lambda config: None,
-        mender: Callable[[Config], LiveMender] | None = None,
-        load: Callable[[], Config] | None = None,
-    ) -> None:
-        self._exchange = configured(config)
+    config: Config
+    feed: Feed
+    keeper: DurableWriter
+    session: Callable[[], AbstractContextManager[Connection]]
+    clock: Callable[[], int]
+    _: KW_ONLY
+    housekeep: Callable[[Config], None] = lambda config: None
+    mender: Callable[[Config], LiveMender] | None = None
+    load: Callable[[], Config] | None = None
+
+    def __post_init__(self) -> None:
         self.rejected = 0
         self.messages = 0
-        self._config = config
-        self._feed = feed
-        self._keeper = keeper
-        self._session = session
-        self._clock = clock
-        self._housekeep = housekeep
-        self._mender = mender
-        self._load = load
+        self._exchange = configured(self.config)
         self._normalizer = self._exchange.normalizer()
         self._doubt = ClockDoubt()
-        self._ready: deque[Line] = deque()
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
@@ -85,17 +74,17 @@ class Collector:
         self._wish: Config | None = None  # a configuration that is to be taken up
         self._next_try = 0.0
         self._removed: set[str] = set()
-        self._candles, self.chores = self._made(config)
+        self._candles, self.chores = self._made(self.config)
 
     def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Housekeeping]:
         """Return the candle maker for a configuration, and the chores beside it."""
         self._fill_by_fill = TAPE in config.channels
-        mender = self._mender(config) if self._mender is not None else None
-        chores = Housekeeping(lambda: self._keeper.up, lambda: self._housekeep(self._config), mender)
+        mender = self.mender(config) if self.mender is not None else None
+        chores = Housekeeping(lambda: self.keeper.up, lambda: self.housekeep(self.config), mender)
         if not config.timeframes:
             return None, chores
         candles = RealTimeCandleProcessor(
-            config.timeframes, self._take_bar, config.lateness_ms, config.grace_ms, config.fill
+            config.timeframes, self.keeper.add, config.lateness_ms, config.grace_ms, config.fill
         )
         if self._fill_by_fill:
             candles.on_candle(chores.note)
@@ -112,16 +101,16 @@ class Collector:
         self.chores.start()
         while not life.stop and (end is None or time.monotonic() < end):
             # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
-            if life.wait(None if self._keeper.full else self._feed.fileno(), self._wait_s(end)):
-                self.take(self._feed.poll())
+            if life.wait(None if self.keeper.full else self.feed.fileno(), self._wait_s(end)):
+                self.take(self.feed.poll())
             self.tick()
             if life.reload:
                 life.reload = False
                 self._read_again()
             if self._wish is not None:
                 self._try_change(self._wish)
-        self._feed.stop()
-        while lines := self._feed.poll():
+        self.feed.stop()
+        while lines := self.feed.poll():
             self.take(lines)
         self.chores.stop()
         self.finish()
@@ -130,16 +119,8 @@ class Collector:
         """Take up the bars that are open by what is stored, before anything of these symbols (all) is taken in."""
         if not self._fill_by_fill or self._candles is None:
             return
-        candles = self._candles
-
-        def give(line: Line) -> None:
-            candles.feed(line)
-            if len(self._ready) >= _HELD:
-                self._store()
-
-        for symbol in self._config.symbols if symbols is None else symbols:
-            last = reopen(connection, self._exchange.name, symbol, candles, give)
-            self._store()
+        for symbol in self.config.symbols if symbols is None else symbols:
+            last = reopen(connection, self._exchange.name, symbol, self._candles, self._candles.feed)
             if last is not None:
                 _log.debug("%s: goes on after id %d", symbol, last)
 
@@ -147,23 +128,23 @@ class Collector:
 
     def _read_again(self) -> None:
         """Read the configuration anew; one with mistakes changes nothing."""
-        if self._load is None:
+        if self.load is None:
             return
         try:
-            wish = self._load()
-            if wish.exchange != self._config.exchange:
+            wish = self.load()
+            if wish.exchange != self.config.exchange:
                 raise ConfigError("exchange.name is another one, which needs a new start")
         except OkxError as error:
             _log.error("the configuration stays as it was: %s", "; ".join(str(error).splitlines()))
             return
         self._wish = wish
         self._next_try = 0.0
-        if not self._keeper.up:
+        if not self.keeper.up:
             _log.info("the new configuration is taken up when the database is back")
 
     def _try_change(self, config: Config) -> None:
         """Take up another configuration, as soon as the database is there: it says where symbols begin."""
-        if not self._keeper.up or time.monotonic() < self._next_try:
+        if not self.keeper.up or time.monotonic() < self._next_try:
             return
         try:
             self.change(config)
@@ -185,22 +166,21 @@ class Collector:
             DatabaseUnavailable: it is away; nothing has changed.
             UsageError: a symbol that cannot be; nothing has changed.
         """
-        before = self._config
+        before = self.config
         new = [symbol for symbol in config.symbols if symbol not in before.symbols]
         gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
         others = _of_candles(config) != _of_candles(before)
         taped = new if TAPE in before.channels else config.symbols
-        with self._session() as connection:
+        with self.session() as connection:
             resume = newest_ids(connection, self._exchange.name, taped) if TAPE in config.channels else {}
-            self.take(self._feed.poll())
+            self.take(self.feed.poll())
             if config.proxy != before.proxy:
-                self._feed.go_through(config.proxy)
-            self.take(self._feed.change(config.symbols, config.channels, resume))
-            self._config = config
+                self.feed.go_through(config.proxy)
+            self.take(self.feed.change(config.symbols, config.channels, resume))
+            self.config = config
             self._removed = (self._removed | set(gone)) - set(config.symbols)
             for symbol in gone if self._candles is not None else ():
                 self._candles.forget(self._exchange.name, symbol)  # type: ignore[union-attr]
-            self._store()
             if others:
                 self._begin_anew(connection)
             else:
@@ -211,13 +191,12 @@ class Collector:
         """Make other candles from now on, beginning with what is stored of the open bars."""
         if self._candles is not None:
             self._candles.finish()
-        self._store()
-        self._keeper.finish()
+        self.keeper.finish()
         self.chores.stop()
-        self._candles, self.chores = self._made(self._config)
+        self._candles, self.chores = self._made(self.config)
         self._candles_due = None
         self.chores.start()
-        self._reopen_what_can_be(connection, self._config.symbols)
+        self._reopen_what_can_be(connection, self.config.symbols)
 
     def _reopen_what_can_be(self, connection: Connection, symbols: Iterable[str]) -> None:
         try:
@@ -237,7 +216,6 @@ class Collector:
             except BUGS as error:
                 _log.exception("a bug of okx")
                 self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
-        self._store()
 
     def _normalized(self, line: bytes) -> list[Line]:
         try:
@@ -249,20 +227,14 @@ class Collector:
     def _route(self, item: Line) -> None:
         """Give one line to those whom it concerns, a bar before the trade that closed it."""
         if isinstance(item, BookSnapshot):
-            if self._config.books_every_ms:
-                key, slot = (item.symbol, item.origin), item.timestamp // self._config.books_every_ms
+            if self.config.books_every_ms:
+                key, slot = (item.symbol, item.origin), item.timestamp // self.config.books_every_ms
                 if self._book_slots.get(key) == slot:
                     return
                 self._book_slots[key] = slot
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
-        self._ready.append(item)
-
-    def _take_bar(self, bar: Line) -> None:
-        """Put a bar in line; a long quiet may make millions of flat ones at once, which are not all held."""
-        self._ready.append(bar)
-        if len(self._ready) >= _HELD:
-            self._store()
+        self.keeper.add(item)
 
     def _is_for_candles(self, item: Line) -> bool:
         """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
@@ -273,7 +245,7 @@ class Collector:
     def _reject(self, line: bytes, reason: str, early: tuple[Early, ...] = ()) -> None:
         self.rejected += 1
         if self.rejected <= _QUARANTINED or early:  # trades may be taken back, all of them
-            self._keeper.refuse(line, reason)
+            self.keeper.refuse(line, reason)
         self._doubt.note(early)
         if self.rejected <= _TOLD:
             _log.warning("rejected a message: %s: %s", reason, line[:300].decode(errors="replace"))
@@ -281,9 +253,8 @@ class Collector:
     def tick(self) -> None:
         """Do what time has made due: candles by the exchange's clock, a batch."""
         if self._candles is not None:
-            self._candles_due = self._candles.advance(self._feed.clock())
-        self._store()
-        self._keeper.tick()
+            self._candles_due = self._candles.advance(self.feed.clock())
+        self.keeper.tick()
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
@@ -293,18 +264,14 @@ class Collector:
 
     def _wait_s(self, end: float | None) -> float:
         waits = [max(self._next_heartbeat - time.monotonic(), 0)]
-        due = self._keeper.due_in(self._clock())
+        due = self.keeper.due_in(self.clock())
         if due is not None:
             waits.append(due)
         if self._candles_due is not None:
-            waits.append(max(self._candles_due - self._feed.clock(), 0) / 1000)
+            waits.append(max(self._candles_due - self.feed.clock(), 0) / 1000)
         if end is not None:
             waits.append(max(end - time.monotonic(), 0))
         return min(waits)
-
-    def _store(self) -> None:
-        while self._ready:
-            self._keeper.add(self._ready.popleft())
 
     def finish(self) -> None:
         """Write what late trades changed and commit everything.
@@ -314,16 +281,15 @@ class Collector:
         """
         if self._candles is not None:
             self._candles.finish()
-        self._store()
-        left = self._keeper.finish()
+        left = self.keeper.finish()
         if left:
-            raise TryLater(self._keeper.explain_left(left))
+            raise TryLater(self.keeper.explain_left(left))
 
     def counts(self) -> dict[str, int]:
         """Return the counts of every step, as the filters give them."""
         candles = self._candles.counts() if self._candles is not None else {}
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
-        return {"messages": self.messages, "rejected": self.rejected} | made | self._keeper.counts()
+        return {"messages": self.messages, "rejected": self.rejected} | made | self.keeper.counts()
 
 
 def _of_candles(config: Config) -> tuple[object, ...]:

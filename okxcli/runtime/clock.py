@@ -10,6 +10,7 @@ from okxcli.errors import Early, UsageError
 
 _log = logging.getLogger(__name__)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)", re.ASCII)
 
@@ -38,7 +39,6 @@ class SteadyClock:
         self.known = False
 
     def __call__(self) -> int:
-        """Return the time now."""
         return self._begin_ms + self._passed_ns() // 1_000_000
 
     def correct(self, by_ms: int) -> None:
@@ -113,11 +113,10 @@ def parse_time(text: str, now: int) -> int:
         raise UsageError(f"not a time: {text!r}. Write 2026-05-18, 2026-05-18T16:00Z, epoch ms, 2h or today") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def iso(ms: int) -> str:
     """Return `ms` as ISO 8601 in UTC, with milliseconds only where there are any."""
-    seconds, rest = divmod(ms, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{rest:03d}Z" if rest else f"{text}Z"
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")

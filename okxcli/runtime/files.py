@@ -13,7 +13,6 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from okxcli.errors import InputError, OkxError, OutputError, UsageError
@@ -89,7 +88,7 @@ def open_input(path: Path) -> BinaryIO:
     return raw
 
 
-class Sink(io.RawIOBase):
+class Sink(io.FileIO):
     """Writes all of what it is given to a descriptor, also to one that is non-blocking (a shared terminal may be).
 
     Raises `OutputClosed` where nobody reads any more, and OutputError with the reason where it cannot be written:
@@ -97,29 +96,17 @@ class Sink(io.RawIOBase):
     """
 
     def __init__(self, fd: int, what: str) -> None:
-        self._fd = fd
+        super().__init__(fd, "w", closefd=False)
         self._what = what
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._fd
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return os.isatty(self._fd)
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
 
     def write(self, data: Any) -> int:
         """Write all of it and return its length."""
         left = memoryview(data)
         while left:
             try:
-                left = left[os.write(self._fd, left) :]
+                left = left[os.write(self.fileno(), left) :]
             except BlockingIOError:
-                select.select([], [self._fd], [])
+                select.select([], [self], [])
             except BrokenPipeError:
                 raise OutputClosed from None
             except OSError as error:
@@ -131,7 +118,6 @@ class _Told(Sink):
     """Standard error: what cannot be told there must not end the work that it tells of."""
 
     def write(self, data: Any) -> int:
-        """Write what can be written."""
         with contextlib.suppress(OutputError, OutputClosed):
             super().write(data)
         return len(data)
@@ -215,15 +201,15 @@ class OutputFile:
         self._sink.write(data)
         self._whole += len(data)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            try:
-                self._finish()
-            except OutputError as reason:
-                self._give_up(reason)
-                raise
-        else:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if kind is not None:
             self._give_up(error)
+            return
+        try:
+            self._finish()
+        except OutputError as reason:
+            self._give_up(reason)
+            raise
 
     def _finish(self) -> None:
         if self._packer is not None:
@@ -269,9 +255,8 @@ def read_some(stream: BinaryIO, size: int, path: Path) -> bytes:
     """
     try:
         return stream.read1(size) if isinstance(stream, io.BufferedIOBase) else stream.read(size)
-    except (OSError, EOFError) as error:
-        raise InputError(f"cannot read on in {path}: {error}") from None
     except Exception as error:
-        if type(error).__module__.startswith(("zstandard", "zlib")) or type(error).__name__ in ("ZstdError", "error"):
+        damaged = isinstance(error, OSError | EOFError) or type(error).__name__ in ("ZstdError", "error")
+        if damaged or type(error).__module__.startswith(("zstandard", "zlib")):
             raise InputError(f"cannot read on in {path}: {error}") from None
         raise

@@ -1,6 +1,7 @@
 """Memory that was freed, back to the operating system."""
 
 import ctypes
+from contextlib import suppress
 
 
 def give_back() -> None:
@@ -9,8 +10,5 @@ def give_back() -> None:
     Without it the memory of a process stays at the height of its worst moment. Only glibc knows how; others do it by
     themselves or not at all.
     """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
-        return
-    trim(0)
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -12,7 +12,7 @@ import select
 import signal
 import stat
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Literal, NoReturn, Self
 
 Role = Literal["source", "filter", "server"]
@@ -26,8 +26,8 @@ class Lifecycle:
     """Watches INT and TERM, and HUP where the command `reloads`, for the length of a `with` block.
 
     `stop` turns True when the command is to end, `signum` says by which signal. `reload` turns True at a HUP; who acts
-    on it sets it back. At the end of the block the process
-    dies by that signal, or by SIGPIPE after `OutputClosed`; every other exception passes.
+    on it sets it back. At the end of the block the process dies by that signal, or by SIGPIPE after `OutputClosed`;
+    every other exception passes.
     """
 
     def __init__(self, role: Role, reloads: bool = False) -> None:
@@ -36,10 +36,9 @@ class Lifecycle:
         self.signum = 0
         self._reloads = reloads
         self._terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
-        self._drains = role == "filter" and _is_pipe(0)
+        mode = os.fstat(0).st_mode
+        self._drains = role == "filter" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
         self._seen = 0
-        self._wake_read = -1
-        self._wake_write = -1
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -79,7 +78,7 @@ class Lifecycle:
             os.read(self._wake_read, 512)
         return fd is not None and fd in ready
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         signal.set_wakeup_fd(-1)
         for signum, old in self._old.items():
             signal.signal(signum, old)  # type: ignore[arg-type]
@@ -87,7 +86,7 @@ class Lifecycle:
             os.close(fd)
         if isinstance(error, OutputClosed):
             die(signal.SIGPIPE)
-        if kind is None and self.signum:
+        if error is None and self.signum:
             die(self.signum)
 
 
@@ -99,11 +98,3 @@ def die(signum: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
     os.kill(os.getpid(), signum)
     os._exit(128 + signum)  # the signal may be ignored by our parent's doing
-
-
-def _is_pipe(fd: int) -> bool:
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

@@ -4,12 +4,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -79,9 +77,8 @@ def resolve(dsn: str | None, config_dsn: str | None, env: Mapping[str, str] = os
     if config_dsn:
         _parsed(config_dsn, "the configuration's dsn")
         return Target(config_dsn, "from the configuration")
-    for variable in _PG_VARIABLES:
-        if env.get(variable):
-            return Target("", variable)
+    if variable := next(filter(env.get, _PG_VARIABLES), None):
+        return Target("", variable)
     base = default_base(env)
     return Target(EmbeddedServer(base).dsn, _EMBEDDED, base)
 
@@ -97,24 +94,31 @@ def _parsed(dsn: str, name: str) -> dict[str, str]:
         ) from None
 
 
-class Database:
-    """A database that was found and opened; `connect` gives connections to it. A context manager, ended by `close`."""
+@dataclass(eq=False)
+class Database(AbstractContextManager["Database"]):
+    """A database that was found and opened; `connect` gives connections to it. A context manager, ended by `close`.
 
-    def __init__(self, target: Target, application: str = "okx") -> None:
-        self.target = target
-        self._application = application
+    With `create` (for writers) its tables are brought to this release, and it is guarded that the data is of `origin`.
+    """
+
+    target: Target
+    application: str = "okx"
+    create: bool = False
+    origin: str | None = None
+
+    def __post_init__(self) -> None:
+        self.ready = True  # found, and its tables fit; with `open_database(later=True)` perhaps only after `revive`
         self._server: EmbeddedServer | None = None
-        self._prepare: Callable[[Connection], None] | None = None
-        self._ready = True
         self._starting = threading.Lock()
         self._closed = False
 
     @property
     def where(self) -> str:
         """The place in words, without any secret: `db:5432/okx`, or the embedded server's folder."""
-        if self.target.base is not None:
-            return _short(self.target.base)
-        return _place(self.target.dsn)
+        if self.target.base is None:
+            return _place(self.target.dsn)
+        place, here = str(self.target.base), f"{home()}/"
+        return f"~/{place.removeprefix(here)}" if place.startswith(here) else place
 
     @property
     def dsn(self) -> str:
@@ -160,11 +164,6 @@ class Database:
                 if self._closed:  # meanwhile
                     self.close()
 
-    @property
-    def ready(self) -> bool:
-        """Whether it was found and its tables are ready: with `open_database(later=True)` only after `revive`."""
-        return self._ready
-
     def revive(self) -> None:
         """Start the embedded server (again) if it is the one and does not run, and look after the tables (again).
 
@@ -177,20 +176,31 @@ class Database:
         if self._server is not None:
             self._server.revive()
         self.start()
-        if self._prepare is not None:
-            with self.session() as connection:
-                self._prepare(connection)
-            if not self._ready:
-                _log.info("database %s (%s)", self.where, self.target.why)
-            self._ready = True
+        with self.session() as connection:
+            self.prepare(connection)
+        if not self.ready:
+            _log.info("database %s (%s)", self.where, self.target.why)
+        self.ready = True
 
-    def prepare_with(self, prepare: Callable[[Connection], None]) -> None:
-        """Have `revive` call this with a connection to what it finds."""
-        self._prepare = prepare
+    def prepare(self, connection: Connection) -> None:
+        """Bring the tables to this release, or see that they are; raises NoData and ConfigError as `open_database`."""
+        if not self.create:
+            found = versions.check_version(connection, self.where)
+            if found == 0:
+                raise self.no_data()
+            if found < versions.newest():
+                raise ConfigError(f"the tables at {self.where} are of an older okx: run okx db migrate")
+            return
+        for step in versions.migrate(connection, self.where):
+            _log.debug("migrated the tables: %04d %s", step.number, step.name)
+        if self.origin is not None:
+            versions.guard_origin(connection, self.origin, self.where)
 
-    def not_ready(self) -> None:
-        """Say that it is away, until `revive` finds it."""
-        self._ready = False
+    def no_data(self) -> NoData:
+        return NoData(
+            f"no data at {self.where} ({self.target.why}). Name the database with --dsn or --config, or fill it with"
+            " okx store"
+        )
 
     def connect(self, timeout_s: int | None = None, **settings: str) -> Connection:
         """Return a new connection, in whose transactions these settings of Postgres hold too.
@@ -208,35 +218,29 @@ class Database:
             defaults["connect_timeout"] = str(timeout_s)
         options = settings_in(given.get("options", os.environ.get("PGOPTIONS", "")))
         try:
-            connection = self._dial(dsn, defaults, options is not None)
+            try:
+                connection = self._dial(dsn, defaults)
+            except psycopg.OperationalError as error:
+                # A pooler may refuse libpq's `options`, which can be spared where we know what they say.
+                if options is None or "unsupported startup parameter" not in str(error):
+                    raise
+                connection = self._dial(dsn, {**defaults, "options": ""})
         except psycopg.Error as error:
             raise explain(error, self.where) from None
         if connection.info.server_version < OLDEST * 10_000:
             old = connection.info.server_version // 10_000
             connection.close()
             raise DatabaseUnavailable(f"Postgres {old} at {self.where} is too old: okx needs {OLDEST} or newer")
-        connection.rely_on({**(options or {}), **settings})
+        connection.given = {**(options or {}), **settings}
         return connection
 
-    def _dial(self, dsn: str, defaults: Mapping[str, str], spare: bool) -> Connection:
-        """Connect, without libpq's `options` if they can be spared and a pooler refuses them."""
+    def _dial(self, dsn: str, defaults: Mapping[str, str]) -> Connection:
         whole = make_conninfo(dsn, **defaults)
-        try:
-            return Connection.connect(
-                whole, autocommit=True, prepare_threshold=None, application_name=self._application
-            )
-        except psycopg.OperationalError as error:
-            if not spare or "unsupported startup parameter" not in str(error) or "options" in defaults:
-                raise
-        return self._dial(dsn, {**defaults, "options": ""}, spare)
+        return Connection.connect(whole, autocommit=True, prepare_threshold=None, application_name=self.application)
 
     @contextmanager
     def session(self, timeout_s: int | None = None, **settings: str) -> Iterator[Connection]:
-        """Give one connection, as `connect` does, for a `with` block, in which Postgres' errors become ours.
-
-        Raises:
-            DatabaseUnavailable, LoginRefused: as `connect`, at any time in the block.
-        """
+        """Give a connection for a `with` block, all through which Postgres' errors become what `connect` raises."""
         with self.connect(timeout_s, **settings) as connection:
             try:
                 yield connection
@@ -250,10 +254,7 @@ class Database:
         if server is not None:
             server.close(_STOP_S)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -280,67 +281,46 @@ def open_database(
         ConfigError: its tables do not fit this release, or it holds data from another exchange.
         UsageError: a password in `--dsn`.
     """
-    target = resolve(dsn, config_dsn, env)
-    if target.base is not None and not create and not EmbeddedServer(target.base).exists:
-        raise NoData(_no_data(_short(target.base), target.why))
-    database = Database(target, application)
+    database = Database(resolve(dsn, config_dsn, env), application, create, origin)
+    base = database.target.base
+    if base is not None and not create and not EmbeddedServer(base).exists:
+        raise database.no_data()
     seen = Seen(database.where, env)
-    try:
-        _open(database, create, origin, seen, _PATIENCE_S if later else 0.0)
-    except DatabaseUnavailable as error:
-        if not later or not seen.before(origin):
-            database.close()
-            raise
-        _log.warning("%s: going on without it", error)
-        database.not_ready()
-    except psycopg.Error as error:
-        database.close()
-        raise explain(error, database.where) from None
-    except BaseException:
-        database.close()
-        raise
-    if create:
-        database.prepare_with(lambda connection: _prepare(connection, database, create, origin))
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        try:
+            _open(database, seen, _PATIENCE_S if later else 0.0)
+        except DatabaseUnavailable as error:
+            if not later or not seen.before(origin):
+                raise
+            _log.warning("%s: going on without it", error)
+            database.ready = False
+        except psycopg.Error as error:
+            raise explain(error, database.where) from None
+        undo.pop_all()
     return database
 
 
-def _open(database: Database, create: bool, origin: str | None, seen: Seen, patience_s: float) -> None:
+def _open(database: Database, seen: Seen, patience_s: float) -> None:
     """Start and prepare it; one that does not answer, but was in use here before, gets a moment: it may be starting."""
     until = time.monotonic() + patience_s
+    origin = database.origin
     while True:
         try:
             database.start(_START_S if patience_s and seen.before(origin) else None)
             with database.session(int(patience_s) or None) as connection:
-                _prepare(connection, database, create, origin)
-            if create and origin is not None:
-                seen.note(origin)
-            if create:
-                _log.info("database %s (%s)", database.where, database.target.why)
-            return
+                database.prepare(connection)
         except DatabaseUnavailable as error:
             if time.monotonic() > until or not seen.before(origin):
                 raise
             _log.debug("trying again: %s", error)
             time.sleep(_AGAIN_S)
-
-
-def _prepare(connection: Connection, database: Database, create: bool, origin: str | None) -> None:
-    where = database.where
-    if not create:
-        found = versions.check_version(connection, where)
-        if found == 0:
-            raise NoData(_no_data(where, database.target.why))
-        if found < versions.newest():
-            raise ConfigError(f"the tables at {where} are of an older okx: run okx db migrate")
+            continue
+        if database.create:
+            if origin is not None:
+                seen.note(origin)
+            _log.info("database %s (%s)", database.where, database.target.why)
         return
-    for step in versions.migrate(connection, where):
-        _log.debug("migrated the tables: %04d %s", step.number, step.name)
-    if origin is not None:
-        versions.guard_origin(connection, origin, where)
-
-
-def _no_data(where: str, why: str) -> str:
-    return f"no data at {where} ({why}). Name the database with --dsn or --config, or fill it with okx store"
 
 
 def variables(dsn: str) -> dict[str, str]:
@@ -370,8 +350,3 @@ def _place(dsn: str) -> str:
     name = given.get("dbname") or os.environ.get("PGDATABASE") or ""
     at = host if host and host.startswith("/") else f"{host or 'localhost'}:{port}"
     return f"{at}/{name}" if name and not at.startswith("/") else f"{at} ({name})" if name else at
-
-
-def _short(path: Path) -> str:
-    here, text = str(home()), str(path)
-    return "~" + text[len(here) :] if text.startswith(here + "/") else text

@@ -16,13 +16,7 @@ from okxcli.storage.server.pooled_connection import Connection
 DAY_MS = 86_400_000
 
 #: What a table is cut into: days, or months for the one with few rows.
-STEP: dict[str, str] = {
-    "raw_trades": "day",
-    "merged_trades": "day",
-    "order_books": "day",
-    "tickers": "day",
-    "market_data": "month",
-}
+STEP = dict.fromkeys(("raw_trades", "merged_trades", "order_books", "tickers"), "day") | {"market_data": "month"}
 _EPOCH = date(1970, 1, 1)
 
 
@@ -148,8 +142,7 @@ def existing(connection: Connection, table: str) -> list[date]:
         " (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(%s)) AND starts_with(relname, %s)",
         [table, f"{table}_"],
     )
-    found = (start_in(table, name) for (name,) in rows)
-    return sorted(start for start in found if start is not None)
+    return sorted(start for (name,) in rows if (start := start_in(table, name)) is not None)
 
 
 def _attached(connection: Connection, table: str) -> dict[str, bool]:

@@ -1,14 +1,12 @@
 """The tables: numbered migrations, the version a database is at, and the exchange it was filled from."""
 
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from okxcli.errors import ConfigError
-
-if TYPE_CHECKING:
-    from okxcli.storage.server.pooled_connection import Connection
+from okxcli.storage.server.pooled_connection import Connection
 
 # One number of ours for each thing that is locked in a database, since Postgres knows advisory locks by number alone.
 MIGRATION_LOCK = 0x6F6B78_01
@@ -18,10 +16,10 @@ BACKFILL_LOCK = 0x6F6B78_04
 
 _CLOCK = "clock of "
 _META = "CREATE TABLE IF NOT EXISTS meta (key text PRIMARY KEY, value text NOT NULL)"
+_SET = "INSERT INTO meta VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(NamedTuple):
     """One step: its number and name, from the file's name, and its SQL."""
 
     number: int
@@ -37,7 +35,7 @@ def migrations() -> tuple[Migration, ...]:
         number, _, name = file.name.removesuffix(".sql").partition("_")
         if file.name.endswith(".sql"):
             found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))
-    return tuple(sorted(found, key=lambda migration: migration.number))
+    return tuple(sorted(found))
 
 
 def newest() -> int:
@@ -45,15 +43,24 @@ def newest() -> int:
     return migrations()[-1].number
 
 
-def version(connection: "Connection") -> int:
+def version(connection: Connection) -> int:
     """Return the schema version of the database; 0 if it has no tables of ours."""
     if connection.execute("SELECT to_regclass('meta')").fetchone() == (None,):
         return 0
-    row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    return int(row[0]) if row else 0
+    return int(_value(connection, "schema_version") or 0)
 
 
-def check_version(connection: "Connection", where: str) -> int:
+def origin(connection: Connection) -> str | None:
+    """Return the exchange that the database was filled from; None if nothing was written yet."""
+    return _value(connection, "origin")
+
+
+def _value(connection: Connection, key: str) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = %s", [key]).fetchone()
+    return str(row[0]) if row else None
+
+
+def check_version(connection: Connection, where: str) -> int:
     """Return the database's schema version.
 
     Raises:
@@ -65,7 +72,7 @@ def check_version(connection: "Connection", where: str) -> int:
     return found
 
 
-def migrate(connection: "Connection", where: str) -> list[Migration]:
+def migrate(connection: Connection, where: str) -> list[Migration]:
     """Bring the tables to this release, one transaction a step, and return the steps that were needed.
 
     Safe to run from several processes at once: one migrates, the others wait and find it done. A database without
@@ -77,36 +84,20 @@ def migrate(connection: "Connection", where: str) -> list[Migration]:
     found = check_version(connection, where)
     if found == newest():
         return []
-    if found == 0:
-        with connection.transaction():
-            return _steps(connection)
-    return _steps(connection)
-
-
-def _steps(connection: "Connection") -> list[Migration]:
     done = []
-    for migration in migrations():
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
-            connection.execute(_META)
-            if version(connection) >= migration.number:
-                continue
-            connection.execute(migration.sql.encode())
-            connection.execute(
-                "INSERT INTO meta VALUES ('schema_version', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                [str(migration.number)],
-            )
-            done.append(migration)
+    with connection.transaction() if found == 0 else nullcontext():
+        for migration in migrations():
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+                connection.execute(_META)
+                if version(connection) < migration.number:
+                    connection.execute(migration.sql.encode())
+                    connection.execute(_SET, ["schema_version", str(migration.number)])
+                    done.append(migration)
     return done
 
 
-def origin(connection: "Connection") -> str | None:
-    """Return the exchange that the database was filled from; None if nothing was written yet."""
-    row = connection.execute("SELECT value FROM meta WHERE key = 'origin'").fetchone()
-    return str(row[0]) if row else None
-
-
-def guard_origin(connection: "Connection", wanted: str, where: str) -> None:
+def guard_origin(connection: Connection, wanted: str, where: str) -> None:
     """Remember where the data comes from (a site of the exchange, `local`...), and refuse data from elsewhere.
 
     Where nothing is stored yet the one who asked last is right.
@@ -114,11 +105,7 @@ def guard_origin(connection: "Connection", wanted: str, where: str) -> None:
     Raises:
         ConfigError: the database holds data from another exchange.
     """
-    connection.execute(
-        "INSERT INTO meta VALUES ('origin', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-        " WHERE NOT EXISTS (SELECT FROM symbols)",
-        [wanted],
-    )
+    connection.execute(_SET + " WHERE NOT EXISTS (SELECT FROM symbols)", ["origin", wanted])
     found = origin(connection)
     if found != wanted:
         raise ConfigError(
@@ -135,15 +122,12 @@ class ClockNote(NamedTuple):
     at_ms: int
 
 
-def note_clock(connection: "Connection", note: ClockNote) -> None:
+def note_clock(connection: Connection, note: ClockNote) -> None:
     """Keep what a collector knows of its clock, in the stead of what it knew before."""
-    connection.execute(
-        "INSERT INTO meta VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [_CLOCK + note.host, f"{note.offset_ms} {note.at_ms}"],
-    )
+    connection.execute(_SET, [_CLOCK + note.host, f"{note.offset_ms} {note.at_ms}"])
 
 
-def clocks(connection: "Connection") -> list[ClockNote]:
+def clocks(connection: Connection) -> list[ClockNote]:
     """Return what collectors know of their clocks, by host."""
     rows = connection.execute("SELECT key, value FROM meta WHERE starts_with(key, %s) ORDER BY key", [_CLOCK])
     return [ClockNote(key.removeprefix(_CLOCK), *map(int, value.split())) for key, value in rows]

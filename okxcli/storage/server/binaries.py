@@ -55,14 +55,10 @@ def _folders() -> Iterator[Path]:
     if own is not None:
         yield own
     installed = [place for pattern in _PLACES for place in Path("/").glob(pattern)]
-    yield from sorted(installed, key=_number_in, reverse=True)
+    yield from sorted(installed, key=lambda place: int((re.findall(r"[0-9]+", str(place)) or ["0"])[-1]), reverse=True)
     on_path = shutil.which("pg_ctl")
     if on_path is not None:
         yield Path(on_path).resolve().parent  # Debian links it into the real folder
-
-
-def _number_in(place: Path) -> int:
-    return int((re.findall(r"[0-9]+", str(place)) or ["0"])[-1])
 
 
 @cache

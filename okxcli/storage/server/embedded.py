@@ -19,11 +19,11 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
+from urllib.parse import quote
 
 from okxcli.errors import DatabaseUnavailable
-from okxcli.runtime.files import private_folder, user_folder
+from okxcli.runtime.files import private, private_folder, user_folder
 from okxcli.storage.server import postmaster
 from okxcli.storage.server.binaries import WHEEL_LIBRARIES, Account, Binaries, account, find
 
@@ -76,7 +76,7 @@ class EmbeddedServer:
         self.base = base.absolute()
         self._settings = dict(settings or {})
         self._named_by = named_by
-        self._use: int | None = None
+        self._use: BinaryIO | None = None
 
     @property
     def home(self) -> Path:
@@ -89,7 +89,6 @@ class EmbeddedServer:
 
     @property
     def data(self) -> Path:
-        """The data folder, as Postgres means it."""
         return self.home / "data"
 
     @property
@@ -109,20 +108,12 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The same as a URL."""
-        from urllib.parse import quote
-
         return f"postgresql://{NAME}@/{NAME}?host={quote(str(self.socket), safe='/')}&port=5432"
 
     @property
     def exists(self) -> bool:
         """Whether there is a database, running or not."""
         return (self.data / "PG_VERSION").exists()
-
-    @property
-    def kept(self) -> bool:
-        """Whether it goes on running without users."""
-        return (self.base / postmaster.KEEP).exists()
 
     def running(self) -> bool:
         """Whether it takes connections at this moment."""
@@ -132,7 +123,7 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:
@@ -145,43 +136,32 @@ class EmbeddedServer:
             return
         try:
             private_folder(self.base, above=0o711)  # a server of another user must get through to it
-            door = _open_lock(self.base / postmaster.DOOR)
             use = _open_lock(self.base / postmaster.USE)
         except OSError as error:
             raise DatabaseUnavailable(_UNUSABLE.format(self.base, error.strerror, self._named_by)) from None
         try:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            started = self._ensure()
-            fcntl.flock(use, fcntl.LOCK_SH)
-            if started:
-                self._spawn_watcher()
-        except OSError as error:
-            os.close(use)
-            raise DatabaseUnavailable(f"cannot start Postgres in {self.base}: {error.strerror or error}") from None
+            self._run(use)
         except BaseException:
-            os.close(use)
+            use.close()
             raise
-        finally:
-            os.close(door)
         self._use = use
 
     def revive(self) -> None:
-        """Start the server again if it has died while it was used; nothing happens if it lives.
+        """Start the server again if it has died while it was used; raises DatabaseUnavailable if it does not start."""
+        if self._use is not None:
+            self._run(self._use)
 
-        Raises:
-            DatabaseUnavailable: it does not start.
-        """
-        if self._use is None:
-            return
-        door = _open_lock(self.base / postmaster.DOOR)
+    def _run(self, use: BinaryIO) -> None:
+        """Have the server run, and be one of its users."""
         try:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            if self._ensure():
-                self._spawn_watcher()
+            with _open_lock(self.base / postmaster.DOOR) as door:
+                fcntl.flock(door, fcntl.LOCK_EX)
+                started = self._ensure()
+                fcntl.flock(use, fcntl.LOCK_SH)
+                if started:
+                    self._spawn_watcher()
         except OSError as error:
             raise DatabaseUnavailable(f"cannot start Postgres in {self.base}: {error.strerror or error}") from None
-        finally:
-            os.close(door)
 
     def close(self, patience_s: float = postmaster.STOP_S) -> None:
         """Stop using the server; stop it if nobody else does and it is not to be kept.
@@ -193,15 +173,11 @@ class EmbeddedServer:
         if use is None:
             return
         until = time.monotonic() + patience_s
-        door = _open_lock(self.base / postmaster.DOOR)
-        try:
+        with _open_lock(self.base / postmaster.DOOR) as door, use:
             if postmaster.locked(door, until):
                 fcntl.flock(use, fcntl.LOCK_UN)
-                if not self.kept and not _in_use(use):
+                if not (self.base / postmaster.KEEP).exists() and _unused(use):
                     self._stop(max(until - time.monotonic(), 0.0))
-        finally:
-            os.close(use)
-            os.close(door)
 
     def keep(self) -> None:
         """Let it go on running when its last user has gone, until `release`."""
@@ -214,17 +190,13 @@ class EmbeddedServer:
         """
         if not self.exists:
             return True
-        door, use = _open_lock(self.base / postmaster.DOOR), _open_lock(self.base / postmaster.USE)
-        try:
+        with _open_lock(self.base / postmaster.DOOR) as door, _open_lock(self.base / postmaster.USE) as use:
             fcntl.flock(door, fcntl.LOCK_EX)
             (self.base / postmaster.KEEP).unlink(missing_ok=True)
-            if not force and _in_use(use):
+            if not force and not _unused(use):
                 self._spawn_watcher()
                 return False
             return self._stop()
-        finally:
-            os.close(use)
-            os.close(door)
 
     def _stop(self, patience_s: float = postmaster.STOP_S) -> bool:
         """Stop the server and remove the socket's folder if it is outside of ours. The door is ours meanwhile."""
@@ -334,30 +306,21 @@ class EmbeddedServer:
             _log.debug("no watcher beside the embedded Postgres: %s", error)
 
 
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _open_lock(path: Path) -> BinaryIO:
+    return open(path, "a+b", opener=private)
 
 
-def _in_use(lock: int) -> bool:
-    """Whether another process holds `lock` for longer than the instant for which a watcher does; leaves it locked."""
-    for _ in range(5):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.002)
-        else:
-            return False
-    return True
+def _unused(lock: BinaryIO) -> bool:
+    """Lock it, unless another process holds it for longer than the instant for which a watcher does."""
+    return postmaster.locked(lock, time.monotonic() + 0.01)
 
 
 def _ping(dsn: str) -> str:
     """Ask as pg_isready does: `ok` also when all connections are taken, `busy` while it starts, recovers or stops."""
     from psycopg import pq
 
-    answer = pq.PGconn.ping(f"{dsn} connect_timeout=5".encode())
-    if answer == pq.Ping.OK:
-        return "ok"
-    return "busy" if answer == pq.Ping.REJECT else "down"
+    answer = pq.Ping(pq.PGconn.ping(f"{dsn} connect_timeout=5".encode()))
+    return {pq.Ping.OK: "ok", pq.Ping.REJECT: "busy"}.get(answer, "down")
 
 
 def _settle(dsn: str) -> str:

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, LiteralString
 
 import psycopg
@@ -49,25 +50,19 @@ _DURABLE = sql.SQL(
 class Connection(psycopg.Connection[TupleRow]):
     """In autocommit mode; a lone `execute` is a transaction of its own. `cursor` gives what psycopg's own does."""
 
-    _given: Mapping[str, str | None] = {}
-    _opening: bytes | None = None
+    #: What every transaction begins by setting too, before our own; to be given before the first of them.
+    given: Mapping[str, str | None] = {}
 
-    def rely_on(self, settings: Mapping[str, str | None]) -> None:
-        """Set these too at the beginning of every transaction from now on; they come before our own."""
-        self._given = {**self._given, **settings}
-        self._opening = None
-
+    @cached_property
     def opening(self) -> bytes:
-        """Return the statement that a transaction begins with."""
-        if self._opening is None:
-            later = _SINCE_17 if self.info.server_version >= 170_000 else {}
-            wanted = {**_SETTINGS, **later, **self._given, **_SPELLING}
-            parts = [
-                sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
-                for name, value in wanted.items()
-            ]
-            self._opening = sql.SQL("; SELECT {}").format(sql.SQL(", ").join([_DURABLE, *parts])).as_bytes(self)
-        return self._opening
+        """The statement that sets, after BEGIN, what is relied on."""
+        later = _SINCE_17 if self.info.server_version >= 170_000 else {}
+        wanted = {**_SETTINGS, **later, **self.given, **_SPELLING}
+        parts = [
+            sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+            for name, value in wanted.items()
+        ]
+        return sql.SQL("; SELECT {}").format(sql.SQL(", ").join([_DURABLE, *parts])).as_bytes(self)
 
     @contextmanager
     def transaction(  # type: ignore[override]  # there is nothing to do with psycopg's own object here
@@ -84,7 +79,7 @@ class Connection(psycopg.Connection[TupleRow]):
             with super().transaction(savepoint_name, force_rollback):
                 yield
             return
-        self.cursor().execute(begin.encode() + self.opening())
+        self.cursor().execute(begin.encode() + self.opening)
         try:
             yield
         except BaseException:
@@ -131,15 +126,14 @@ def lone(connection: Connection, lock: int) -> Iterator[bool]:
                 return
 
     thread = threading.Thread(target=keep, name="okx lock", daemon=True)
-    connection.cursor().execute(READ_COMMITTED.encode() + connection.opening())
-    try:
+    with connection.transaction(force_rollback=True):
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [lock]).fetchone()
         if row == (True,):
             thread.start()
-        yield row == (True,)
-    finally:
-        ended.set()
-        connection.give_up()
+        try:
+            yield row == (True,)
+        finally:
+            ended.set()
 
 
 def settings_in(options: str) -> dict[str, str | None] | None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 DOOR = "door.lock"
 USE = "use.lock"
@@ -36,28 +37,20 @@ def pid_of(data: Path) -> int | None:
 
 
 def alive(data: Path) -> bool:
-    """Whether the process that the pid file names is a server of this very folder."""
+    """Whether the process that the pid file names is a server of this very folder.
+
+    It is not when it is a zombie, or a process that got the number later; in doubt it is ours.
+    """
     pid = pid_of(data)
     if pid is None:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it lives, as another user
-    return _is_server_of(pid, data)
-
-
-def _is_server_of(pid: int, data: Path) -> bool:
-    """Tell our postmaster from a zombie of it and from a process that got its number later; in doubt it is ours."""
     if Path("/proc/self/stat").exists():
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
             return state not in "ZX" and Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
         except (FileNotFoundError, ProcessLookupError):
             return False
-        except PermissionError:
+        except PermissionError:  # it lives, as another user
             return True
     shown = subprocess.run(["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, command = shown.stdout.strip().partition(" ")
@@ -96,7 +89,7 @@ def stop(data: Path, timeout_s: float = STOP_S) -> bool:
     return False
 
 
-def locked(lock: int, until: float) -> bool:
+def locked(lock: int | BinaryIO, until: float) -> bool:
     """Lock a file exclusively, trying until then (`time.monotonic`); return whether it is locked."""
     while True:
         try:
@@ -104,7 +97,7 @@ def locked(lock: int, until: float) -> bool:
         except BlockingIOError:
             if time.monotonic() > until:
                 return False
-            time.sleep(0.01)
+            time.sleep(0.002)
         else:
             return True
 
@@ -118,14 +111,11 @@ def _watch(base: Path, data: Path) -> None:
         # Let go at once: who starts or stops holds the door and asks for this lock next.
         fcntl.flock(use, fcntl.LOCK_UN)
         fcntl.flock(door, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(door, fcntl.LOCK_UN)
-            continue
-        if not (base / KEEP).exists():
-            stop(data)
-        return
+        if locked(use, until=0.0):
+            if not (base / KEEP).exists():
+                stop(data)
+            return
+        fcntl.flock(door, fcntl.LOCK_UN)
 
 
 def _detach() -> None:

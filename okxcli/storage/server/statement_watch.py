@@ -50,7 +50,6 @@ class Watchdog:
                 self._watched = None
 
     def stop(self) -> None:
-        """End the thread."""
         self._stopped.set()
 
     def _run(self) -> None:

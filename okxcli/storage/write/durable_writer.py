@@ -6,7 +6,8 @@ again), `draining` (the spool goes into the database, oldest first; what is new 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from okxcli.core.codec import decode, encode
@@ -41,6 +42,7 @@ _LITTLE_BYTES = 512 << 20
 _LOOK_S = 60.0
 
 
+@dataclass(eq=False)
 class DurableWriter:
     """Takes lines and never loses one that `add` has taken.
 
@@ -49,27 +51,22 @@ class DurableWriter:
     `hurried` tells that the process is to end now: nothing is waited for any more that may take long.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        spool: Spool,
-        on_durable: Callable[[list[bytes]], None] | None = None,
-        clock: Callable[[], int] = now_ms,
-        hurried: Callable[[], bool] = lambda: False,
-    ) -> None:
+    database: Database
+    spool: Spool
+    on_durable: Callable[[list[bytes]], None] | None = None
+    clock: Callable[[], int] = now_ms
+    hurried: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
         self.full = False
         self.spooled = 0
-        self._database = database
-        self._spool = spool
-        self._clock = clock
-        self._hurried = hurried
-        self._watchdog = Watchdog(_SILENCE_S, _HURRY_S, hurried)
+        self._watchdog = Watchdog(_SILENCE_S, _HURRY_S, self.hurried)
         self._writer = Writer(
             self._connect,
-            where=database.where,
-            clock=clock,
+            where=self.database.where,
+            clock=self.clock,
             patience_s=0.3,
-            on_durable=on_durable,
+            on_durable=self.on_durable,
             watch=self._watchdog.over,
         )
         self._state: Literal["up", "away", "draining"] = "up"
@@ -78,20 +75,21 @@ class DurableWriter:
         self._held: list[bytes] = []  # not in the spool yet, while away or draining
         self._held_since = 0
         self._file: SpoolFile | None = None
-        self._search = Probe(database, self._new_connection)
+        self._search = Probe(self.database, self._new_connection)
         self._warned = False
         self._drained = False
         self._next_look = time.monotonic() + _LOOK_S
-        obstacle = spool.obstacle()
+        where, folder = self.database.where, self.spool.folder
+        obstacle = self.spool.obstacle()
         if obstacle is not None:
-            _log.warning("%s, so there is no spool: nothing is taken in while %s is away", obstacle, database.where)
-        if not database.ready:
+            _log.warning("%s, so there is no spool: nothing is taken in while %s is away", obstacle, where)
+        if not self.database.ready:
             self._outage = True
             self._state = "away"
-            _log.warning("spooling to %s until %s is there", spool.folder, database.where)
-            self._probe()
-        elif spool.size():
-            _log.info("lines of an earlier run wait in %s: storing them", spool.folder)
+            _log.warning("spooling to %s until %s is there", folder, where)
+            self._search.begin(self._pause_s)
+        elif self.spool.size():
+            _log.info("lines of an earlier run wait in %s: storing them", folder)
             self._state = "draining"
 
     @property
@@ -114,16 +112,13 @@ class DurableWriter:
     def refuse(self, raw: bytes, reason: str) -> None:
         """Take a line that could not be decoded, for the quarantine."""
         if self._state == "up":
-            try:
-                self._writer.refuse(raw, reason)
-            except DatabaseUnavailable as error:
-                self._go_away(error)
-            return
-        self._hold(raw)
+            self._attempt(self._writer.refuse, raw, reason)
+        else:
+            self._hold(raw)
 
     def _hold(self, line: bytes) -> None:
         if not self._held:
-            self._held_since = self._clock()
+            self._held_since = self.clock()
         self._held.append(line)
         if len(self._held) % BATCH_ROWS == 0:  # not at every line of a poll when there is no room
             self._keep()
@@ -144,12 +139,16 @@ class DurableWriter:
         Raises:
             ConfigError: a database that was away at the start is there now, and is not the one that we are for.
         """
-        now = self._clock()
+        now = self.clock()
         if self._state == "up":
             if self._writer.due_in(now) == 0:
-                self._commit()
+                self._attempt(self._writer.flush)
             elif time.monotonic() >= self._next_look:
-                self._look()
+                self._next_look = time.monotonic() + _LOOK_S
+                if self.spool.size():  # of a process that was killed: nobody else drains it before the next start
+                    self._attempt(self._writer.flush)
+                    if self.up:
+                        self._state = "draining"
             return
         if self._held and (now - self._held_since >= BATCH_MS or now < self._held_since):
             self._keep()
@@ -168,30 +167,30 @@ class DurableWriter:
         """
         until = None
         while True:
-            if until is None and self._hurried():
+            if until is None and self.hurried():
                 until = time.monotonic() + _HURRY_S
             if self._state == "draining" and (until is None or time.monotonic() < until):
                 self._keep()
                 self._drain_piece()
                 continue
             if self._state == "up":
-                self._commit()
+                self._attempt(self._writer.flush)
             if self._state != "up":
                 self._keep()
-            if self._state == "up" or not self._held or self._hurried():
+            if self._state == "up" or not self._held or self.hurried():
                 break
             time.sleep(_PROBE_S / 4)
             self.tick()
-        self._spool.rotate()
-        return 0 if self._state == "up" else self._spool.lines() + len(self._held)
+        self.spool.rotate()
+        return 0 if self._state == "up" else self.spool.lines() + len(self._held)
 
     def explain_left(self, count: int) -> str:
         """Return in a line where lines wait that `finish` could not commit, and how they get into the database."""
         lost = f" {len(self._held):,} of them found no room there and are lost." if self._held else ""
-        where = self._database.where
+        where = self.database.where
         begin = f"{where} is away:" if self._state == "away" else f"stopped before everything was in {where}:"
         return (
-            f"{begin} {count:,} lines wait in {self._spool.folder}.{lost} "
+            f"{begin} {count:,} lines wait in {self.spool.folder}.{lost} "
             "The next run of okx store or okx collect stores them; so does okx store --drain"
         )
 
@@ -200,30 +199,29 @@ class DurableWriter:
         return self._writer.counts() | {"spooled": self.spooled}
 
     def close(self) -> None:
-        """Close connection and spool."""
         self._search.stop()
         self._watchdog.stop()
         if self._file is not None:
             self._file.leave()
             self._file = None
-        self._spool.close()
+        self.spool.rotate()
         self._writer.close()
 
     # ---- the database
 
     def _connect(self) -> Connection:
-        found = self._search.take()
-        return found if found is not None else self._new_connection(_CONNECT_S)
+        return self._search.take() or self._new_connection(_CONNECT_S)
 
     def _new_connection(self, timeout_s: int | None = None) -> Connection:
         try:
-            return self._database.connect(timeout_s, lock_timeout=_LOCK_TIMEOUT, statement_timeout=_STATEMENT_TIMEOUT)
+            return self.database.connect(timeout_s, lock_timeout=_LOCK_TIMEOUT, statement_timeout=_STATEMENT_TIMEOUT)
         except LoginRefused as error:  # it let us in before: a password or a rule was changed, and may be again
             raise DatabaseUnavailable(str(error)) from None
 
-    def _commit(self) -> None:
+    def _attempt(self, work: Callable[..., None], *arguments: object) -> None:
+        """Have the writer do something, or spool from now on."""
         try:
-            self._writer.flush()
+            work(*arguments)
         except DatabaseUnavailable as error:
             self._go_away(error)
 
@@ -235,28 +233,18 @@ class DurableWriter:
         else:
             self._outage = True
             self._pause_s = _PROBE_S
-            _log.warning("%s: spooling to %s until it is back", error, self._spool.folder)
+            _log.warning("%s: spooling to %s until it is back", error, self.spool.folder)
         self._state = "away"
-        self._take_back()
+        self._held[:0] = self._writer.take_pending()
         self._keep()
-        self._probe()
+        self._writer.close()  # the session may be what is wrong: begin anew
+        self._search.begin(self._pause_s)
 
     def _came_back(self) -> None:
         """Note that a batch was committed."""
         if self._outage:
             self._outage = False
-            self._pause_s = _PROBE_S
-            _log.info("%s is back", self._database.where)
-
-    def _take_back(self) -> None:
-        pending = self._writer.take_pending()
-        if pending and not self._held:
-            self._held_since = self._clock()
-        self._held[:0] = pending
-
-    def _probe(self) -> None:
-        self._writer.close()  # the session may be what is wrong: begin anew
-        self._search.begin(self._pause_s)
+            _log.info("%s is back", self.database.where)
 
     # ---- the spool
 
@@ -265,45 +253,35 @@ class DurableWriter:
         if not self._held:
             return
         try:
-            self._spool.write(self._held)
+            self.spool.write(self._held)
         except OSError as error:
             if not self.full:
-                reason = f"cannot write to {self._spool.folder}: {error.strerror}" if error.strerror else error
+                reason = f"cannot write to {self.spool.folder}: {error.strerror}" if error.strerror else error
                 _log.error("%s: taking no more in until there is room, or the database is back", reason)
             self.full = True
-            self._held_since = self._clock()
+            self._held_since = self.clock()
             return
         if self.full:
             _log.info("there is room again: taking more in")
         self.full = False
         self.spooled += len(self._held)
         self._held.clear()
-        room = self._spool.room()
-        if room < min((1 - _NEARLY_FULL) * self._spool.max_bytes, _LITTLE_BYTES) and not self._warned:
+        room = self.spool.room()
+        if room < min((1 - _NEARLY_FULL) * self.spool.max_bytes, _LITTLE_BYTES) and not self._warned:
             self._warned = True
-            _log.warning("the spool %s is nearly full: room for %d MiB is left", self._spool.folder, room >> 20)
-
-    def _look(self) -> None:
-        """Drain what a process that was killed has left: nobody else would before the next start."""
-        self._next_look = time.monotonic() + _LOOK_S
-        if self._spool.size():
-            self._commit()
-            if self._state == "up":
-                self._state = "draining"
+            _log.warning("the spool %s is nearly full: room for %d MiB is left", self.spool.folder, room >> 20)
 
     def _drain_piece(self) -> None:
         """Store one batch of the spool, oldest first; when nothing waits any more, go on directly."""
         if self._file is None:
-            self._spool.rotate()
-            self._file = next(self._spool.files(), None)
+            self.spool.rotate()
+            self._file = next(self.spool.files(), None)
         if self._file is None:
             self._drain_held()
             return
         lines = self._file.read(BATCH_ROWS)
         try:
-            for line in lines:
-                self._store(line)
-            self._writer.flush()
+            self._store(lines)
         except DatabaseUnavailable as error:
             self._writer.take_pending()  # they are in the file
             self._file.again()
@@ -323,9 +301,7 @@ class DurableWriter:
         self.full = self._warned = False
         waiting = iter(held)
         try:
-            for line in waiting:
-                self._store(line)
-            self._writer.flush()
+            self._store(waiting)
         except DatabaseUnavailable as error:
             self._held = list(waiting)  # the line at hand is the writer's already
             self._go_away(error)
@@ -335,11 +311,13 @@ class DurableWriter:
             self._drained = False
             _log.info("the spool is empty: storing directly")
 
-    def _store(self, line: bytes) -> None:
-        try:
-            self._writer.add(decode(line, now_ms()), line)
-        except InvalidLine as reason:
-            self._writer.refuse(line, str(reason))
-        except BUGS as error:
-            _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
-            self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")
+    def _store(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            try:
+                self._writer.add(decode(line, now_ms()), line)
+            except InvalidLine as reason:
+                self._writer.refuse(line, str(reason))
+            except BUGS as error:
+                _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
+                self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")
+        self._writer.flush()

@@ -4,7 +4,7 @@ The rule is that of a stream (`core.tape.FAR`): a lone one is refused, and goes 
 follows on it that is where the symbol is, and both are stored.
 """
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from okxcli.core.codec import decode
 from okxcli.core.model import Absent, StandardizedTrade
@@ -35,14 +35,13 @@ def near_ones(
     lone: list[list[StandardizedTrade]] = []
     for part in _clusters(group):
         first, last = part[0].trade_id, part[-1].trade_id
-        near = any(low - FAR <= last and first <= high + FAR for low, high in known)
-        if near or any(b.trade_id == a.trade_id + 1 for a, b in pairwise(part)):
+        if _near(known, first, last) or any(b.trade_id == a.trade_id + 1 for a, b in pairwise(part)):
             good += part
         else:
             lone.append(part)
     if not known and not good:
         good += lone.pop(0)  # the first of all: there is nothing to compare them with
-    for trade in (trade for part in lone for trade in part):
+    for trade in chain(*lone):
         before = _refused_before(connection, trade)
         if before is not None:
             good += [trade, before]
@@ -60,10 +59,14 @@ def is_far(connection: Connection, absent: Absent, anchors: Anchors) -> bool:
     if absent.last - absent.first >= FAR:
         return True
     anchor = anchors.get(key)
-    if anchor is not None and absent.last >= anchor - FAR and absent.first <= anchor + FAR:
+    if anchor is not None and _near([(anchor, anchor)], absent.first, absent.last):
         return False
     known = _known(connection, key)
-    return bool(known) and not any(low - FAR <= absent.last and absent.first <= high + FAR for low, high in known)
+    return bool(known) and not _near(known, absent.first, absent.last)
+
+
+def _near(known: Ranges, first: int, last: int) -> bool:
+    return any(low - FAR <= last and first <= high + FAR for low, high in known)
 
 
 def _known(connection: Connection, key: Key) -> Ranges:

@@ -25,38 +25,30 @@ class Probe:
     def __init__(self, database: Database, connect: Callable[[], Connection]) -> None:
         self._database = database
         self._connect = connect
-        self._ended = threading.Event()
         self._stopped = threading.Event()
-        self._connection: Connection | None = None
-        self._misfit: ConfigError | None = None
+        self._end: Connection | ConfigError | None = None
 
     def begin(self, pause_s: float) -> None:
         """Try every so many seconds."""
-        self._ended.clear()
+        self._end = None
         threading.Thread(target=self._run, args=(pause_s,), name="okx reach database", daemon=True).start()
 
     @property
     def found(self) -> bool:
         """Whether the search has ended: `result` tells how."""
-        return self._ended.is_set()
+        return self._end is not None
 
     def result(self) -> None:
-        """Take note that the search has ended.
-
-        Raises:
-            ConfigError: the database is there, and is not the one that we are for.
-        """
-        self._ended.clear()
-        if self._misfit is not None:
-            raise self._misfit
+        """Raise ConfigError if the database is there, and is not the one that we are for."""
+        if isinstance(self._end, ConfigError):
+            raise self._end
 
     def take(self) -> Connection | None:
         """Return the connection that was made, once; the caller closes it."""
-        connection, self._connection = self._connection, None
-        return connection
+        end, self._end = self._end, None
+        return end if isinstance(end, Connection) else None
 
     def stop(self) -> None:
-        """Try no more."""
         self._stopped.set()
         connection = self.take()
         if connection is not None:
@@ -68,8 +60,7 @@ class Probe:
                 self._database.revive()
                 connection = self._connect()
             except ConfigError as error:
-                self._misfit = error
-                self._ended.set()
+                self._end = error
                 return
             except (OkxError, OSError, psycopg.Error) as error:
                 _log.debug("still away: %s", error)
@@ -78,8 +69,7 @@ class Probe:
                 _log.exception("a bug of okx")
                 continue
             if _takes_writes(connection) and not self._stopped.is_set():
-                self._connection = connection
-                self._ended.set()
+                self._end = connection
                 return
             connection.close()
 

@@ -1,6 +1,7 @@
 """Books, tickers and instruments into their tables."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from psycopg import sql
@@ -14,25 +15,18 @@ from okxcli.storage.schema.versions import INSTRUMENT_LOCK
 from okxcli.storage.server.pooled_connection import Connection
 
 
-def store_books(connection: Connection, books: list[BookSnapshot], outcome: Outcome) -> None:
-    """Store snapshots that are not there yet, by symbol, origin, time and sequence number."""
-    added = insert(connection, "order_books", books)
-    outcome.counts["order_books"] += added
-    outcome.counts["duplicates"] += len(books) - added
+def store_new(
+    connection: Connection, table: str, lines: Sequence[BookSnapshot] | Sequence[Ticker], outcome: Outcome
+) -> None:
+    """Store the snapshots that are not in their table yet, by its key: symbol, time, of a book origin and sequence."""
+    if lines:
+        added = insert(connection, table, lines)
+        outcome.counts[table] += added
+        outcome.counts["duplicates"] += len(lines) - added
 
 
-def store_tickers(connection: Connection, tickers: list[Ticker], outcome: Outcome) -> None:
-    """Store tickers that are not there yet, by symbol and time."""
-    added = insert(connection, "tickers", tickers)
-    outcome.counts["tickers"] += added
-    outcome.counts["duplicates"] += len(tickers) - added
-
-
-class _Period:
-    """What an instrument was from `since` until `until` (ms; None: still is)."""
-
-    def __init__(self, instrument: Instrument, since: int, until: int | None) -> None:
-        self.instrument, self.since, self.until = instrument, since, until
+#: What an instrument was, by the time (ms) from which on it was that, until the next one.
+_History = dict[int, Instrument]
 
 
 def store_instruments(connection: Connection, instruments: list[Instrument], outcome: Outcome, now_ms: int) -> None:
@@ -47,7 +41,7 @@ def store_instruments(connection: Connection, instruments: list[Instrument], out
     for one in instruments:
         key = one.exchange, one.symbol
         at = one.received if one.received is not None else now_ms
-        if _place(history.setdefault(key, []), one, at):
+        if _place(history[key], one, at):
             changed.add(key)
             outcome.counts["instruments"] += 1
         else:
@@ -60,55 +54,48 @@ def _same(a: Instrument, b: Instrument) -> bool:
     return msgspec.structs.replace(a, received=b.received) == b
 
 
-def _place(periods: list[_Period], one: Instrument, at: int) -> bool:
-    """Put an observation at `at` (ms) into the periods of its instrument; return False if it changes nothing."""
-    index = next((i for i, period in reversed(list(enumerate(periods))) if period.since <= at), None)
-    if index is None:
-        if periods and _same(periods[0].instrument, one):
-            periods[0].since = at
-        else:
-            periods.insert(0, _Period(one, at, periods[0].since if periods else None))
-        return True
-    period = periods[index]
-    if _same(period.instrument, one):
+def _place(history: _History, one: Instrument, at: int) -> bool:
+    """Put an observation at `at` (ms) into the history of its instrument; return False if it changes nothing."""
+    before = max((since for since in history if since <= at), default=None)
+    if before is not None and _same(history[before], one):
         return False
-    if period.since == at:
-        period.instrument = one
-    else:
-        periods.insert(index + 1, _Period(one, at, period.until))
-        period.until = at
+    first = min(history, default=None)
+    if before is None and first is not None and _same(history[first], one):
+        one = history.pop(first)
+    history[at] = one
     return True
 
 
-def _stored(connection: Connection, keys: Iterable[Key]) -> dict[Key, list[_Period]]:
+def _stored(connection: Connection, keys: Iterable[Key]) -> dict[Key, _History]:
     exchanges, symbols = zip(*sorted(keys), strict=True)
     rows = connection.execute(
         sql.SQL("""
-        SELECT {}, (extract(epoch FROM valid_from) * 1000)::bigint, (extract(epoch FROM valid_to) * 1000)::bigint
+        SELECT {}, (extract(epoch FROM valid_from) * 1000)::bigint
         FROM instruments JOIN unnest(%s::text[], %s::text[]) AS k (exchange, symbol) USING (exchange, symbol)
-        ORDER BY exchange, symbol, valid_from
         """).format(fields_of(Instrument)),
         [list(exchanges), list(symbols)],
         binary=True,
     )
-    found: dict[Key, list[_Period]] = {}
-    for row in rows:
-        found.setdefault((row[0], row[1]), []).append(_Period(Instrument(*row[:17]), row[17], row[18]))
+    found: dict[Key, _History] = defaultdict(dict)
+    for *fields, since in rows:
+        one = Instrument(*fields)
+        found[one.exchange, one.symbol][since] = one
     return found
 
 
-def _rewrite(connection: Connection, histories: dict[Key, list[_Period]]) -> None:
+def _rewrite(connection: Connection, histories: dict[Key, _History]) -> None:
     """Replace the rows of the instruments that changed: few, and rarely."""
     exchanges, symbols = zip(*histories, strict=True)
     connection.execute(
         "DELETE FROM instruments WHERE (exchange, symbol) IN (SELECT * FROM unnest(%s::text[], %s::text[]))",
         [list(exchanges), list(symbols)],
     )
-    kept = [period for periods in histories.values() for period in periods]
-    insert(
-        connection,
-        "instruments",
-        [period.instrument for period in kept],
-        valid_from=[period.since for period in kept],
-        valid_to=[period.until for period in kept],
-    )
+    lines: list[Instrument] = []
+    since: list[int] = []
+    until: list[int | None] = []
+    for history in histories.values():
+        starts = sorted(history)
+        lines += [history[start] for start in starts]
+        since += starts
+        until += [*starts[1:], None]
+    insert(connection, "instruments", lines, valid_from=since, valid_to=until)

@@ -10,6 +10,8 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,8 +43,6 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self._file: BinaryIO | None = None
-        self._path: Path | None = None
-        self._written = 0
 
     def write(self, lines: list[bytes]) -> None:
         """Keep lines, given without newlines; when this returns they outlive a power cut.
@@ -69,23 +69,20 @@ class Spool:
             os.ftruncate(file.fileno(), start)
             file.seek(start)
             raise
-        self._written += len(data)
-        if self._written >= FILE_BYTES:
+        if file.tell() >= FILE_BYTES:
             self.rotate()
 
     def _open(self) -> BinaryIO:
         if self._file is None:
             new = [place.parent for place in (self.folder, *self.folder.parents) if not place.exists()]
             private_folder(self.folder)
-            self._path, descriptor = self._make()
-            self._file = os.fdopen(descriptor, "wb", buffering=0)
-            self._written = 0
+            self._file = os.fdopen(self._make(), "wb", buffering=0)
             for folder in (self.folder, *new):
                 _sync_names(folder)
         return self._file
 
-    def _make(self) -> tuple[Path, int]:
-        """Make a new file and lock it; return its path and descriptor.
+    def _make(self) -> int:
+        """Make a new file and lock it; return its descriptor.
 
         Between the two another process may find it, empty, and delete it: what were written then would be lost.
         """
@@ -96,11 +93,11 @@ class Spool:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
-                return path, descriptor
+                return descriptor
             os.close(descriptor)
 
     def rotate(self) -> None:
-        """Close the file at hand, so that it can be drained."""
+        """Close the file at hand, so that it can be drained; what waits stays."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -124,22 +121,19 @@ class Spool:
 
     def size(self) -> int:
         """Return how many bytes wait, those of other processes included."""
-        return sum(_size(path) for path in self._paths())
+        total = 0
+        for path in self._paths():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def lines(self) -> int:
         """Return how many lines wait; reads them."""
-        total = 0
-        for path in self._paths():
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    total += block.count(b"\n")
-        return total
+        return sum(path.read_bytes().count(b"\n") for path in self._paths())
 
     def files(self) -> Iterator["SpoolFile"]:
-        """Yield the files that wait, oldest first, each locked; those of a living process are left to it."""
+        """Yield the files that wait, oldest first, each locked; those that are being written are left alone."""
         for path in self._paths():
-            if path == self._path and self._file is not None:
-                continue
             try:
                 file = path.open("rb")
             except FileNotFoundError:
@@ -149,10 +143,10 @@ class Spool:
             except BlockingIOError:
                 file.close()
                 continue
-            if not path.exists():  # drained by another process while we waited
+            if path.exists():
+                yield SpoolFile(path, file)
+            else:  # drained by another process while we waited
                 file.close()
-                continue
-            yield SpoolFile(path, file)
 
     def _paths(self) -> list[Path]:
         try:
@@ -160,25 +154,21 @@ class Spool:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def close(self) -> None:
-        """Close the file at hand; what waits stays."""
-        self.rotate()
 
-
+@dataclass
 class SpoolFile:
     """One file of waiting lines, locked until `done` or `leave`."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path = path
-        self._file = file
-        self._mark = 0
+    path: Path
+    file: BinaryIO
+    mark: int = 0
 
     def read(self, count: int) -> list[bytes]:
         """Return the next lines, without newlines; none at the end. A last line without newline was torn by a crash."""
-        self._mark = self._file.tell()
+        self.mark = self.file.tell()
         found: list[bytes] = []
         while len(found) < count:
-            line = self._file.readline()
+            line = self.file.readline()
             if not line.endswith(b"\n"):
                 break
             found.append(line[:-1])
@@ -186,16 +176,16 @@ class SpoolFile:
 
     def again(self) -> None:
         """Take back the last `read`: its lines are not committed."""
-        self._file.seek(self._mark)
+        self.file.seek(self.mark)
 
     def done(self) -> None:
         """Delete the file: its lines are committed."""
         self.path.unlink(missing_ok=True)
-        self._file.close()
+        self.leave()
 
     def leave(self) -> None:
         """Let go of it; it is drained another time, from its beginning."""
-        self._file.close()
+        self.file.close()
 
 
 def _sync_names(folder: Path) -> None:
@@ -212,10 +202,3 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

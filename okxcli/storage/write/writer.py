@@ -8,8 +8,11 @@ Postgres refuses, or that one of our own bugs chokes on, is found by halving the
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain
+from typing import Any
 
 import psycopg
 
@@ -41,19 +44,13 @@ _POISON = ("22", "23", "P0", "54")
 _Batch = list[tuple[Line, bytes | None]]
 
 #: The counts of `Writer.counts`, in their order: rows by table, ids noted absent, lines that changed nothing, refused.
-COUNTS = (
-    "raw_trades",
-    "merged_trades",
-    "market_data",
-    "order_books",
-    "tickers",
-    "instruments",
-    "absent",
-    "duplicates",
-    "quarantined",
-)
+_TABLES = ("raw_trades", "merged_trades", "market_data", "order_books", "tickers", "instruments")
+COUNTS = (*_TABLES, "absent", "duplicates", "quarantined")
+#: Where lines go whose partition is that of their time, but for trades, which have two tables.
+_TIMED: dict[type[Line], str] = {OHLCVCandle: "market_data", BookSnapshot: "order_books", Ticker: "tickers"}
 
 
+@dataclass(eq=False)
 class Writer:
     """Collects lines and commits them in batches.
 
@@ -64,28 +61,17 @@ class Writer:
     in the context that `watch` gives.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], Connection],
-        *,
-        where: str = "the database",
-        clock: Callable[[], int] = now_ms,
-        batch_rows: int = BATCH_ROWS,
-        batch_ms: int = BATCH_MS,
-        patience_s: float = 30.0,
-        on_durable: Callable[[list[bytes]], None] | None = None,
-        proven: bool = False,
-        watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        self._connect = connect
-        self._watch = watch
-        self._where = where
-        self._clock = clock
-        self._batch_rows = batch_rows
-        self._batch_ms = batch_ms
-        self._patience_s = patience_s
-        self._on_durable = on_durable
-        self._proven = proven
+    connect: Callable[[], Connection]
+    _: KW_ONLY
+    where: str = "the database"
+    clock: Callable[[], int] = now_ms
+    batch_rows: int = BATCH_ROWS
+    patience_s: float = 30.0
+    on_durable: Callable[[list[bytes]], None] | None = None
+    proven: bool = False
+    watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext
+
+    def __post_init__(self) -> None:
         self._batch: _Batch = []
         self._unreadable: list[Unreadable] = []
         self._began_ms = 0
@@ -103,40 +89,29 @@ class Writer:
         return len(self._batch) + len(self._unreadable)
 
     def add(self, line: Line, raw: bytes | None = None) -> None:
-        """Take a line in; commit the batch if it is full. `raw` is what it came in as.
-
-        Raises:
-            DatabaseUnavailable: as `flush`.
-        """
-        self._begin()
+        """Take a line in; `flush` the batch if it is full. `raw` is what it came in as."""
         self._batch.append((line, raw))
-        self._weight += 1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10
-        if self._weight >= self._batch_rows:
-            self.flush()
+        self._weigh(1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10)
 
     def refuse(self, raw: bytes, reason: str) -> None:
-        """Take in a line that could not be decoded, for the quarantine.
-
-        Raises:
-            DatabaseUnavailable: as `flush`.
-        """
-        self._begin()
+        """Take in a line that could not be decoded, for the quarantine; `flush` the batch if it is full."""
         self._unreadable.append(Unreadable(raw, reason))
-        self._weight += 1
-        if self._weight >= self._batch_rows:
-            self.flush()
+        self._weigh(1)
 
-    def _begin(self) -> None:
-        if not self.pending:
-            self._began_ms = self._clock()
+    def _weigh(self, weight: int) -> None:
+        if self.pending == 1:
+            self._began_ms = self.clock()
             self._weight = 0
+        self._weight += weight
+        if self._weight >= self.batch_rows:
+            self.flush()
 
     def due_in(self, now: int) -> float | None:
         """Return the seconds until the batch is to be flushed, 0 when that is past; None when there is none."""
         if not self.pending:
             return None
         # A wall clock that was set back must not hold a batch up.
-        return min(max(self._began_ms + self._batch_ms - now, 0), self._batch_ms) / 1000
+        return min(max(self._began_ms + BATCH_MS - now, 0), BATCH_MS) / 1000
 
     def flush(self) -> None:
         """Commit everything taken in so far; when this returns it is durable, or in quarantine.
@@ -145,20 +120,15 @@ class Writer:
             DatabaseUnavailable: the database could not be reached within the patience, or refuses as a whole. The
                 lines are still pending: `flush` may be called again.
         """
-        if self._unreadable:
-            try:
-                self._patiently(self._set_aside)
-            except psycopg.Error as error:
-                raise explain(error, self._where) from None
-            self._counts["quarantined"] += len(self._unreadable)
-            self._unreadable.clear()
-        if not self._batch:
+        if not self.pending:
             return
         refused = self._store(self._batch)
         batch, self._batch = self._batch, []
-        if self._on_durable is not None:
+        self._counts["quarantined"] += len(self._unreadable)
+        self._unreadable.clear()
+        if self.on_durable is not None and batch:
             gone = {id(one.line) for one in refused}
-            self._on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
+            self.on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
 
     def take_pending(self) -> list[bytes]:
         """Return the lines that are not committed, as they came in or as they are written, and forget them."""
@@ -187,28 +157,27 @@ class Writer:
         try:
             return self._commit(batch, thorough)
         except psycopg.Error as error:
-            reason = _reason(error)
+            reason = " ".join((error.diag.message_primary or str(error)).split())
             if not _blames_a_row(error):
-                raise explain(error, self._where) from None
+                raise explain(error, self.where) from None
         except BUGS as error:
             reason = f"a bug of okx: {type(error).__name__}: {error}"
             if thorough and len(batch) == 1:
-                _log.exception("a bug of okx, on the line %s", _shown(batch[0]))
+                [(line, raw)] = batch
+                shown = repr(line) if raw is None else raw.decode(errors="replace")
+                _log.exception("a bug of okx, on the line %s", shown[:500])
         if not thorough:
             # Perhaps no row is to blame, but what we believed: a partition was dropped, rows and ledger disagree.
             self._forget()
             return self._store(batch, thorough=True)
         if len(batch) == 1:
-            return self._commit([], True, [Refused(batch[0][0], reason)], batch)
+            return self._commit([], True, [Refused(batch[0][0], reason)])
         middle = len(batch) // 2
         return self._store(batch[:middle], True) + self._store(batch[middle:], True)
 
-    def _commit(
-        self, batch: _Batch, thorough: bool, refused: list[Refused] | None = None, origin: _Batch | None = None
-    ) -> list[Refused]:
+    def _commit(self, batch: _Batch, thorough: bool, refused: Sequence[Refused] = ()) -> list[Refused]:
         """Commit a batch in one transaction; try again on a new connection while the way to the database is broken."""
-        raw = {id(line): text for line, text in origin or batch if text is not None}
-        outcome = self._patiently(lambda connection: self._transact(connection, batch, thorough, refused or [], raw))
+        outcome = self._patiently(lambda connection: self._transact(connection, batch, thorough, refused))
         for one in outcome.refused:
             self._tell(one)
         outcome.counts["quarantined"] = len(outcome.refused)
@@ -216,51 +185,38 @@ class Writer:
         return outcome.refused
 
     def _patiently(self, work: Callable[[Connection], Outcome]) -> Outcome:
-        until = time.monotonic() + self._patience_s
+        until = time.monotonic() + self.patience_s
         wait_s = 0.05
         away = False
         while True:
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = self._connect()
-                with self._watch(self._connection):
+                    self._connection = self.connect()
+                with self.watch(self._connection):
                     outcome = work(self._connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if _blames_a_row(error):
                     raise
-                failure = explain(error, self._where)
+                failure = explain(error, self.where)
             except DatabaseUnavailable as error:
                 failure = error
             else:
                 if away:
-                    _log.info("Postgres at %s is back", self._where)
+                    _log.info("Postgres at %s is back", self.where)
                 return outcome
             self.close()
             if time.monotonic() + wait_s > until:
                 raise failure
-            if not away and self._patience_s >= 1:  # with less, whoever has so little says what comes next
-                _log.warning("%s: trying again for %.0f s", failure, self._patience_s)
-            away = self._patience_s >= 1
+            if not away and self.patience_s >= 1:  # with less, whoever has so little says what comes next
+                _log.warning("%s: trying again for %.0f s", failure, self.patience_s)
+            away = self.patience_s >= 1
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACK_OFF_S)
 
-    def _set_aside(self, connection: Connection) -> Outcome:
-        """Commit what could not be decoded to the quarantine."""
-        with connection.transaction():
-            quarantine_unreadable(connection, self._unreadable)
-        return Outcome()
-
-    def _transact(
-        self,
-        connection: Connection,
-        batch: _Batch,
-        thorough: bool,
-        refused: list[Refused],
-        raw: dict[int, bytes],
-    ) -> Outcome:
-        parts = _Parts([line for line, _ in batch])
+    def _transact(self, connection: Connection, batch: _Batch, thorough: bool, refused: Sequence[Refused]) -> Outcome:
+        parts = _Parts(line for line, _ in batch)
         outcome = Outcome(refused=list(refused))
-        now = self._clock()
+        now = self.clock()
         for table, days in parts.days().items():
             self._partitions.ensure(connection, table, days, now // DAY_MS)
         keys = parts.keys()
@@ -272,8 +228,11 @@ class Writer:
             if keys and id_ledger.lock(connection, list(keys)) < len(keys):
                 id_ledger.introduce(connection, list(keys))
                 id_ledger.lock(connection, list(keys))
-            parts.store(connection, outcome, thorough, self._proven, now, self._anchors)
+            parts.store(connection, outcome, thorough, self.proven, now, self._anchors)
+            # `batch` may be a part of what was taken in, and lacks what is refused by itself.
+            raw = {id(line): text for line, text in self._batch if text is not None} if outcome.refused else {}
             quarantine(connection, outcome.refused, raw)
+            quarantine_unreadable(connection, self._unreadable)
         return outcome
 
     def _tell(self, one: Refused) -> None:
@@ -288,44 +247,26 @@ class Writer:
 class _Parts:
     """A batch by type of line, each in the order it came; trades by symbol as well."""
 
-    def __init__(self, lines: list[Line]) -> None:
+    def __init__(self, lines: Iterable[Line]) -> None:
         self.trades: trade_tables.Groups = defaultdict(list)
         self.merged: trade_tables.Groups = defaultdict(list)
-        self.candles: list[OHLCVCandle] = []
-        self.books: list[BookSnapshot] = []
-        self.tickers: list[Ticker] = []
-        self.instruments: list[Instrument] = []
-        self.absent: list[Absent] = []
+        self.others: dict[type[Line], list[Any]] = defaultdict(list)
         for line in lines:
             if isinstance(line, StandardizedTrade):
                 (self.merged if trade_tables.is_merged(line) else self.trades)[line.exchange, line.symbol].append(line)
-            elif isinstance(line, OHLCVCandle):
-                self.candles.append(line)
-            elif isinstance(line, BookSnapshot):
-                self.books.append(line)
-            elif isinstance(line, Ticker):
-                self.tickers.append(line)
-            elif isinstance(line, Instrument):
-                self.instruments.append(line)
             else:
-                self.absent.append(line)
+                self.others[type(line)].append(line)
 
     def days(self) -> dict[str, set[int]]:
         """Return the UTC days (numbers since 1970) that each partitioned table needs."""
-        return {
-            "raw_trades": {line.timestamp // DAY_MS for group in self.trades.values() for line in group},
-            "merged_trades": {line.timestamp // DAY_MS for group in self.merged.values() for line in group},
-            "market_data": {line.timestamp // DAY_MS for line in self.candles},
-            "order_books": {line.timestamp // DAY_MS for line in self.books},
-            "tickers": {line.timestamp // DAY_MS for line in self.tickers},
-        }
+        timed = {"raw_trades": chain(*self.trades.values()), "merged_trades": chain(*self.merged.values())}
+        timed |= {table: chain(self.others[kind]) for kind, table in _TIMED.items()}
+        return {table: {line.timestamp // DAY_MS for line in lines} for table, lines in timed.items()}
 
     def keys(self) -> set[id_ledger.Key]:
         """Return the symbols to lock: of everything but instruments, which have a lock of their own."""
-        parts = (self.candles, self.books, self.tickers, self.absent)
-        return (
-            {(line.exchange, line.symbol) for part in parts for line in part} | self.trades.keys() | self.merged.keys()
-        )
+        parts = (lines for kind, lines in self.others.items() if kind is not Instrument)
+        return {(line.exchange, line.symbol) for line in chain(*parts)} | self.trades.keys() | self.merged.keys()
 
     def store(
         self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int, anchors: Anchors
@@ -335,16 +276,14 @@ class _Parts:
             trade_tables.store_trades(connection, self.trades, outcome, thorough, anchors)
         if self.merged:
             trade_tables.store_merged(connection, self.merged, outcome)
-        if self.absent:
-            trade_tables.store_absent(connection, self.absent, outcome, now, anchors)
-        if self.candles:
-            candle_table.store_candles(connection, self.candles, outcome, proven)
-        if self.books:
-            snapshots.store_books(connection, self.books, outcome)
-        if self.tickers:
-            snapshots.store_tickers(connection, self.tickers, outcome)
-        if self.instruments:
-            snapshots.store_instruments(connection, self.instruments, outcome, now)
+        if absent := self.others[Absent]:
+            trade_tables.store_absent(connection, absent, outcome, now, anchors)
+        if candles := self.others[OHLCVCandle]:
+            candle_table.store_candles(connection, candles, outcome, proven)
+        for kind in (BookSnapshot, Ticker):
+            snapshots.store_new(connection, _TIMED[kind], self.others[kind], outcome)
+        if instruments := self.others[Instrument]:
+            snapshots.store_instruments(connection, instruments, outcome, now)
 
 
 def _blames_a_row(error: psycopg.Error) -> bool:
@@ -352,14 +291,3 @@ def _blames_a_row(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
         return isinstance(error, psycopg.DataError)
     return error.sqlstate[:2] in _POISON
-
-
-def _shown(one: tuple[Line, bytes | None]) -> str:
-    line, raw = one
-    return (repr(line) if raw is None else raw.decode(errors="replace"))[:500]
-
-
-def _reason(error: psycopg.Error) -> str:
-    """Return Postgres' own word on why it refuses a row, in one line."""
-    text = error.diag.message_primary or str(error)
-    return " ".join(text.split())

@@ -279,7 +279,7 @@ def test_a_long_spool_does_not_hold_up_the_end(make, database, tmp_path, monkeyp
     monkeypatch.setattr(module, "_HURRY_S", 0.0)
     spool = Spool(tmp_path / "spool")
     spool.write([encode(trade(i)) for i in range(1, 20)])
-    spool.close()
+    spool.rotate()
     keeper = make(hurried=lambda: True)
     keeper.add(trade(20))
     left = keeper.finish()
@@ -298,7 +298,7 @@ def test_what_a_killed_process_leaves_is_found(make, database, tmp_path, monkeyp
     keeper.add(trade(1))
     dead = Spool(tmp_path / "spool")
     dead.write([encode(trade(2))])
-    dead.close()
+    dead.rotate()
     run_until(keeper, lambda: stored(database) == [1, 2] and keeper.up)
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -308,7 +308,7 @@ def test_a_drain_that_is_cut_short_passes_nothing_on_twice(make, database, tmp_p
     monkeypatch.setattr(module, "BATCH_ROWS", 10)
     spool = Spool(tmp_path / "spool")
     spool.write([encode(trade(i)) for i in range(1, 41)])
-    spool.close()
+    spool.rotate()
     passed = []
     keeper = make(on_durable=passed.extend)
     while len(passed) < 20:
@@ -325,7 +325,7 @@ def test_a_bad_line_in_the_spool(make, database, tmp_path):
     """It goes to quarantine, its neighbours are stored."""
     spool = Spool(tmp_path / "spool")
     spool.write([encode(trade(1)), b"nonsense", encode(trade(2))])
-    spool.close()
+    spool.rotate()
     keeper = make()
     assert keeper.finish() == 0
     assert stored(database) == [1, 2]
@@ -459,8 +459,8 @@ def test_much_that_comes_when_there_is_no_room(make, outage):
     keeper.tick()
     assert keeper.full
     asked = []
-    write = keeper._spool.write
-    keeper._spool.write = lambda held: (asked.append(len(held)), write(held))
+    write = keeper.spool.write
+    keeper.spool.write = lambda held: (asked.append(len(held)), write(held))
     for line in lines[100:]:
         keeper.add(line)
     assert len(asked) <= 12
@@ -476,7 +476,7 @@ def test_a_crash_between_commit_and_delete(make, database, outage, tmp_path):
     keeper.close()
     spool = Spool(tmp_path / "spool")
     spool.write([encode(trade(i)) for i in range(1, 9)])
-    spool.close()
+    spool.rotate()
     later = make()
     assert later.finish() == 0
     assert stored(database) == list(range(1, 9))
