@@ -15,7 +15,7 @@ from okxcli.local.network.hub import Hub, Message, Subscriber
 from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.venue.bars import bar_end, bar_start
 from okxcli.local.venue.books import Increments, Snapshots
-from okxcli.local.venue.fills import Fill, Merged, merged
+from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
 
 PACE_S = {"books": 0.1, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
@@ -207,7 +207,7 @@ def arg_of(key: Key) -> dict[str, str]:
     return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
 
 
-def trade_message(channel: str, listing: Listing, trade: Fill | Merged) -> Message:
+def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
     """Return the push of one fill (`trades-all`) or of one merged trade (`trades`); built by hand, being hot."""
     symbol = listing.symbol
     text = (

@@ -5,6 +5,7 @@
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
@@ -62,6 +63,11 @@ class Query(NamedTuple):
     def stale(self) -> bool:
         """Whether the answer comes from a cache that is behind."""
         return self.age > 0
+
+    @property
+    def until(self) -> int:
+        """The time (ms) of the latest fill that the answer may know."""
+        return self.now if self.stale else sys.maxsize
 
     def number(self, name: str) -> int | None:
         """Return the integer parameter `name`, None if it is not given."""
@@ -125,24 +131,24 @@ def trade_row(symbol: str, fill: Fill) -> dict[str, str]:
 
 def _trades(venue: Venue, query: Query) -> list[Any]:
     listing = query.listing(venue)
-    page = listing.tape.page(None, None, query.limit(100, 500), query.now if query.stale else None)
-    return [trade_row(listing.symbol, fill) for fill in page]
+    return [
+        trade_row(listing.symbol, fill) for fill in listing.tape.page(None, None, query.limit(100, 500), query.until)
+    ]
 
 
 def _history_trades(venue: Venue, query: Query) -> list[Any]:
     listing = query.listing(venue)
     limit = query.limit(100, 100)
-    after, before = query.number("after"), query.number("before")
-    until = query.now if query.stale else None
+    after, before, until = query.number("after"), query.number("before"), query.until
     kind = query.parameters.get("type", "1")
-    if kind == "2":
+    if kind not in ("1", "2"):
+        raise _Refused(400, "51000", "Parameter type error")
+    if kind == "2":  # by time
         if before is not None:
             raise _Refused(200, "50039", 'Parameter "before" isn\'t supported for timestamp pagination')
-        page = listing.tape.page_by_time(after, limit, until)
-    elif kind == "1":
-        page = listing.tape.page(after, before, limit, until)
-    else:
-        raise _Refused(400, "51000", "Parameter type error")
+        if after is not None:
+            until, after = min(until, after - 1), None
+    page = listing.tape.page(after, before, limit, until)
     return [trade_row(listing.symbol, fill) for fill in page if fill.ts > query.now - HORIZON_MS]
 
 
