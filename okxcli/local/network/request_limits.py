@@ -41,23 +41,17 @@ class Limits:
     """The windows of every client; `scale` widens all of them (0: no limits)."""
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
+        self._scale = scale
         self._windows: dict[tuple[str, str], Window] = {}
 
     def request(self, client: str, endpoint: str, now_s: float) -> bool:
-        """Tell whether `client` may ask `endpoint` (`market/trades`) now."""
-        return self._take(client, endpoint, REST_LIMITS.get(endpoint, (20, 2.0)), now_s)
-
-    def handshake(self, client: str, now_s: float) -> bool:
-        """Tell whether `client` may open another connection now."""
-        return self._take(client, "", HANDSHAKES, now_s)
-
-    def _take(self, client: str, what: str, limit: tuple[int, float], now_s: float) -> bool:
-        if not self.scale:
+        """Tell whether `client` may ask `endpoint` (`market/trades`; "": for another connection) now."""
+        if not self._scale:
             return True
         if len(self._windows) > 10_000:
             self._windows.clear()
-        key = (client, what)
+        key = (client, endpoint)
         if key not in self._windows:
-            self._windows[key] = Window(max(1, int(limit[0] * self.scale)), limit[1])
+            count, seconds = REST_LIMITS.get(endpoint, (20, 2.0))
+            self._windows[key] = Window(max(1, int(count * self._scale)), seconds)
         return self._windows[key].take(now_s)

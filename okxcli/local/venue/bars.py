@@ -6,12 +6,13 @@ rule with the code that it judges.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
 from typing import NamedTuple
+
+import msgspec
 
 from okxcli.core.decimals import EXACT, plain
 from okxcli.local.venue.fills import Fill
@@ -67,8 +68,7 @@ def bar_end(name: str, start: int) -> int:
     return bar_start(name, start + (31 * period.months + 1) * DAY)
 
 
-@dataclass(slots=True)
-class Bar:
+class Bar(msgspec.Struct):
     """Fills taken together; open and close go by id (`first`, `last`), since times may step back."""
 
     first: int
@@ -81,24 +81,21 @@ class Bar:
     ccy: Decimal
     quote: Decimal
 
-    def add(self, other: "Bar") -> None:
-        """Take in the fills of another bar."""
-        self.high, self.low = max(self.high, other.high), min(self.low, other.low)
-        if other.first < self.first:
-            self.first, self.open = other.first, other.open
-        if other.last > self.last:
-            self.last, self.close = other.last, other.close
-        self.vol = EXACT.add(self.vol, other.vol)
-        self.ccy = EXACT.add(self.ccy, other.ccy)
-        self.quote = EXACT.add(self.quote, other.quote)
-
-
-def union(parts: Sequence[Bar]) -> Bar:
-    """Return the bar of all fills of `parts`, of which there is one at least."""
-    total = copy(parts[0])
-    for part in parts[1:]:
-        total.add(part)
-    return total
+    def plus(self, other: "Bar") -> "Bar":
+        """Return the bar of the fills of both."""
+        first = self if self.first < other.first else other
+        last = self if self.last > other.last else other
+        return Bar(
+            first.first,
+            last.last,
+            first.open,
+            max(self.high, other.high),
+            min(self.low, other.low),
+            last.close,
+            EXACT.add(self.vol, other.vol),
+            EXACT.add(self.ccy, other.ccy),
+            EXACT.add(self.quote, other.quote),
+        )
 
 
 class Bars:
@@ -127,7 +124,7 @@ class Bars:
         confirm = "1" if end <= now else "0"
         parts = base.between(start, min(end, now - now % base.length) if stale else end)
         if parts:
-            bar = union(parts)
+            bar = reduce(Bar.plus, parts)
             numbers = (bar.open, bar.high, bar.low, bar.close, bar.vol, bar.ccy, bar.quote)
             return [str(start), *map(plain, numbers), confirm]
         before = base.before(start)
@@ -166,7 +163,7 @@ class _Base:
         if self.starts and start < self.starts[-1]:
             self.revisions += 1
         if start in self._bars:
-            self._bars[start].add(one)
+            self._bars[start] = self._bars[start].plus(one)
             return
         self._bars[start] = one
         insort(self.starts, start)

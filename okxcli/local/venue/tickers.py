@@ -1,9 +1,10 @@
 """The `tickers` channel and `market/ticker`: last price, best levels and the rolling day, from the fills."""
 
+from functools import reduce
 from typing import Any
 
 from okxcli.core.decimals import plain
-from okxcli.local.venue.bars import DAY, HOUR, MINUTE, Bar, Bars, union
+from okxcli.local.venue.bars import DAY, HOUR, MINUTE, Bar, Bars
 from okxcli.local.venue.books import Book
 from okxcli.local.venue.fills import Tape
 from okxcli.local.venue.instruments import Row
@@ -58,8 +59,8 @@ class Ticker:
         key = (first, newest, minutes.revisions)
         if self._closed is None or self._closed[0] != key:  # the minutes before the newest, summed once
             closed = minutes.between(first, newest)
-            self._closed = key, [union(closed)] if closed else []
-        day = union([*self._closed[1], *minutes.between(newest, now + 1)])
+            self._closed = key, [reduce(Bar.plus, closed)] if closed else []
+        day = reduce(Bar.plus, [*self._closed[1], *minutes.between(newest, now + 1)])
         return {
             "open24h": plain(day.open),
             "high24h": plain(day.high),
