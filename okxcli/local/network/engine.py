@@ -15,17 +15,21 @@ from okxcli.local.faults import ANY, Faults, Planned
 from okxcli.local.feeds import Feed
 from okxcli.local.network.conversation import PATHS, REQUESTS_PER_HOUR, Key, Session
 from okxcli.local.network.hub import Hub, Message
-from okxcli.local.network.port import Response, Wire
+from okxcli.local.network.port import Wire
 from okxcli.local.network.pushes import Channels
-from okxcli.local.network.request_limits import Limits
-from okxcli.local.network.rest_answers import PREFIX, answer, refusal, too_many
+from okxcli.local.network.request_limits import HANDSHAKE, Limits
+from okxcli.local.network.rest_answers import PREFIX, TOO_MANY, Answer, answer, refusal
 from okxcli.local.network.websocket_connection import MAX_BACKLOG, Connection
 from okxcli.local.venue.venue import Venue
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_S = 0.003  # between two beats: what comes in between leaves in one block
-_HTML = b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>"
+_HTML = Answer(
+    503,
+    b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>",
+    "text/html",
+)
 
 
 @dataclass(frozen=True)
@@ -164,15 +168,15 @@ class Engine:
 
     # WebSocket
 
-    def refusal(self, client: str, path: str) -> Response | None:
+    def refusal(self, client: str, path: str) -> Answer | None:
         """Return the answer to a handshake that is refused, None to accept it."""
         now_s = time.monotonic()
         self.counts["handshakes"] += 1
         if path not in PATHS:
-            return Response(404, b'{"msg":"Not Found","code":"404","data":[]}')
-        if now_s < self.faults.refuse_until or not self._limits.handshake(client, now_s):
+            return Answer(404, b'{"msg":"Not Found","code":"404","data":[]}')
+        if now_s < self.faults.refuse_until or not self._limits.take(client, HANDSHAKE, now_s):
             self.counts["handshakes refused"] += 1
-            return Response(429, b"Too Many Requests", "text/plain")
+            return Answer(429, b"Too Many Requests", "text/plain")
         return None
 
     def session(self, path: str) -> Session:
@@ -221,26 +225,27 @@ class Engine:
 
     # REST
 
-    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
+    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Answer:
         """Answer a REST request, by its merits and by the faults that are on."""
         now_s = time.monotonic()
         endpoint = path.removeprefix(PREFIX)
         self.counts[f"GET {endpoint}"] += 1
         if now_s < self.faults.html_until:
-            return Response(503, _HTML, "text/html", self.faults.slow_rest_s)
-        if now_s < self.faults.busy_until or not self._limits.request(client, endpoint, now_s):
+            found = _HTML
+        elif now_s < self.faults.busy_until or not self._limits.take(client, endpoint, now_s):
             self.counts["429"] += 1
-            return Response(*too_many(), delay_s=self.faults.slow_rest_s)
-        if method != "GET":
-            return Response(*refusal(405, "50115", "Invalid request method."))
-        listing = self.venue.find(query.get("instId"))
-        if endpoint == "market/books" and listing is not None:
-            self.channels.books_now(listing)
-        age = self.faults.stale_rest_ms if self.faults.stale_rest_ms and self._random.random() < 0.5 else 0
-        if age:
-            self.counts["old answers"] += 1
-        found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
-        return Response(found.status, found.body, delay_s=self.faults.slow_rest_s)
+            found = TOO_MANY
+        elif method != "GET":
+            return refusal(405, "50115", "Invalid request method.")
+        else:
+            listing = self.venue.find(query.get("instId"))
+            if endpoint == "market/books" and listing is not None:
+                self.channels.books_now(listing)
+            age = self.faults.stale_rest_ms if self.faults.stale_rest_ms and self._random.random() < 0.5 else 0
+            if age:
+                self.counts["old answers"] += 1
+            found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
+        return found._replace(delay_s=self.faults.slow_rest_s)
 
     # Faults
 
@@ -301,7 +306,7 @@ class Engine:
         chosen = list(self.connections)
         for one in chosen:
             if not one.session.path.endswith("business"):
-                one.push(Message(one.session.notice().text.encode()))
+                one.push(Message(one.session.notice().payload))
                 one.flush()
         loop = asyncio.get_running_loop()
         for one in chosen:

@@ -7,18 +7,10 @@ from typing import NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from okxcli.local.network.conversation import Session
+from okxcli.local.network.rest_answers import Answer
 from okxcli.local.network.websocket_connection import Connection, Host
 
 _MAX_HEAD = 64 * 1024
-
-
-class Response(NamedTuple):
-    """An HTTP answer and how long to wait before it is sent."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    delay_s: float = 0.0
 
 
 class Engine(Host, Protocol):
@@ -30,10 +22,10 @@ class Engine(Host, Protocol):
     def guard(self, act: Callable[..., None], *arguments: object) -> None:
         """Call something; a failure ends the engine."""
 
-    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
+    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Answer:
         """Answer a REST request."""
 
-    def refusal(self, client: str, path: str) -> Response | None:
+    def refusal(self, client: str, path: str) -> Answer | None:
         """Return why a client gets no connection; None if it gets one."""
 
     def session(self, path: str) -> Session:
@@ -126,7 +118,7 @@ class Wire(asyncio.Protocol):
             self._buffer = rest
             head = _parse(raw)
             if head is None:
-                self._send(Response(400, b'{"msg":"Bad Request","code":"400","data":[]}'), False)
+                self._send(Answer(400, b'{"msg":"Bad Request","code":"400","data":[]}'), False)
             elif head.upgrades:
                 self._upgrade(head, raw + b"\r\n\r\n", rest)
                 return
@@ -135,28 +127,28 @@ class Wire(asyncio.Protocol):
                 self._answer(head)
 
     def _answer(self, head: _Head) -> None:
-        response = self._engine.rest(self.client, head.method, head.path, head.query)
-        if not response.delay_s:
-            self._send(response, head.keep_alive)
+        answer = self._engine.rest(self.client, head.method, head.path, head.query)
+        if not answer.delay_s:
+            self._send(answer, head.keep_alive)
             return
         self._busy = True
 
         def later() -> None:
             self._busy = False
-            self._send(response, head.keep_alive)
+            self._send(answer, head.keep_alive)
             self._requests()
 
-        asyncio.get_running_loop().call_later(response.delay_s, self._engine.guard, later)
+        asyncio.get_running_loop().call_later(answer.delay_s, self._engine.guard, later)
 
-    def _send(self, response: Response, keep_alive: bool) -> None:
+    def _send(self, answer: Answer, keep_alive: bool) -> None:
         if self._transport.is_closing():
             return
-        phrase = HTTPStatus(response.status).phrase
+        phrase = HTTPStatus(answer.status).phrase
         head = (
-            f"HTTP/1.1 {response.status} {phrase}\r\nContent-Type: {response.content_type}\r\n"
-            f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
+            f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: {answer.content_type}\r\n"
+            f"Content-Length: {len(answer.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
         )
-        self._transport.write(head.encode() + response.body)
+        self._transport.write(head.encode() + answer.body)
         if not keep_alive:
             self._transport.close()
 
@@ -175,6 +167,3 @@ class Wire(asyncio.Protocol):
     def _gone(self) -> None:
         if self._connection is not None:
             self._engine.forget(self._connection)
-
-
-Factory = Callable[[], Wire]

@@ -5,12 +5,13 @@ at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their 
 after a minute.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import orjson
+
 from okxcli.local.faults import use_up
-from okxcli.local.network.conversation import SILENT, Key
+from okxcli.local.network.conversation import SILENT, Key, arg_of
 from okxcli.local.network.hub import Hub, Message, Subscriber
 from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.venue.bars import bar_end, bar_start
@@ -57,7 +58,7 @@ class Channels:
         channel, subject = key
         now = self._venue.clock.now_ms()
         if channel == "status" and self.makes(key):
-            self._send_one(key, subscriber, [STATUS])
+            subscriber.push(_message(key, [STATUS]))
         listing = self._venue.find(subject)
         if listing is None or not self.makes(key):
             return
@@ -71,23 +72,23 @@ class Channels:
             if last is not None:
                 subscriber.push(trade_message(channel, listing, last))
         elif channel == "tickers":
-            self._send_one(key, subscriber, [listing.ticker.data(now)])
+            subscriber.push(_message(key, [listing.ticker.data(now)]))
         elif channel in ("books5", "bbo-tbt"):
             state = listing.books5 if channel == "books5" else listing.bbo
             if first:
                 state.advance(now)
-            self._send_one(key, subscriber, [state.data(subject if channel == "books5" else None)])
+            subscriber.push(_message(key, [state.data(subject if channel == "books5" else None)]))
         elif channel == "books":
             if first:
                 listing.books.advance(now)
             if self._books_snapshot:
-                self._send_one(key, subscriber, [listing.books.snapshot()], "snapshot")
+                subscriber.push(_message(key, [listing.books.snapshot()], "snapshot"))
         elif channel.startswith("candle"):
             name = channel.removeprefix("candle")
             row = listing.bars.row(name, bar_start(name, now), now)
             paced.bar = paced.bar or bar_start(name, now)
             if row is not None:
-                self._send_one(key, subscriber, [row])
+                subscriber.push(_message(key, [row]))
 
     def forget(self, key: Key) -> None:
         """Drop the pace of a channel that nobody listens to any more."""
@@ -195,17 +196,6 @@ class Channels:
         if key in self.hub.subscribers:
             self.hub.publish(key, _message(key, data, action))
 
-    def _send_one(self, key: Key, subscriber: Subscriber, data: list[Any], action: str | None = None) -> None:
-        subscriber.push(_message(key, data, action))
-
-
-def arg_of(key: Key) -> dict[str, str]:
-    """Return the `arg` of a channel's messages."""
-    channel, subject = key
-    if not subject:
-        return {"channel": channel}
-    return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
-
 
 def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
     """Return the push of one fill (`trades-all`) or of one merged trade (`trades`); built by hand, being hot."""
@@ -223,8 +213,5 @@ def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
 
 
 def _message(key: Key, data: list[Any], action: str | None = None) -> Message:
-    message: dict[str, Any] = {"arg": arg_of(key)}
-    if action is not None:
-        message["action"] = action
-    message["data"] = data
-    return Message(json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
+    named = {} if action is None else {"action": action}
+    return Message(orjson.dumps({"arg": arg_of(key), **named, "data": data}))

@@ -125,7 +125,7 @@ class Connection:
         actions = self.session.receive(text, time.monotonic(), time.time())
         for action in actions:
             if isinstance(action, Reply):
-                self.push(Message(action.text.encode()))
+                self.push(Message(action.payload))
             elif isinstance(action, Unsubscribe):
                 self._engine.unsubscribe(action.key, self)
         for action in actions:  # all acks of a request come before its first data, as recorded

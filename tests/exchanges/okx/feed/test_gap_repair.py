@@ -134,7 +134,7 @@ def test_odd_pages_cost_nothing(exchange, patient, monkeypatch, seed):
         )
         if fault == "overlap" and "after" in given and given.get("type") != "2":
             given["after"] = str(int(given["after"]) + 20)
-        status, body = real(venue, endpoint, given, age)
+        status, body, *_ = real(venue, endpoint, given, age)
         found = json.loads(body)
         rows = found.get("data", [])
         if fault == "empty":
