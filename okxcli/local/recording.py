@@ -12,6 +12,7 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -23,11 +24,10 @@ from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.errors import UsageError
 from okxcli.local.network.conversation import Key
-from okxcli.local.network.hub import Hub, Message
 from okxcli.local.network.pushes import Channels
+from okxcli.local.network.websocket_connection import Message
 from okxcli.local.venue.fills import Fill
 from okxcli.local.venue.instruments import Row
-from okxcli.local.venue.venue import Venue
 
 log = logging.getLogger(__name__)
 
@@ -178,36 +178,24 @@ def play(paths: Iterable[Path]) -> Iterator[Push]:
     return heapq.merge(*(read_pushes(path) for path in paths), key=lambda push: push.when)
 
 
+@dataclass
 class ReplayFeed:
     """Plays recordings at their own pace, times `speed` (0: as fast as the clients take it), from the first subscriber.
 
-    With `loop` it begins again at the end. `backlog` tells how many bytes the slowest client has not taken yet.
+    With `loop` it begins again at the end. `played` messages were played so far; `over` tells that it was all of them.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        contents: Contents,
-        venue: Venue,
-        channels: Channels,
-        backlog: Callable[[], int],
-        speed: float = 1.0,
-        loop: bool = False,
-    ) -> None:
-        self._paths = paths
-        self._contents = contents
-        self._venue = venue
-        self._channels = channels
-        self._hub: Hub = channels.hub
-        self._backlog = backlog
-        self._speed = speed
-        self._loop = loop
-        self._pushes: Iterator[Push] | None = None
-        self._next: Push | None = None
-        self._began_s = 0.0
-        self._settled: tuple[int, float] = (0, 0.0)
-        self.played = 0
-        self.over = False
+    paths: Sequence[Path]
+    contents: Contents
+    channels: Channels
+    speed: float = 1.0
+    loop: bool = False
+    played: int = 0
+    over: bool = False
+    _pushes: Iterator[Push] | None = None
+    _next: Push | None = None
+    _began_s: float = 0.0
+    _settled: tuple[int, float] = (0, 0.0)
 
     def step(self, now_s: float) -> float | None:
         """Play what is due."""
@@ -219,20 +207,20 @@ class ReplayFeed:
             if self._next is None:
                 return self._end(now_s)
             due_s = self._began_s
-            if self._speed:
-                due_s += (self._next.when - self._contents.start_ms) / 1000 / self._speed
+            if self.speed:
+                due_s += (self._next.when - self.contents.start_ms) / 1000 / self.speed
             if due_s > now_s:
                 return due_s
             self._play(self._next)
             self._next = next(self._pushes, None)
         # Going on at once would starve the network; a slow client holds the recording up, nothing is lost.
-        return now_s + (0.005 if self._backlog() > _BACKLOG else 0.0)
+        return now_s + (0.005 if self.channels.hub.backlog() > _BACKLOG else 0.0)
 
     def _wait_for_clients(self, now_s: float) -> float | None:
-        if not self._hub.subscribers:
+        if not self.channels.hub.subscribers:
             return None
-        if self._settled[0] != self._hub.changes:
-            self._settled = (self._hub.changes, now_s)
+        if self._settled[0] != self.channels.hub.changes:
+            self._settled = (self.channels.hub.changes, now_s)
         ready_s = self._settled[1] + SETTLE_S
         if now_s < ready_s:
             return ready_s
@@ -240,29 +228,29 @@ class ReplayFeed:
         return now_s
 
     def _begin(self, now_s: float) -> None:
-        self._pushes = play(self._paths)
+        self._pushes = play(self.paths)
         self._next = next(self._pushes, None)
         self._began_s = now_s
 
     def _end(self, now_s: float) -> float | None:
         log.info("the recording is over: %d messages played", self.played)
-        if self._loop:
+        if self.loop:
             self._begin(now_s)
             return now_s
         self.over = True
         return None
 
     def _play(self, push: Push) -> None:
-        self._venue.clock.set(push.when)
+        self.channels.venue.clock.set(push.when)
         channel, symbol = push.key
-        lone = channel == "trades" and ("trades-all", symbol) not in self._contents.keys
+        lone = channel == "trades" and ("trades-all", symbol) not in self.contents.keys
         if channel == "trades-all" or lone:
             for fill in fills_in(push):
-                listing = self._venue.listings[symbol]
+                listing = self.channels.venue.listings[symbol]
                 last = listing.tape.last
                 if last is None or fill.trade_id > last.trade_id:
                     listing.add(fill)
-        self._hub.publish(push.key, Message(push.payload))
+        self.channels.hub.publish(push.key, Message(push.payload))
         self.played += 1
 
     def close(self) -> None:

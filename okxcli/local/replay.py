@@ -6,11 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from okxcli.errors import UsageError
-from okxcli.local.faults import Faults, parse_fault
 from okxcli.local.feeds import Feed
 from okxcli.local.network.conversation import Key
 from okxcli.local.network.engine import Options
-from okxcli.local.network.hub import Hub
 from okxcli.local.network.pushes import Channels
 from okxcli.local.recording import Contents, ReplayFeed, survey
 from okxcli.local.server import LocalServer
@@ -51,19 +49,15 @@ class LocalReplay(LocalServer):
         self.contents = survey(paths)
         clock = MarketClock(self.contents.start_ms)
         clock.set(self.contents.start_ms)
-        venue = Venue(_rows(self.contents), clock, keep)
-        channels = Channels(venue, Hub(Faults()), first_push=False)
+        channels = Channels(Venue(_rows(self.contents), clock, keep), first_push=False)
         channels.makes = self._derived
         channels.confirm_lag_ms = LATEST_MS
-        super().__init__(venue, channels, options or Options(), [parse_fault(spec) for spec in faults])
+        super().__init__(channels, options or Options(), faults)
         self._engine.offers = self._offers
-        self._replay = ReplayFeed(paths, self.contents, venue, channels, self._backlog, speed, loop)
+        self._replay = ReplayFeed(paths, self.contents, channels, speed, loop)
 
     def _feed(self) -> Feed:
         return self._replay
-
-    def _backlog(self) -> int:
-        return max((one.backlog for one in self._engine.connections), default=0)
 
     def _derived(self, key: Key) -> bool:
         channel, symbol = key

@@ -1,61 +1,39 @@
-"""Who gets what: messages, subscriptions, and the way from one to the other. A message is encoded once for all."""
+"""Who gets what: messages, subscriptions, and the way from one to the other."""
 
 import time
 from collections import deque
-from typing import Protocol
-
-from websockets.frames import Frame, Opcode
 
 from okxcli.local.faults import Faults
 from okxcli.local.network.conversation import Key
-
-
-class Message:
-    """A text message: its payload, and the frame that every uncompressed connection sends."""
-
-    __slots__ = ("_frame", "payload")
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self._frame: bytes | None = None
-
-    @property
-    def frame(self) -> bytes:
-        """The unmasked, uncompressed frame, made once."""
-        if self._frame is None:
-            self._frame = Frame(Opcode.TEXT, self.payload).serialize(mask=False)
-        return self._frame
-
-
-class Subscriber(Protocol):
-    """A connection, as channels see it."""
-
-    def push(self, message: Message) -> None:
-        """Send a message, now or with the next flush."""
+from okxcli.local.network.websocket_connection import Connection, Message
 
 
 class Hub:
     """The subscriptions by channel and subject, and the way out for messages."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.subscribers: dict[Key, dict[Subscriber, None]] = {}
-        self.faults = faults
+    def __init__(self) -> None:
+        self.subscribers: dict[Key, dict[Connection, None]] = {}
+        self.faults = Faults()
         self.changes = 0  # grows with every subscription
         self._late: deque[tuple[float, Key, Message]] = deque()
 
-    def add(self, key: Key, subscriber: Subscriber) -> bool:
+    def add(self, key: Key, connection: Connection) -> bool:
         """Subscribe; return True when nobody was subscribed to `key` before."""
         first = key not in self.subscribers
         self.changes += 1
-        self.subscribers.setdefault(key, {})[subscriber] = None
+        self.subscribers.setdefault(key, {})[connection] = None
         return first
 
-    def remove(self, key: Key, subscriber: Subscriber) -> None:
+    def remove(self, key: Key, connection: Connection) -> None:
         """Unsubscribe; the last one out takes the channel with it."""
         held = self.subscribers.get(key, {})
-        held.pop(subscriber, None)
+        held.pop(connection, None)
         if not held:
             self.subscribers.pop(key, None)
+
+    def backlog(self) -> int:
+        """Return how many bytes the slowest subscriber has not taken yet."""
+        return max((one.backlog for held in self.subscribers.values() for one in held), default=0)
 
     def publish(self, key: Key, message: Message) -> None:
         """Send `message` to every subscriber of `key`: at once, late where a delay is on, never where it is muted."""
@@ -73,5 +51,5 @@ class Hub:
 
     def _send(self, key: Key, message: Message) -> None:
         if not self.faults.is_muted(*key):
-            for subscriber in self.subscribers.get(key, ()):
-                subscriber.push(message)
+            for connection in self.subscribers.get(key, ()):
+                connection.push(message)

@@ -1,38 +1,15 @@
 """The port of the local exchange: reads HTTP heads, answers REST, hands WebSocket handshakes over."""
 
 import asyncio
-from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from okxcli.local.network.conversation import Session
+from okxcli.local.network.engine import Engine
 from okxcli.local.network.rest_answers import Answer
-from okxcli.local.network.websocket_connection import Connection, Host
+from okxcli.local.network.websocket_connection import Connection
 
 _MAX_HEAD = 64 * 1024
-
-
-class Engine(Host, Protocol):
-    """What the port asks of the engine that it belongs to."""
-
-    wires: "set[Wire]"
-    connections: set[Connection]
-
-    def guard(self, act: Callable[..., None], *arguments: object) -> None:
-        """Call something; a failure ends the engine."""
-
-    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Answer:
-        """Answer a REST request."""
-
-    def refusal(self, client: str, path: str) -> Answer | None:
-        """Return why a client gets no connection; None if it gets one."""
-
-    def session(self, path: str) -> Session:
-        """Return the conversation of a new connection."""
-
-    def forget(self, connection: Connection) -> None:
-        """Drop a connection and its subscriptions."""
 
 
 class _Head(NamedTuple):
@@ -86,24 +63,20 @@ class Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=1 << 30)  # backlog is judged by Connection, nothing is paused
         self.client = str((transport.get_extra_info("peername") or ("?",))[0])
-        self._engine.wires.add(self)
+        self._engine.transports.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and its subscriptions."""
-        self._engine.wires.discard(self)
+        self._engine.transports.discard(self._transport)
         self._gone()
 
     def data_received(self, data: bytes) -> None:
         """Feed the WebSocket, or collect and answer HTTP requests."""
         if self._connection is not None:
-            self._engine.guard(self._connection.feed, data)
+            self._engine.guard(self._engine.receive, self._connection, data)
             return
         self._buffer += data
         self._engine.guard(self._requests)
-
-    def abort(self) -> None:
-        """Drop the connection at once."""
-        self._transport.abort()
 
     def _requests(self) -> None:
         while not self._busy and not self._transport.is_closing():
@@ -157,12 +130,13 @@ class Wire(asyncio.Protocol):
         if refused is not None:
             self._send(refused, False)
             return
-        connection = Connection(self._engine, self._transport, self._engine.session(head.path), self._gone)
+        backlog = self._engine.options.max_backlog
+        connection = Connection(self._transport, self._engine.session(head.path), backlog, self._gone)
         if connection.open(raw):
             self._connection = connection
             self._engine.connections.add(connection)
             if rest:
-                connection.feed(rest)
+                self._engine.receive(connection, rest)
 
     def _gone(self) -> None:
         if self._connection is not None:

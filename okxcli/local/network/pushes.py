@@ -12,8 +12,9 @@ import orjson
 
 from okxcli.local.faults import use_up
 from okxcli.local.network.conversation import SILENT, Key, arg_of
-from okxcli.local.network.hub import Hub, Message, Subscriber
+from okxcli.local.network.hub import Hub
 from okxcli.local.network.rest_answers import STATUS
+from okxcli.local.network.websocket_connection import Connection, Message
 from okxcli.local.venue.bars import bar_end, bar_start
 from okxcli.local.venue.books import Increments, Snapshots
 from okxcli.local.venue.fills import Fill, merged
@@ -43,9 +44,9 @@ class Channels:
     `first_push`: a new subscription of `trades` or `trades-all` gets the newest trade at once, however old it is.
     """
 
-    def __init__(self, venue: Venue, hub: Hub, first_push: bool = True, books_snapshot: bool = True) -> None:
-        self._venue = venue
-        self.hub = hub
+    def __init__(self, venue: Venue, first_push: bool = True, books_snapshot: bool = True) -> None:
+        self.venue = venue
+        self.hub = Hub()
         self._first_push = first_push
         self._books_snapshot = books_snapshot
         self._paced: dict[Key, _Paced] = {}
@@ -53,13 +54,14 @@ class Channels:
         #: Whether a channel is made from the fills; a recording plays some of them as they were.
         self.makes: Callable[[Key], bool] = lambda key: True
 
-    def subscribed(self, key: Key, subscriber: Subscriber, first: bool, now_s: float) -> None:
-        """Send a new subscriber what it gets at once: the state of its channel."""
+    def subscribe(self, key: Key, subscriber: Connection, now_s: float) -> None:
+        """Begin to push a channel to a connection, with what it gets at once: the state of the channel."""
+        first = self.hub.add(key, subscriber)
         channel, subject = key
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         if channel == "status" and self.makes(key):
             subscriber.push(_message(key, [STATUS]))
-        listing = self._venue.find(subject)
+        listing = self.venue.find(subject)
         if listing is None or not self.makes(key):
             return
         paced = self._paced.get(key)
@@ -90,9 +92,11 @@ class Channels:
             if row is not None:
                 subscriber.push(_message(key, [row]))
 
-    def forget(self, key: Key) -> None:
-        """Drop the pace of a channel that nobody listens to any more."""
-        self._paced.pop(key, None)
+    def unsubscribe(self, key: Key, subscriber: Connection) -> None:
+        """Push a channel to a connection no more."""
+        self.hub.remove(key, subscriber)
+        if key not in self.hub.subscribers:
+            self._paced.pop(key, None)
 
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
@@ -113,13 +117,10 @@ class Channels:
 
     def pump(self, now_s: float) -> float:
         """Publish what is due on the paced channels at `now_s`; return the moment when it is to be called again."""
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         wake = now_s + 1.0
-        for key, paced in list(self._paced.items()):
-            listing = self._venue.find(key[1])
-            if key not in self.hub.subscribers:
-                del self._paced[key]
-                continue
+        for key, paced in self._paced.items():
+            listing = self.venue.find(key[1])
             if listing is None or key[0] in SILENT or key[0].startswith("trades"):
                 continue
             if paced.next_s <= now_s:
@@ -175,12 +176,12 @@ class Channels:
             self._publish(key, [row])
         if not paced.bar:
             return CANDLE_PACE_S
-        until_final = self._venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
+        until_final = self.venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
         return min(CANDLE_PACE_S, max(0.005, until_final))
 
     def books_now(self, listing: Listing) -> None:
         """Bring the `books` state up to date for REST, telling its subscribers of the step."""
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         if listing.books.ts + 50 <= now:  # OKX refreshes the REST book every 50 ms
             update = listing.books.advance(now)
             if update is not None:

@@ -79,6 +79,11 @@ class Tape:
         """The newest fill, if there is one."""
         return self.fills[-1] if self.fills else None
 
+    @property
+    def last_id(self) -> int:
+        """The newest id that was given out, to a fill or to nobody; 0 before the first."""
+        return max(self.fills[-1].trade_id if self.fills else 0, self.absent[-1] if self.absent else 0)
+
     def page(self, after: int | None, before: int | None, limit: int, until: int = sys.maxsize) -> list[Fill]:
         """Return at most `limit` fills with ids below `after` and above `before`, newest first.
 
