@@ -5,26 +5,13 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.serving import (
-    Cert,
-    Data,
-    Database,
-    Fault,
-    Idle,
-    Key,
-    Limits,
-    Port,
-    RunsCommand,
-    command_of,
-    options_of,
-    serve,
-)
+from okxcli.commands import serving
 from okxcli.options import Verbose
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("replay", cls=RunsCommand)(replay)
+    app.command("replay", cls=serving.RunsCommand)(replay)
 
 
 def replay(
@@ -36,14 +23,14 @@ def replay(
         float, typer.Option("--speed", min=0, help="How many times as fast as recorded; 0: as fast as clients take it.")
     ] = 1.0,
     loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Begin again at the end, with the same ids.")] = False,
-    port: Port = 0,
-    fault: Fault = None,
-    limits: Limits = True,
-    idle: Idle = "30s",
-    cert: Cert = None,
-    key: Key = None,
-    database: Database = True,
-    data: Data = None,
+    port: serving.Port = 0,
+    fault: serving.Fault = None,
+    limits: serving.Limits = True,
+    idle: serving.Idle = "30s",
+    cert: serving.Cert = None,
+    key: serving.Key = None,
+    database: serving.Database = True,
+    data: serving.Data = None,
     verbose: Verbose = False,
 ) -> int:
     """Serve what okx stream recorded as if it were OKX, or run a command against it.
@@ -54,10 +41,12 @@ def replay(
     OKX_REST_URL and the OKX_DSN of a fresh database, and everything ends with it; without one the two URLs go to
     standard output for the shell, and the exchange serves until Ctrl-C.
     """
+    from okxcli.local.network.engine import Options
     from okxcli.local.replay import LocalReplay
     from okxcli.runtime import log
+    from okxcli.runtime.clock import parse_duration
 
     log.setup("replay", verbose)
-    options = options_of(port, limits, idle, cert, key)
+    options = Options(port=port, idle_s=parse_duration(idle), limits=float(limits), cert=cert, key=key)
     exchange = LocalReplay(files, speed=speed, loop=loop, faults=fault or (), options=options)
-    return serve(exchange, command_of(ctx), database, data)
+    return serving.serve(ctx, exchange, database, data)

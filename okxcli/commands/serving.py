@@ -11,7 +11,6 @@ from typer.core import TyperCommand
 from okxcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from okxcli.local.network.engine import Options
     from okxcli.local.server import LocalServer
 
 _COMMAND = "okx command after --"
@@ -67,28 +66,10 @@ class RunsCommand(TyperCommand):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
 
 
-def command_of(ctx: typer.Context) -> list[str]:
-    """Return the command after `--`, empty if there is none."""
-    return list(ctx.meta.get(_COMMAND, []))
-
-
-def options_of(port: int, limits: bool, idle: str, cert: Path | None, key: Path | None, seed: int = 1) -> "Options":
-    """Return where the server listens and how strict it is, as the options of the command line say.
-
-    Raises:
-        UsageError: `idle` is no duration.
-    """
-    from okxcli.local.network.engine import Options
-    from okxcli.runtime.clock import parse_duration
-
-    scale = 1.0 if limits else 0.0
-    return Options(port=port, idle_s=parse_duration(idle), limits=scale, seed=seed, cert=cert, key=key)
-
-
-def serve(exchange: "LocalServer", command: Sequence[str], database: bool, data: Path | None) -> int:
-    """Run `command` against `exchange` and return its exit status; without one serve until a signal comes."""
-    if command:
-        return _run(exchange, command, database, data)
+def serve(ctx: typer.Context, exchange: "LocalServer", database: bool, data: Path | None) -> int:
+    """Run the command after `--` against `exchange`, return its exit status; without one serve until a signal comes."""
+    if _COMMAND in ctx.meta:
+        return _run(exchange, ctx.meta[_COMMAND], database, data)
     if data is not None:
         raise UsageError("--data is for the database of a command: give one after --")
     from okxcli.runtime.signals import Lifecycle

@@ -5,20 +5,7 @@ from typing import Annotated
 
 import typer
 
-from okxcli.commands.serving import (
-    Cert,
-    Data,
-    Database,
-    Fault,
-    Idle,
-    Key,
-    Limits,
-    Port,
-    RunsCommand,
-    command_of,
-    options_of,
-    serve,
-)
+from okxcli.commands import serving
 from okxcli.options import Verbose
 
 _Traded = Annotated[
@@ -56,7 +43,7 @@ _BooksSnapshot = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("simulate", cls=RunsCommand)(simulate)
+    app.command("simulate", cls=serving.RunsCommand)(simulate)
 
 
 def simulate(
@@ -68,18 +55,18 @@ def simulate(
     speed: _Speed = 1.0,
     history: _History = "10m",
     quiet_minutes: _Quiet = 0.0,
-    port: Port = 0,
+    port: serving.Port = 0,
     fills: _Fills = None,
     keep: _Keep = 100_000,
-    fault: Fault = None,
-    limits: Limits = True,
-    idle: Idle = "30s",
+    fault: serving.Fault = None,
+    limits: serving.Limits = True,
+    idle: serving.Idle = "30s",
     first_push: _FirstPush = True,
     books_snapshot: _BooksSnapshot = True,
-    cert: Cert = None,
-    key: Key = None,
-    database: Database = True,
-    data: Data = None,
+    cert: serving.Cert = None,
+    key: serving.Key = None,
+    database: serving.Database = True,
+    data: serving.Data = None,
     verbose: Verbose = False,
 ) -> int:
     """Serve a simulated OKX on this machine, or run a command against it.
@@ -91,6 +78,7 @@ def simulate(
     the market can be checked to the last digit.
     """
     from okxcli.local.exchange import LocalExchange
+    from okxcli.local.network.engine import Options
     from okxcli.runtime import log
     from okxcli.runtime.clock import now_ms, parse_duration, parse_time
 
@@ -108,6 +96,6 @@ def simulate(
         faults=fault or (),
         first_push=first_push,
         books_snapshot=books_snapshot,
-        options=options_of(port, limits, idle, cert, key, seed),
+        options=Options(port=port, idle_s=parse_duration(idle), limits=float(limits), seed=seed, cert=cert, key=key),
     )
-    return serve(exchange, command_of(ctx), database, data)
+    return serving.serve(ctx, exchange, database, data)

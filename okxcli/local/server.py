@@ -9,14 +9,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
 from typing import Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from okxcli.local.faults import ANY, parse_fault
-from okxcli.local.feeds import Feed
-from okxcli.local.network.engine import Engine, Options
+from okxcli.local.network.engine import Engine, Feed, Options
 from okxcli.local.network.port import Wire
 from okxcli.local.network.pushes import Channels
 from okxcli.local.network.websocket_connection import Message
@@ -104,17 +102,14 @@ class LocalServer:
         """Run `act` in the server's thread and return what it returns; what it caused goes out at once."""
         if self._loop is None or self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the local exchange is not running")
-        future: Future[Result] = Future()
 
-        def run() -> None:
+        async def run() -> Result:
             try:
-                future.set_result(act())
-            except BaseException as error:  # handed to the caller
-                future.set_exception(error)
-            self._engine.wake()
+                return act()
+            finally:
+                self._engine.wake()
 
-        self._loop.call_soon_threadsafe(run)
-        return future.result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=30)
 
     # Where it is, and what it has
 
@@ -169,7 +164,7 @@ class LocalServer:
         """Wait until somebody is subscribed to `channel` of `symbol`; return False when the time is over."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if self.call(lambda: (channel, symbol) in self._engine.hub.subscribers):
+            if self.call(lambda: (channel, symbol) in self._engine.channels.subscribers):
                 return True
             time.sleep(0.01)
         return False

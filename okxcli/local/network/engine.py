@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from okxcli.errors import OkxError, UsageError
 from okxcli.local.faults import ANY, Planned, parse_fault
-from okxcli.local.feeds import Feed
 from okxcli.local.network.conversation import PATHS, REQUESTS_PER_HOUR, Reply, Session, Subscribe, Unsubscribe
 from okxcli.local.network.pushes import Channels
 from okxcli.local.network.request_limits import HANDSHAKE, Limits
@@ -27,6 +27,16 @@ _HTML = Answer(
     b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>",
     "text/html",
 )
+
+
+class Feed(Protocol):
+    """A source of fills or messages that the engine drives."""
+
+    def step(self, now_s: float) -> float | None:
+        """Publish what is due at `now_s`; return when to be called again, None: not before something happens."""
+
+    def close(self) -> None:
+        """Write out what is held back."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,7 @@ class Engine:
     def __init__(self, channels: Channels, options: Options, faults: Iterable[str]) -> None:
         self.venue = channels.venue
         self.channels = channels
-        self.hub = channels.hub
-        self.faults = channels.hub.faults
+        self.faults = channels.faults
         self.options = options
         self.offers: Callable[[str, str], bool] = lambda channel, symbol: True
         self.transports: set[asyncio.Transport] = set()
@@ -151,7 +160,7 @@ class Engine:
         for due in (
             self.feed.step(now_s),
             self.channels.pump(now_s),
-            self.hub.release(now_s),
+            self.channels.release(now_s),
             min((moment for moment, _ in self._planned), default=None),
         ):
             wake = wake if due is None else min(wake, due)

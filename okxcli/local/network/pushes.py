@@ -1,22 +1,24 @@
-"""The messages of every channel, each at its pace.
+"""The messages of every channel, each at its pace, and who gets them.
 
 The paces are those of the wall clock: `books`, `books5` and `tickers`
 at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their end; an unchanged book is repeated
 after a minute.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from okxcli.local.faults import use_up
+from okxcli.local.faults import Faults, use_up
 from okxcli.local.network.conversation import SILENT, Key, arg_of
-from okxcli.local.network.hub import Hub
 from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.network.websocket_connection import Connection, Message
 from okxcli.local.venue.bars import bar_end, bar_start
-from okxcli.local.venue.books import Increments, Snapshots
+from okxcli.local.venue.books import SEQ_EPOCH_MS, Increments, Snapshots
 from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
 
@@ -26,27 +28,28 @@ CONFIRM_LAG_MS = 600  # recorded: the final push of a bar comes 0.6 to 1.7 s aft
 REPEAT_S = 60.0
 
 
+@dataclass(slots=True)
 class _Paced:
-    """When a channel may speak next, what it said last, and when it changed last."""
+    """When a channel may speak next, when it changed last, what it said last; the bar whose final push is to come."""
 
-    __slots__ = ("bar", "changed_s", "next_s", "state")
-
-    def __init__(self, now_s: float) -> None:
-        self.next_s = now_s
-        self.changed_s = now_s
-        self.state: object = None
-        self.bar = 0
+    next_s: float
+    changed_s: float
+    state: object = None
+    bar: int = 0
 
 
 class Channels:
-    """Makes the messages of a venue's channels and publishes them.
+    """Makes the messages of a venue's channels and publishes them to the subscribers.
 
     `first_push`: a new subscription of `trades` or `trades-all` gets the newest trade at once, however old it is.
     """
 
     def __init__(self, venue: Venue, first_push: bool = True, books_snapshot: bool = True) -> None:
         self.venue = venue
-        self.hub = Hub()
+        self.faults = Faults()
+        self.subscribers: dict[Key, dict[Connection, None]] = {}
+        self.changes = 0  # grows with every subscription
+        self._late: deque[tuple[float, Key, Message]] = deque()
         self._first_push = first_push
         self._books_snapshot = books_snapshot
         self._paced: dict[Key, _Paced] = {}
@@ -54,66 +57,94 @@ class Channels:
         #: Whether a channel is made from the fills; a recording plays some of them as they were.
         self.makes: Callable[[Key], bool] = lambda key: True
 
-    def subscribe(self, key: Key, subscriber: Connection, now_s: float) -> None:
+    def subscribe(self, key: Key, connection: Connection, now_s: float) -> None:
         """Begin to push a channel to a connection, with what it gets at once: the state of the channel."""
-        first = self.hub.add(key, subscriber)
+        first = key not in self.subscribers
+        self.changes += 1
+        self.subscribers.setdefault(key, {})[connection] = None
         channel, subject = key
         now = self.venue.clock.now_ms()
         if channel == "status" and self.makes(key):
-            subscriber.push(_message(key, [STATUS]))
+            connection.push(_message(key, [STATUS]))
         listing = self.venue.find(subject)
         if listing is None or not self.makes(key):
             return
         paced = self._paced.get(key)
         if paced is None:
-            paced = self._paced[key] = _Paced(now_s + PACE_S.get(channel, CANDLE_PACE_S))
-        if self.hub.faults.is_muted(*key):
+            due_s = now_s + PACE_S.get(channel, CANDLE_PACE_S)
+            paced = self._paced[key] = _Paced(due_s, due_s)
+        if self.faults.is_muted(*key):
             return
         if channel in ("trades", "trades-all") and self._first_push:
             last = listing.tape.last if channel == "trades-all" else listing.tape.last_group()
             if last is not None:
-                subscriber.push(trade_message(channel, listing, last))
+                connection.push(trade_message(channel, listing, last))
         elif channel == "tickers":
-            subscriber.push(_message(key, [listing.ticker.data(now)]))
+            connection.push(_message(key, [listing.ticker.data(now)]))
         elif channel in ("books5", "bbo-tbt"):
-            state = listing.books5 if channel == "books5" else listing.bbo
+            state = listing.snapshots[channel]
             if first:
                 state.advance(now)
-            subscriber.push(_message(key, [state.data(subject if channel == "books5" else None)]))
+            connection.push(_message(key, [state.data()]))
         elif channel == "books":
             if first:
                 listing.books.advance(now)
             if self._books_snapshot:
-                subscriber.push(_message(key, [listing.books.snapshot()], "snapshot"))
+                connection.push(_message(key, [listing.books.snapshot()], "snapshot"))
         elif channel.startswith("candle"):
             name = channel.removeprefix("candle")
             row = listing.bars.row(name, bar_start(name, now), now)
             paced.bar = paced.bar or bar_start(name, now)
             if row is not None:
-                subscriber.push(_message(key, [row]))
+                connection.push(_message(key, [row]))
 
-    def unsubscribe(self, key: Key, subscriber: Connection) -> None:
+    def unsubscribe(self, key: Key, connection: Connection) -> None:
         """Push a channel to a connection no more."""
-        self.hub.remove(key, subscriber)
-        if key not in self.hub.subscribers:
+        held = self.subscribers.get(key, {})
+        held.pop(connection, None)
+        if not held:
+            self.subscribers.pop(key, None)
             self._paced.pop(key, None)
+
+    def backlog(self) -> int:
+        """Return how many bytes the slowest subscriber has not taken yet."""
+        return max((one.backlog for held in self.subscribers.values() for one in held), default=0)
+
+    def publish(self, key: Key, message: Message) -> None:
+        """Send `message` to every subscriber of `key`: at once, late where a delay is on, never where it is muted."""
+        if self.faults.delay_s or self._late:
+            self._late.append((time.monotonic() + self.faults.delay_s, key, message))
+        else:
+            self._send(key, message)
+
+    def release(self, now_s: float) -> float | None:
+        """Send what was delayed until `now_s`, in its order; return when the next is due."""
+        while self._late and self._late[0][0] <= now_s:
+            _, key, message = self._late.popleft()
+            self._send(key, message)
+        return self._late[0][0] if self._late else None
+
+    def _send(self, key: Key, message: Message) -> None:
+        if not self.faults.is_muted(*key):
+            for connection in self.subscribers.get(key, ()):
+                connection.push(message)
 
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
-        hub, symbol = self.hub, listing.symbol
-        if ("trades-all", symbol) in hub.subscribers:
+        symbol = listing.symbol
+        if ("trades-all", symbol) in self.subscribers:
             for fill in fills:
                 if fill.trade_id in silent:
                     continue
                 message = trade_message("trades-all", listing, fill)
-                hub.publish(("trades-all", symbol), message)
-                if use_up(hub.faults.duplicate, symbol):
-                    hub.publish(("trades-all", symbol), message)
-        if ("trades", symbol) in hub.subscribers:
+                self.publish(("trades-all", symbol), message)
+                if use_up(self.faults.duplicate, symbol):
+                    self.publish(("trades-all", symbol), message)
+        if ("trades", symbol) in self.subscribers:
             for trade in merged(fills):
                 ids = range(trade.trade_id - trade.matches + 1, trade.trade_id + 1)
                 if not silent or silent.isdisjoint(ids):
-                    hub.publish(("trades", symbol), trade_message("trades", listing, trade))
+                    self.publish(("trades", symbol), trade_message("trades", listing, trade))
 
     def pump(self, now_s: float) -> float:
         """Publish what is due on the paced channels at `now_s`; return the moment when it is to be called again."""
@@ -140,7 +171,7 @@ class Channels:
         elif channel == "books":
             self._books(key, paced, listing.books, now, now_s)
         else:
-            self._snapshot(key, paced, listing.books5 if channel == "books5" else listing.bbo, now, now_s)
+            self._snapshot(key, paced, listing.snapshots[channel], now, now_s)
         return PACE_S.get(channel, 0.1)
 
     def _snapshot(self, key: Key, paced: _Paced, state: Snapshots, now: int, now_s: float) -> None:
@@ -149,7 +180,7 @@ class Channels:
         elif now_s - paced.changed_s < REPEAT_S:
             return
         paced.changed_s = now_s
-        self._publish(key, [state.data(key[1] if key[0] == "books5" else None)])
+        self._publish(key, [state.data()])
 
     def _books(self, key: Key, paced: _Paced, state: Increments, now: int, now_s: float) -> None:
         update = state.advance(now)
@@ -194,8 +225,8 @@ class Channels:
                 self._publish(("instruments", kind), [row])
 
     def _publish(self, key: Key, data: list[Any], action: str | None = None) -> None:
-        if key in self.hub.subscribers:
-            self.hub.publish(key, _message(key, data, action))
+        if key in self.subscribers:
+            self.publish(key, _message(key, data, action))
 
 
 def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
@@ -208,7 +239,7 @@ def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
     if channel == "trades-all":
         text += f'"source":"{trade.source}","ts":"{trade.ts}"}}]}}'
     else:
-        seq = trade.ts - 1_577_836_800_000
+        seq = trade.ts - SEQ_EPOCH_MS
         text += f'"ts":"{trade.ts}","count":"{trade.matches}","source":"{trade.source}","seqId":{seq}}}]}}'
     return Message(text.encode())
 
