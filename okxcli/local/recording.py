@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -149,11 +150,7 @@ def survey(paths: Sequence[Path]) -> Contents:
     rows: dict[str, Row] = {}
     start, pushes = None, 0
     for path in paths:
-
-        def report(number: int, why: str, path: Path = path) -> None:
-            log.warning("%s: line %d: %s", path, number, why)
-
-        for push in read_pushes(path, report):
+        for push in read_pushes(path, partial(log.warning, "%s: line %d: %s", path)):
             keys.add(push.key)
             pushes += 1
             start = push.when if start is None else min(start, push.when)

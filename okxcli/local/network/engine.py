@@ -177,8 +177,8 @@ class Engine:
 
     # WebSocket
 
-    def refusal(self, client: str, path: str) -> Answer | None:
-        """Return the answer to a handshake that is refused, None to accept it."""
+    def connect(self, client: str, path: str, transport: asyncio.Transport) -> Connection | Answer:
+        """Return a new connection on `path`, or the answer to a handshake that is refused."""
         now_s = time.monotonic()
         self.counts["handshakes"] += 1
         if path not in PATHS:
@@ -186,12 +186,9 @@ class Engine:
         if now_s < self.faults.refuse_until or not self._limits.take(client, HANDSHAKE, now_s):
             self.counts["handshakes refused"] += 1
             return Answer(429, b"Too Many Requests", "text/plain")
-        return None
-
-    def session(self, path: str) -> Session:
-        """Return the conversation of a new connection on `path`."""
         conn_id = f"{self._random.getrandbits(32):08x}"
-        return Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+        session = Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+        return Connection(transport, session, self.options.max_backlog, self.forget)
 
     def _listed(self, channel: str, symbol: str) -> bool:
         if channel == "index-tickers" and self.venue.find(f"{symbol}-SWAP") is not None:
@@ -259,11 +256,11 @@ class Engine:
     # Faults
 
     def _faults_due(self, now_s: float) -> None:
-        due = [one for moment, one in self._planned if moment <= now_s]
-        if not due:
-            return
-        self._planned = [(moment, one) for moment, one in self._planned if moment > now_s]
-        for one in due:
+        planned, self._planned = self._planned, []
+        for moment, one in planned:
+            if moment > now_s:
+                self._planned.append((moment, one))
+                continue
             self.inflict(one)
             if one.every_s is not None:
                 self._planned.append((now_s + one.every_s, one))

@@ -68,7 +68,8 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and its subscriptions."""
         self._engine.transports.discard(self._transport)
-        self._gone()
+        if self._connection is not None:
+            self._engine.forget(self._connection)
 
     def data_received(self, data: bytes) -> None:
         """Feed the WebSocket, or collect and answer HTTP requests."""
@@ -126,18 +127,11 @@ class Wire(asyncio.Protocol):
             self._transport.close()
 
     def _upgrade(self, head: _Head, raw: bytes, rest: bytes) -> None:
-        refused = self._engine.refusal(self.client, head.path)
-        if refused is not None:
-            self._send(refused, False)
-            return
-        backlog = self._engine.options.max_backlog
-        connection = Connection(self._transport, self._engine.session(head.path), backlog, self._gone)
-        if connection.open(raw):
-            self._connection = connection
-            self._engine.connections.add(connection)
+        made = self._engine.connect(self.client, head.path, self._transport)
+        if isinstance(made, Answer):
+            self._send(made, False)
+        elif made.open(raw):
+            self._connection = made
+            self._engine.connections.add(made)
             if rest:
-                self._engine.receive(connection, rest)
-
-    def _gone(self) -> None:
-        if self._connection is not None:
-            self._engine.forget(self._connection)
+                self._engine.receive(made, rest)

@@ -1,8 +1,7 @@
 """The messages of every channel, each at its pace, and who gets them.
 
-The paces are those of the wall clock: `books`, `books5` and `tickers`
-at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their end; an unchanged book is repeated
-after a minute.
+The paces are those of the wall clock: `books`, `books5` and `tickers` at most every 100 ms, `bbo-tbt` every 10 ms,
+candles once a second and at their end; an unchanged book is repeated after a minute.
 """
 
 import time
@@ -175,12 +174,9 @@ class Channels:
         return PACE_S.get(channel, 0.1)
 
     def _snapshot(self, key: Key, paced: _Paced, state: Snapshots, now: int, now_s: float) -> None:
-        if state.advance(now):
+        if state.advance(now) or now_s - paced.changed_s >= REPEAT_S:
             paced.changed_s = now_s
-        elif now_s - paced.changed_s < REPEAT_S:
-            return
-        paced.changed_s = now_s
-        self._publish(key, [state.data()])
+            self._publish(key, [state.data()])
 
     def _books(self, key: Key, paced: _Paced, state: Increments, now: int, now_s: float) -> None:
         update = state.advance(now)

@@ -44,7 +44,7 @@ class Connection:
     """A connection after its HTTP head was read. Not thread-safe: it lives in the engine's event loop."""
 
     def __init__(
-        self, transport: asyncio.Transport, session: Session, max_backlog: int, on_gone: Callable[[], None]
+        self, transport: asyncio.Transport, session: Session, max_backlog: int, on_gone: Callable[["Connection"], None]
     ) -> None:
         self.session = session
         self.requests = 0
@@ -150,7 +150,7 @@ class Connection:
                 self._outbox.clear()
             self._protocol.send_close(code, reason)
             self._write()
-            self._on_gone()
+            self._on_gone(self)
             self._abort_later()
 
     def cut(self) -> None:
