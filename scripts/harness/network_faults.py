@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 import psycopg
 
+from harness import common
 from harness.gate import Gate
 from harness.scene import Scene
 
 # `okx` as it is, but for its times, which are divided by the scale; for the name server and the wall clock, which do
 # as a file says; and for the repair that a planted loss takes out.
-RUN = """
+RUN = (
+    """
 import os, socket, sys, time
 scale, flags, repair = float(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1) == "repair"
 from okxcli.exchanges.okx.connection import session
@@ -49,14 +51,9 @@ def lookup(*arguments, **options):
     return find(*arguments, **options)
 socket.getaddrinfo = lookup
 time.time_ns = lambda: wall() + int(flag("wall") or 0) * 10**9
-if not repair:
-    made = live_feed.Feed.__init__
-    def without(self, *arguments, **options):
-        made(self, *arguments, **{**options, "repair": False, "resume": None})
-    live_feed.Feed.__init__ = without
-from okxcli.cli import main
-main()
 """
+    + common.RUN
+)
 
 NOTICE = {
     "event": "notice",

@@ -34,20 +34,15 @@ EVIDENCE_MS = 1_200
 PATIENCE_S = 40.0
 
 # `okx` as it is, but for how long evidence must be spread, and for the repair that `--no-repair` takes out.
-_RUN = """
+_RUN = (
+    """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
 from okxcli.core import tape
 tape.SPREAD_MS = evidence  # before anybody takes it
-from okxcli.exchanges.okx.feed import live_feed
-if not repair:
-    made = live_feed.Feed.__init__
-    def without(self, *arguments, **options):
-        made(self, *arguments, **{**options, "repair": False, "resume": None})
-    live_feed.Feed.__init__ = without
-from okxcli.cli import main
-main()
 """
+    + common.RUN
+)
 
 
 class Stage:
