@@ -14,7 +14,6 @@ from okxcli.local.network.pushes import Channels
 from okxcli.local.network.websocket_connection import Message
 from okxcli.local.recording import Contents, Push, fills_in, read_pushes, survey
 from okxcli.local.server import LocalServer
-from okxcli.local.venue.fills import KEEP
 from okxcli.local.venue.instruments import Row, any_row, known_rows
 from okxcli.local.venue.venue import Listing, MarketClock, Venue
 
@@ -109,7 +108,8 @@ class LocalReplay(LocalServer):
     """Serves what `okx stream` wrote, at `speed` times its own pace (0: as fast as clients take it).
 
     Playing begins half a second after the last subscription of the first clients. The channels that were recorded can
-    be subscribed, and candles of symbols whose trades were. The market's clock is the recording's.
+    be subscribed, and candles of symbols whose trades were. The market's clock is the recording's. `feed` tells how far
+    it is.
 
     Raises:
         UsageError: a file cannot be read or holds no push; a fault or a speed that cannot be.
@@ -121,7 +121,6 @@ class LocalReplay(LocalServer):
         *,
         speed: float = 1.0,
         loop: bool = False,
-        keep: int = KEEP,
         faults: Iterable[str] = (),
         options: Options | None = None,
     ) -> None:
@@ -130,15 +129,15 @@ class LocalReplay(LocalServer):
         self.contents = survey(paths)
         clock = MarketClock(self.contents.start_ms)
         clock.set(self.contents.start_ms)
-        channels = Channels(Venue(_rows(self.contents), clock, keep), first_push=False)
+        channels = Channels(Venue(_rows(self.contents), clock), first_push=False)
         channels.makes = self._derived
         channels.confirm_lag_ms = LATEST_MS
         super().__init__(channels, options or Options(), faults)
         self._engine.offers = self._offers
-        self._replay = ReplayFeed(paths, self.contents, channels, speed, loop)
+        self.feed = ReplayFeed(paths, self.contents, channels, speed, loop)
 
     def _feed(self) -> Feed:
-        return self._replay
+        return self.feed
 
     def _derived(self, key: Key) -> bool:
         channel, symbol = key
@@ -147,16 +146,6 @@ class LocalReplay(LocalServer):
 
     def _offers(self, channel: str, symbol: str) -> bool:
         return (channel, symbol) in self.contents.keys or self._derived((channel, symbol))
-
-    @property
-    def over(self) -> bool:
-        """Whether everything was played; never with `loop`."""
-        return self._replay.over
-
-    @property
-    def played(self) -> int:
-        """How many messages were played so far."""
-        return self._replay.played
 
 
 def _rows(contents: Contents) -> list[Row]:
