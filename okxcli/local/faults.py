@@ -111,8 +111,9 @@ class Faults:
 
     def is_muted(self, channel: str, symbol: str) -> bool:
         """Tell whether pushes of `channel` and `symbol` are swallowed."""
-        keys = ((channel, symbol), (channel, ANY), (ANY, symbol), (ANY, ANY))
-        return bool(self.muted) and not self.muted.isdisjoint(keys)
+        if not self.muted:
+            return False
+        return not self.muted.isdisjoint(((channel, symbol), (channel, ANY), (ANY, symbol), (ANY, ANY)))
 
     def clear(self) -> None:
         """Switch everything off."""
@@ -137,7 +138,7 @@ class Faults:
 
 def use_up(counts: Counter[str], symbol: str) -> bool:
     """Take one of the planned `counts` of `symbol`; False when none is left."""
-    if counts[symbol] <= 0:
+    if counts.get(symbol, 0) <= 0:  # faster than for a Counter's own 0, and asked for every fill
         return False
     counts[symbol] -= 1
     return True
