@@ -1,4 +1,4 @@
-"""Recordings: what `okx stream` wrote, read back and played to whoever subscribes.
+"""Recordings: what `okx stream` wrote, read back.
 
 A line is one OKX push as it came, perhaps with the keys `received` (ms) and `origin` that `okx stream` adds. Control
 events and lines that are no push are passed over. REST and candles come from the recorded fills; where a symbol was
@@ -6,13 +6,13 @@ recorded on `trades` alone, each merged trade stands for its fills.
 """
 
 import gzip
-import heapq
 import io
 import logging
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -23,18 +23,11 @@ from okxcli.core.decimals import canonical
 from okxcli.core.model import MAX_ID, MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.errors import UsageError
 from okxcli.local.network.conversation import Key
-from okxcli.local.network.hub import Hub, Message
-from okxcli.local.network.pushes import Channels
 from okxcli.local.venue.fills import Fill
 from okxcli.local.venue.instruments import Row
-from okxcli.local.venue.venue import Venue
 
 log = logging.getLogger(__name__)
 
-#: Between the last subscription and the first message: clients subscribe on several connections.
-SETTLE_S = 0.5
-_AT_ONCE = 1_000  # messages between two looks at the network
-_BACKLOG = 1 << 20
 #: OKX's largest message, a list of all instruments, is below 2 MiB.
 _MAX_LINE = 16 << 20
 #: Channels of fills, each of one instrument.
@@ -157,11 +150,7 @@ def survey(paths: Sequence[Path]) -> Contents:
     rows: dict[str, Row] = {}
     start, pushes = None, 0
     for path in paths:
-
-        def report(number: int, why: str, path: Path = path) -> None:
-            log.warning("%s: line %d: %s", path, number, why)
-
-        for push in read_pushes(path, report):
+        for push in read_pushes(path, partial(log.warning, "%s: line %d: %s", path)):
             keys.add(push.key)
             pushes += 1
             start = push.when if start is None else min(start, push.when)
@@ -171,102 +160,6 @@ def survey(paths: Sequence[Path]) -> Contents:
     if start is None:
         raise UsageError(f"no push of OKX in {', '.join(map(str, paths))}. Record one: okx stream BTC-USDT > FILE")
     return Contents(keys, rows, start, pushes)
-
-
-def play(paths: Iterable[Path]) -> Iterator[Push]:
-    """Yield the pushes of several recordings in the order of their times."""
-    return heapq.merge(*(read_pushes(path) for path in paths), key=lambda push: push.when)
-
-
-class ReplayFeed:
-    """Plays recordings at their own pace, times `speed` (0: as fast as the clients take it), from the first subscriber.
-
-    With `loop` it begins again at the end. `backlog` tells how many bytes the slowest client has not taken yet.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        contents: Contents,
-        venue: Venue,
-        channels: Channels,
-        backlog: Callable[[], int],
-        speed: float = 1.0,
-        loop: bool = False,
-    ) -> None:
-        self._paths = paths
-        self._contents = contents
-        self._venue = venue
-        self._channels = channels
-        self._hub: Hub = channels.hub
-        self._backlog = backlog
-        self._speed = speed
-        self._loop = loop
-        self._pushes: Iterator[Push] | None = None
-        self._next: Push | None = None
-        self._began_s = 0.0
-        self._settled: tuple[int, float] = (0, 0.0)
-        self.played = 0
-        self.over = False
-
-    def step(self, now_s: float) -> float | None:
-        """Play what is due."""
-        if self.over:
-            return None
-        if self._pushes is None:
-            return self._wait_for_clients(now_s)
-        for _ in range(_AT_ONCE):
-            if self._next is None:
-                return self._end(now_s)
-            due_s = self._began_s
-            if self._speed:
-                due_s += (self._next.when - self._contents.start_ms) / 1000 / self._speed
-            if due_s > now_s:
-                return due_s
-            self._play(self._next)
-            self._next = next(self._pushes, None)
-        # Going on at once would starve the network; a slow client holds the recording up, nothing is lost.
-        return now_s + (0.005 if self._backlog() > _BACKLOG else 0.0)
-
-    def _wait_for_clients(self, now_s: float) -> float | None:
-        if not self._hub.subscribers:
-            return None
-        if self._settled[0] != self._hub.changes:
-            self._settled = (self._hub.changes, now_s)
-        ready_s = self._settled[1] + SETTLE_S
-        if now_s < ready_s:
-            return ready_s
-        self._begin(now_s)
-        return now_s
-
-    def _begin(self, now_s: float) -> None:
-        self._pushes = play(self._paths)
-        self._next = next(self._pushes, None)
-        self._began_s = now_s
-
-    def _end(self, now_s: float) -> float | None:
-        log.info("the recording is over: %d messages played", self.played)
-        if self._loop:
-            self._begin(now_s)
-            return now_s
-        self.over = True
-        return None
-
-    def _play(self, push: Push) -> None:
-        self._venue.clock.set(push.when)
-        channel, symbol = push.key
-        lone = channel == "trades" and ("trades-all", symbol) not in self._contents.keys
-        if channel == "trades-all" or lone:
-            for fill in fills_in(push):
-                listing = self._venue.listings[symbol]
-                last = listing.tape.last
-                if last is None or fill.trade_id > last.trade_id:
-                    listing.add(fill)
-        self._hub.publish(push.key, Message(push.payload))
-        self.played += 1
-
-    def close(self) -> None:
-        """Nothing is held back."""
 
 
 def fills_in(push: Push) -> Iterator[Fill]:

@@ -8,20 +8,33 @@ with LocalExchange(["BTC-USDT"], rate=50, seed=7) as exchange:
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from functools import wraps
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
-from okxcli.local.faults import ANY, Planned, parse_fault
-from okxcli.local.feeds import Feed
-from okxcli.local.network.engine import Engine, Options
-from okxcli.local.network.hub import Message
+from okxcli.local.faults import ANY, parse_fault
+from okxcli.local.network.engine import Engine, Feed, Options
+from okxcli.local.network.port import Wire
 from okxcli.local.network.pushes import Channels
+from okxcli.local.network.websocket_connection import Message
 from okxcli.local.venue.fills import Fill
-from okxcli.local.venue.venue import Venue
 
+Server = TypeVar("Server", bound="LocalServer")
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+def served(
+    method: Callable[Concatenate[Server, Arguments], Result],
+) -> Callable[Concatenate[Server, Arguments], Result]:
+    """Run a method in the server's thread, whoever calls it; what it causes goes out at once."""
+
+    @wraps(method)
+    def call(self: Server, /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return self.call(lambda: method(self, *arguments, **named))
+
+    return call
 
 
 class ConnectionInfo(NamedTuple):
@@ -36,8 +49,8 @@ class ConnectionInfo(NamedTuple):
 class LocalServer:
     """A venue served on loopback by a thread. Methods may be called from any thread while the `with` block lasts."""
 
-    def __init__(self, venue: Venue, channels: Channels, options: Options, planned: Sequence[Planned]) -> None:
-        self._engine = Engine(venue, channels, options, planned)
+    def __init__(self, channels: Channels, options: Options, faults: Iterable[str]) -> None:
+        self._engine = Engine(channels, options, faults)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
@@ -67,7 +80,7 @@ class LocalServer:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._engine.run(self._ready.set)
+        await self._engine.run(Wire, self._ready.set)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
@@ -85,21 +98,18 @@ class LocalServer:
         """Whether the server ended by itself, by an error; the end of the `with` block raises it."""
         return self._error is not None
 
-    def _call(self, act: Callable[[], Result]) -> Result:
+    def call(self, act: Callable[[], Result]) -> Result:
         """Run `act` in the server's thread and return what it returns; what it caused goes out at once."""
         if self._loop is None or self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the local exchange is not running")
-        future: Future[Result] = Future()
 
-        def run() -> None:
+        async def run() -> Result:
             try:
-                future.set_result(act())
-            except BaseException as error:  # handed to the caller
-                future.set_exception(error)
-            self._engine.wake()
+                return act()
+            finally:
+                self._engine.wake()
 
-        self._loop.call_soon_threadsafe(run)
-        return future.result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=30)
 
     # Where it is, and what it has
 
@@ -119,155 +129,100 @@ class LocalServer:
         """Return the market's time in ms."""
         return self._engine.venue.clock.now_ms()
 
+    @served
     def fills(self, symbol: str) -> list[Fill]:
         """Return the fills of `symbol` that exist by now and are still kept, oldest first."""
-        return self._call(lambda: list(self._engine.venue.listings[symbol].tape.fills))
+        return list(self._engine.venue.listings[symbol].tape.fills)
 
+    @served
     def absent(self, symbol: str) -> list[int]:
         """Return the ids of `symbol` that the exchange lost for good."""
-        return self._call(lambda: list(self._engine.venue.listings[symbol].tape.absent))
+        return list(self._engine.venue.listings[symbol].tape.absent)
 
+    @served
     def candles(self, symbol: str, bar: str = "1m") -> list[list[str]]:
         """Return every candle of `symbol` as OKX's rows, oldest first, the running one last."""
-        return self._call(lambda: list(self._engine.venue.listings[symbol].bars.rows(bar, self.now_ms()))[::-1])
+        return list(self._engine.venue.listings[symbol].bars.rows(bar, self.now_ms()))[::-1]
 
+    @served
     def connections(self) -> list[ConnectionInfo]:
         """Return the open WebSocket connections."""
+        return [
+            ConnectionInfo(one.session.path, one.session.conn_id, tuple(one.session.subscriptions), one.requests)
+            for one in self._engine.connections
+        ]
 
-        def look() -> list[ConnectionInfo]:
-            return [
-                ConnectionInfo(one.session.path, one.session.conn_id, tuple(one.session.subscriptions), one.requests)
-                for one in self._engine.connections
-            ]
-
-        return self._call(look)
-
+    @served
     def counts(self) -> dict[str, int]:
         """Return how often what was asked: `handshakes`, `pings`, and `GET market/trades` for each end point.
 
         And how it was answered: `429`, `old answers` (from a cache that is behind).
         """
-        return self._call(lambda: dict(self._engine.counts))
+        return dict(self._engine.counts)
 
     def wait_subscribed(self, channel: str, symbol: str, timeout_s: float = 10.0) -> bool:
         """Wait until somebody is subscribed to `channel` of `symbol`; return False when the time is over."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if self._call(lambda: (channel, symbol) in self._engine.hub.subscribers):
+            if self.call(lambda: (channel, symbol) in self._engine.channels.subscribers):
                 return True
             time.sleep(0.01)
         return False
 
     # Faults, from now on
 
-    def cut(self, path: str = ANY) -> int:
-        """Drop the connections of `path` (`public`, `business`; all by default) without a close frame; count them."""
-        return self._call(lambda: self._engine.cut(path))
-
-    def freeze(self, path: str = ANY) -> int:
-        """Leave connections half open: no byte is read or sent any more, and they never end; count them."""
-        return self._call(lambda: self._engine.freeze(path))
-
-    def close_connections(self, code: int = 1001, reason: str = "", path: str = ANY) -> None:
-        """Close connections with a close frame, with any of OKX's codes."""
-
-        def close() -> None:
-            for one in self._engine.on(path):
-                one.close(code, reason)
-
-        self._call(close)
-
-    def notice(self, after_s: float = 60.0) -> None:
-        """Announce an upgrade (64008) on public connections and close all connections `after_s` later."""
-        self._call(lambda: self._engine.notice(after_s))
-
+    @served
     def fault(self, spec: str) -> None:
-        """Make the fault `spec` happen now, written as for the command line but without `@WHEN`."""
-        planned = parse_fault(spec)
-        self._call(lambda: self._engine.inflict(planned))
+        """Make the fault `spec` happen now, written as for the command line but without `@WHEN`; 0s ends one."""
+        self._engine.inflict(parse_fault(spec))
 
+    @served
     def heal(self) -> None:
         """End every fault: mutes, planned drops and losses, delays, refusals, old caches."""
-        self._call(self._engine.faults.clear)
+        self._engine.faults.clear()
 
-    def mute(self, channel: str = ANY, symbol: str = ANY) -> None:
-        """Push nothing on `channel` for `symbol` any more, though it stays acked."""
-        self._call(lambda: self._engine.faults.mute(channel, symbol))
+    @served
+    def cut(self, path: str = ANY) -> int:
+        """Drop the connections of `path` (`public`, `business`; all by default) without a close frame; count them."""
+        return self._engine.cut(path)
 
+    @served
+    def freeze(self) -> int:
+        """Leave all connections half open: no byte is read or sent any more, and they never end; count them."""
+        return self._engine.freeze()
+
+    @served
+    def close_connections(self, code: int = 1001, reason: str = "", path: str = ANY) -> None:
+        """Close connections with a close frame, with any of OKX's codes."""
+        for one in self._engine.on(path):
+            one.close(code, reason)
+
+    @served
     def deafen(self, channel: str = ANY, symbol: str = ANY, lasting: bool = False) -> int:
         """Push nothing more on these subscriptions of the present connections, though they stay acked; count them.
 
         A new subscription ends it, or, with `lasting`, a new connection alone.
         """
-        return self._call(lambda: self._engine.deafen(channel, symbol, lasting))
+        count = 0
+        for one in self._engine.connections:
+            for key in one.session.subscriptions:
+                if channel in (ANY, key[0]) and symbol in (ANY, key[1]):
+                    self._engine.channels.unsubscribe(key, one)
+                    count += 1
+                    if lasting:
+                        one.deaf.add(key)
+        return count
 
-    def unmute(self) -> None:
-        """End every mute."""
-        self._call(self._engine.faults.muted.clear)
-
-    def drop(self, symbol: str, count: int = 1) -> None:
-        """Leave the next `count` fills out of the pushes; REST has them."""
-        self.fault(f"drop={count}:{symbol}")
-
-    def lose(self, symbol: str, count: int = 1) -> None:
-        """Lose the next `count` fills for good: their ids exist nowhere."""
-        self.fault(f"lose={count}:{symbol}")
-
-    def duplicate(self, symbol: str, count: int = 1) -> None:
-        """Push the next `count` fills twice."""
-        self.fault(f"duplicate={count}:{symbol}")
-
-    def delay(self, seconds: float) -> None:
-        """Push everything `seconds` later; 0 ends it."""
-        self._call(lambda: setattr(self._engine.faults, "delay_s", seconds))
-
-    def refuse(self, seconds: float) -> None:
-        """Refuse handshakes with 429 for so long; 0 ends it."""
-        self._until("refuse_until", seconds)
-
-    def no_pong(self, seconds: float) -> None:
-        """Leave pings without an answer for so long; 0 ends it."""
-        self._until("no_pong_until", seconds)
-
-    def no_ack(self, seconds: float) -> None:
-        """Ignore every request for so long; 0 ends it."""
-        self._until("no_ack_until", seconds)
-
-    def busy(self, seconds: float) -> None:
-        """Answer REST with 429 and 50011 for so long; 0 ends it."""
-        self._until("busy_until", seconds)
-
-    def html(self, seconds: float) -> None:
-        """Answer REST with 503 and an HTML page for so long; 0 ends it."""
-        self._until("html_until", seconds)
-
-    def stale_rest(self, behind_ms: int) -> None:
-        """Answer every other REST request, at random, from a cache `behind_ms` behind; 0 ends it."""
-        self._call(lambda: setattr(self._engine.faults, "stale_rest_ms", behind_ms))
-
-    def slow_rest(self, seconds: float) -> None:
-        """Let every REST answer take so long; 0 ends it."""
-        self._call(lambda: setattr(self._engine.faults, "slow_rest_s", seconds))
-
+    @served
     def send(self, text: str | bytes, path: str = ANY) -> None:
         """Send any text to every connection of `path`, be it what OKX would never send."""
         message = Message(text.encode() if isinstance(text, str) else text)
+        for one in self._engine.on(path):
+            one.push(message)
 
-        def push() -> None:
-            for one in self._engine.on(path):
-                one.push(message)
-
-        self._call(push)
-
+    @served
     def set_state(self, symbol: str, state: str) -> None:
         """Change an instrument's state (`suspend`, `expired`...) and tell the `instruments` channel."""
-
-        def change() -> None:
-            row = self._engine.venue.listings[symbol].row
-            row["state"] = state
-            self._engine.channels.instruments([row])
-
-        self._call(change)
-
-    def _until(self, name: str, seconds: float) -> None:
-        self._call(lambda: setattr(self._engine.faults, name, time.monotonic() + seconds if seconds else 0.0))
+        row = self._engine.venue.listings[symbol].row
+        row["state"] = state
+        self._engine.channels.instruments([row])

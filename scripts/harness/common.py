@@ -9,6 +9,18 @@ from pathlib import Path
 
 HEADS = ("fault", "state it hit", "rounds", "rows in", "stored", "lost", "duplicated", "recovered in s")
 
+#: The end of a program that runs `okx`: without its repair unless the variable `repair` says so.
+RUN = """
+from okxcli.exchanges.okx.feed import live_feed
+if not repair:
+    made = live_feed.Feed.__init__
+    def without(self, *arguments, **options):
+        made(self, *arguments, **{**options, "repair": False, "resume": None})
+    live_feed.Feed.__init__ = without
+from okxcli.cli import main
+main()
+"""
+
 
 @dataclass(frozen=True)
 class Row:

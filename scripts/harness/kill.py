@@ -350,22 +350,18 @@ def play(name: str, options: argparse.Namespace) -> tuple[list[Row], list[str], 
     others: list[subprocess.Popen[bytes]] = []
     with postgres, Scene(folder, postgres, seed=seed, rate=rate, symbols=symbols, program=program) as scene:
         try:
-            if name == "pipe":
-                pipe(scene, plan, options.stage_rounds)
-            else:
-                if name == "twice":
-                    others.append(common.start(["collect", "-v"], folder, scene.environment))
-                scene.begin()
-                FAULTS[name](scene, board, plan)
-                time.sleep(1)
-                scene.end()
-                for other in others:
-                    _end(scene, other)
-        except RuntimeError as error:
-            scene.problems.append(str(error))
-            scene.stop_market()
-            if not scene.hits:
-                scene.hit(name, "stuck", None)
+            with scene.play(name):
+                if name == "pipe":
+                    pipe(scene, plan, options.stage_rounds)
+                else:
+                    if name == "twice":
+                        others.append(common.start(["collect", "-v"], folder, scene.environment))
+                    scene.begin()
+                    FAULTS[name](scene, board, plan)
+                    time.sleep(1)
+                    scene.end()
+                    for other in others:
+                        _end(scene, other)
         finally:
             for other in others:
                 other.kill()

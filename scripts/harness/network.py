@@ -96,15 +96,10 @@ def play(name: str, plan: Plan, server_dsn: str) -> Played:
         stack.enter_context(scene)
         if gate is not None:
             gate.to = int(scene.exchange.ws_url.rpartition(":")[2])
-        try:
+        with scene.play(name):
             scene.begin()
             deal(name, Field(scene, rng, plan.scale, gate), plan, played)
             scene.end()
-        except RuntimeError as error:
-            scene.problems.append(str(error))
-            scene.stop_market()
-            if not scene.hits:
-                scene.hit(name, "stuck", None)
         rows, verdict, _ = scene.judge()
         played.rows, played.bars = rows, verdict.bars
         played.problems += [*scene.problems, *verdict.problems]

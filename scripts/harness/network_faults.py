@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 import psycopg
 
+from harness import common
 from harness.gate import Gate
 from harness.scene import Scene
 
 # `okx` as it is, but for its times, which are divided by the scale; for the name server and the wall clock, which do
 # as a file says; and for the repair that a planted loss takes out.
-RUN = """
+RUN = (
+    """
 import os, socket, sys, time
 scale, flags, repair = float(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1) == "repair"
 from okxcli.exchanges.okx.connection import session
@@ -49,14 +51,9 @@ def lookup(*arguments, **options):
     return find(*arguments, **options)
 socket.getaddrinfo = lookup
 time.time_ns = lambda: wall() + int(flag("wall") or 0) * 10**9
-if not repair:
-    made = live_feed.Feed.__init__
-    def without(self, *arguments, **options):
-        made(self, *arguments, **{**options, "repair": False, "resume": None})
-    live_feed.Feed.__init__ = without
-from okxcli.cli import main
-main()
 """
+    + common.RUN
+)
 
 NOTICE = {
     "event": "notice",
@@ -156,9 +153,9 @@ def half_open(field: Field) -> Met:
 def no_pong(field: Field) -> Met:
     """Data comes, and pings have no answer."""
     mark, began = field.mark(), time.monotonic()
-    field.exchange.no_pong(200)
+    field.exchange.fault("no-pong=200s")
     met = Met("data flows", field.found(mark, "no pong for", began, 80))
-    field.exchange.no_pong(0)
+    field.exchange.fault("no-pong=0s")
     return met
 
 
@@ -166,12 +163,12 @@ def no_ack(field: Field) -> Met:
     """A new connection is made, and its subscriptions have no answer."""
     mark = field.mark()
     shaken = field.exchange.counts()["handshakes"]
-    field.exchange.no_ack(200)
+    field.exchange.fault("no-ack=200s")
     field.exchange.cut()
     while field.exchange.counts()["handshakes"] == shaken:
         time.sleep(0.01)
     met = Met("subscribing", field.found(mark, "no answer to the subscription", time.monotonic(), 40))
-    field.exchange.no_ack(0)
+    field.exchange.fault("no-ack=0s")
     return met
 
 
@@ -247,7 +244,7 @@ def _lateness(scene: Scene, newest: dict[str, int]) -> tuple[int, int]:
 def refused(field: Field) -> Met:
     """New connections are refused for a while."""
     mark, began = field.mark(), time.monotonic()
-    field.exchange.refuse(field.s(15))
+    field.exchange.fault(f"refuse={field.s(15)}s")
     field.exchange.cut()
     met = Met("dialling", field.found(mark, "refused with HTTP status 429", began, 30))
     field.found(mark, "connected to .* again", time.monotonic(), 90)
@@ -354,7 +351,7 @@ def _bars(scene: Scene) -> tuple[int, int]:
 def dropped(field: Field) -> Met:
     """Fills are left out of the pushes, and REST has them: with the repair out of order they stay lost."""
     symbol = field.symbol()
-    field.exchange.drop(symbol, 3)
+    field.exchange.fault(f"drop=3:{symbol}")
     field.traded(symbol)
     time.sleep(0.3)
     return Met("one of many", None)

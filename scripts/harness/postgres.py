@@ -355,18 +355,13 @@ def play(names: Sequence[str], options: argparse.Namespace) -> tuple[list[Row], 
             variables={"XDG_STATE_HOME": str(state)},
         ) as scene,
     ):
-        try:
+        with scene.play(title):
             scene.begin()
             for name in names:
                 time.sleep(1)
                 FAULTS[name](scene, plan)
             time.sleep(1)
             scene.end()
-        except RuntimeError as error:
-            scene.problems.append(str(error))
-            scene.stop_market()
-            if not scene.hits:
-                scene.hit(title, "stuck", None)
         rows, verdict, rate = scene.judge()
         problems = [*scene.problems, *verdict.problems]
         text = (

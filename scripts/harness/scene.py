@@ -11,7 +11,8 @@ import subprocess
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -214,6 +215,17 @@ class Scene:
                 return {name: last for name, last in rows if last is not None}
         except psycopg.Error:
             return {}  # not back yet
+
+    @contextmanager
+    def play(self, name: str) -> Iterator[None]:
+        """Note what cannot be played to its end, and stop the market: what was stored is judged all the same."""
+        try:
+            yield
+        except RuntimeError as error:
+            self.problems.append(str(error))
+            self.stop_market()
+            if not self.hits:
+                self.hit(name, "stuck", None)
 
     def hit(self, fault: str, state: str, recovered_s: float | None) -> None:
         """Note that a fault is over: what was traded since the last one belongs to it."""

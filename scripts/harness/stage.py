@@ -34,20 +34,15 @@ EVIDENCE_MS = 1_200
 PATIENCE_S = 40.0
 
 # `okx` as it is, but for how long evidence must be spread, and for the repair that `--no-repair` takes out.
-_RUN = """
+_RUN = (
+    """
 import sys
 evidence, repair = int(sys.argv.pop(1)), sys.argv.pop(1) == "repair"
 from okxcli.core import tape
 tape.SPREAD_MS = evidence  # before anybody takes it
-from okxcli.exchanges.okx.feed import live_feed
-if not repair:
-    made = live_feed.Feed.__init__
-    def without(self, *arguments, **options):
-        made(self, *arguments, **{**options, "repair": False, "resume": None})
-    live_feed.Feed.__init__ = without
-from okxcli.cli import main
-main()
 """
+    + common.RUN
+)
 
 
 class Stage:
@@ -170,23 +165,23 @@ class Stage:
             self._outage(exchange, name)
         elif kind == "mute":
             newest = exchange.fills(name)[-1].trade_id
-            exchange.mute("trades-all", name)
+            exchange.fault(f"mute=trades-all:{name}")
             time.sleep(rng.uniform(0.1, 0.5))
             exchange.cut()
-            exchange.unmute()
+            exchange.fault("unmute")
             hit = exchange.fills(name)[-1].trade_id > newest
         elif kind == "drop":
-            exchange.drop(name, rng.choice([1, 3, 40, 250]))
+            exchange.fault(f"drop={rng.choice([1, 3, 40, 250])}:{name}")
         elif kind == "lose":
-            exchange.lose(name, rng.choice([1, 2, 30]))
+            exchange.fault(f"lose={rng.choice([1, 2, 30])}:{name}")
         elif kind == "duplicate":
-            exchange.duplicate(name, rng.choice([1, 20, 100]))
+            exchange.fault(f"duplicate={rng.choice([1, 20, 100])}:{name}")
         elif kind == "old cache":
             hit = False  # `_count_hits` will tell
-            exchange.stale_rest(rng.choice([500, 5_000, 40_000]))
+            exchange.fault(f"stale-rest={rng.choice([500, 5_000, 40_000])}ms")
         elif kind == "429":
             hit = False
-            exchange.busy(rng.uniform(0.3, 1.5))
+            exchange.fault(f"busy={rng.uniform(0.3, 1.5)}s")
         elif kind == "kill":
             self._kill()
             time.sleep(rng.uniform(0, 0.3))
@@ -204,7 +199,7 @@ class Stage:
 
         It lasts until the silent symbol has traded on both sides of an edge, and another one has traded beside it.
         """
-        exchange.mute("trades-all", name)
+        exchange.fault(f"mute=trades-all:{name}")
         newest = {other: exchange.fills(other)[-1].trade_id for other in self._symbols}
         began = time.monotonic()
 
@@ -220,7 +215,7 @@ class Stage:
         _wait(over, f"trades {name} across an edge")
         if self._rng.random() < 0.5:
             exchange.cut()
-        exchange.unmute()
+        exchange.fault("unmute")
 
     # ---- processes
 

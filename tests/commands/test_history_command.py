@@ -114,7 +114,7 @@ def test_mistakes_are_told_in_one_line(env, arguments, code, told):
 def test_ids_that_rest_does_not_show_are_told(exchange, env):
     """The exchange lost some: the rest comes, and stderr says how many and which."""
     since = exchange.now_ms()
-    exchange.lose("BTC-USDT", 3)
+    exchange.fault("lose=3:BTC-USDT")
     deadline = time.monotonic() + 60
     while not exchange.absent("BTC-USDT") or exchange.fills("BTC-USDT")[-1].trade_id <= exchange.absent("BTC-USDT")[-1]:
         assert time.monotonic() < deadline

@@ -51,7 +51,7 @@ def test_notice_comes_before_the_end_on_public_only(hand, listener, client):
     public = client(hand)
     public.ask("subscribe", f"trades:{BTC}")
     assert public.next()["event"] == "subscribe"
-    hand.notice(0.3)
+    hand.fault("notice=300ms")
     notice = public.next()
     assert (notice["event"], notice["code"]) == ("notice", "64008")
     for one in (public, listener):
@@ -69,14 +69,14 @@ def test_any_close_code_can_be_sent(hand, listener):
 
 def test_muted_channels_are_acked_and_silent(hand, listener, client):
     """A mute swallows the pushes of its channel and symbol; a new subscription is acked as ever."""
-    hand.mute("trades-all", BTC)
+    hand.fault(f"mute=trades-all:{BTC}")
     for symbol in (BTC, ETH, BTC):
         hand.trade(symbol, "10", "1")
     assert [m["arg"]["instId"] for m in listener.heard()] == [ETH]
     fresh = client(hand, "business")
     fresh.ask("subscribe", f"trades-all:{BTC}")
     assert fresh.next()["event"] == "subscribe"
-    hand.unmute()
+    hand.fault("unmute")
     last = hand.trade(BTC, "10", "1")
     assert ids(listener.heard()) == [last]
 
@@ -84,7 +84,7 @@ def test_muted_channels_are_acked_and_silent(hand, listener, client):
 def test_dropped_fills_are_in_rest(hand, listener):
     """Dropped fills leave a hole in the push, and REST fills it; other symbols are whole."""
     first = hand.trade(BTC, "10", "1")
-    hand.drop(BTC, 3)
+    hand.fault(f"drop=3:{BTC}")
     for price in ("11", "12", "13", "14"):
         hand.trade(BTC, price, "1")
     hand.trade(ETH, "10", "1")
@@ -100,7 +100,7 @@ def test_a_dropped_fill_takes_its_merged_trade_with_it(hand, client):
     one.ask("subscribe", f"trades:{BTC}")
     one.next()
     first = hand.order(BTC, "buy", [("10", "1"), ("10", "1")])
-    hand.drop(BTC, 1)
+    hand.fault(f"drop=1:{BTC}")
     hand.order(BTC, "buy", [("10", "1"), ("10", "1")])
     last = hand.order(BTC, "buy", [("10", "1"), ("10", "1"), ("10", "1")])
     assert ids(one.heard()) == [first, last]
@@ -109,7 +109,7 @@ def test_a_dropped_fill_takes_its_merged_trade_with_it(hand, client):
 def test_lost_fills_exist_nowhere(hand, listener):
     """A lost fill has an id and nothing else: neither push, nor REST, nor candles; `absent` names it."""
     first = hand.trade(BTC, "10", "1")
-    hand.lose(BTC, 2)
+    hand.fault(f"lose=2:{BTC}")
     for price in ("11", "12", "13"):
         hand.trade(BTC, price, "1")
     assert ids(listener.heard()) == [first, first + 3]
@@ -124,7 +124,7 @@ def test_lost_fills_exist_nowhere(hand, listener):
 
 def test_duplicates_are_pushed_twice(hand, listener):
     """The next fills come twice on the wire and once in REST."""
-    hand.duplicate(BTC, 2)
+    hand.fault(f"duplicate=2:{BTC}")
     first = hand.trade(BTC, "10", "1")
     hand.trade(BTC, "10", "1")
     hand.trade(BTC, "10", "1")
@@ -134,11 +134,11 @@ def test_duplicates_are_pushed_twice(hand, listener):
 
 def test_delay_keeps_order_and_loses_nothing(hand, listener):
     """Pushes come later, in their order, also across the end of the delay."""
-    hand.delay(0.4)
+    hand.fault("delay=400ms")
     begun = time.monotonic()
     first = hand.trade(BTC, "10", "1")
     hand.trade(BTC, "10", "1")
-    hand.delay(0)
+    hand.fault("delay=0s")
     hand.trade(BTC, "10", "1")
     got = ids([listener.next() for _ in range(3)])
     assert got == [first, first + 1, first + 2]
@@ -147,20 +147,20 @@ def test_delay_keeps_order_and_loses_nothing(hand, listener):
 
 def test_handshakes_can_be_refused(hand, client):
     """While it lasts every handshake gets 429; then connections open again."""
-    hand.refuse(30)
+    hand.fault("refuse=30s")
     with pytest.raises(InvalidStatus):
         client(hand)
-    hand.refuse(0)
+    hand.fault("refuse=0s")
     client(hand)
 
 
 def test_pongs_can_be_withheld(hand, client):
     """The connection stays and pings get no answer."""
     one = client(hand)
-    hand.no_pong(30)
+    hand.fault("no-pong=30s")
     one.socket.send("ping")
     assert one.during(0.2) == []
-    hand.no_pong(0)
+    hand.fault("no-pong=0s")
     one.socket.send("ping")
     assert one.next() == "pong"
 
@@ -182,26 +182,26 @@ def test_connections_can_be_half_open(hand, listener, client):
 def test_acks_can_be_withheld(hand, client):
     """Requests are ignored for a while, pings are not."""
     one = client(hand)
-    hand.no_ack(30)
+    hand.fault("no-ack=30s")
     one.ask("subscribe", f"trades:{BTC}")
     one.socket.send("ping")
     assert one.next() == "pong"
     assert one.during(0.2) == []
-    hand.no_ack(0)
+    hand.fault("no-ack=0s")
     one.ask("subscribe", f"trades:{BTC}")
     assert one.next()["event"] == "subscribe"
 
 
 def test_rest_can_be_busy_slow_and_html(hand):
     """429 with 50011, 503 with HTML, and answers that take their time."""
-    hand.busy(30)
+    hand.fault("busy=30s")
     assert rest(hand, "public/time") == (429, {"msg": "Too Many Requests", "code": "50011"})
-    hand.busy(0)
-    hand.html(30)
+    hand.fault("busy=0s")
+    hand.fault("html=30s")
     status, body = rest(hand, "public/time")
     assert (status, body[:6]) == (503, b"<html>")
-    hand.html(0)
-    hand.slow_rest(0.3)
+    hand.fault("html=0s")
+    hand.fault("slow-rest=300ms")
     begun = time.monotonic()
     assert rest(hand, "public/time")[0] == 200
     assert time.monotonic() - begun >= 0.3
@@ -210,7 +210,7 @@ def test_rest_can_be_busy_slow_and_html(hand):
 def test_two_caches_answer_at_random(hand):
     """With a stale cache some answers lack the newest fill, others have it."""
     last = hand.trade(BTC, "10", "1", ts=hand.now_ms())
-    hand.stale_rest(60_000)
+    hand.fault("stale-rest=60s")
     sizes = [len(rest(hand, f"market/history-trades?instId={BTC}&after={last + 1}")[1]["data"]) for _ in range(30)]
     assert set(sizes) == {0, 1}
 

@@ -63,8 +63,8 @@ def test_pushes_come_as_recorded(tmp_path, client, name):
         one = listen(client, exchange, f"trades-all:{BTC}")
         heard = [one.socket.recv(timeout=5).encode() for _ in range(3)]
         assert heard == [push(1, 0), push(2, 10), push(3, 20)]
-        assert exchange.over
-        assert exchange.played == 3
+        assert exchange.feed.over
+        assert exchange.feed.played == 3
 
 
 def test_nothing_is_played_before_somebody_subscribes(tmp_path, client):
@@ -72,7 +72,7 @@ def test_nothing_is_played_before_somebody_subscribes(tmp_path, client):
     file = write(tmp_path / "a", [push(n, n) for n in range(1, 50)])
     with LocalReplay([file], speed=0, options=FREE) as exchange:
         time.sleep(0.3)
-        assert exchange.played == 0
+        assert exchange.feed.played == 0
         one = listen(client, exchange, f"trades-all:{BTC}")
         assert [int(row["tradeId"]) for row in one.pushes("trades-all", 49)] == list(range(1, 50))
 

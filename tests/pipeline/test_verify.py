@@ -357,14 +357,14 @@ def test_revised_by_okx(exchange, day, database, tape):
 
 def test_old_caches_are_no_difference(exchange, day, database):
     """Half of OKX's answers come from a cache half an hour behind: what they lack is asked for again."""
-    exchange.stale_rest(30 * MINUTE)
+    exchange.fault("stale-rest=30m")
     try:
         span = ("--since", str(TODAY + DAY - 60 * MINUTE), "--until", str(TODAY + DAY))
         for _ in range(4):
             differences, _, status = verify(exchange, database, *span)
             assert (differences, status) == ([], 0)
     finally:
-        exchange.stale_rest(0)
+        exchange.fault("stale-rest=0s")
 
 
 def test_what_cannot_be_compared(exchange, day, database):

@@ -9,10 +9,12 @@ import hashlib
 import hmac
 import json
 import re
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
+from okxcli.local.network.request_limits import Window
 from okxcli.local.venue.bars import PERIODS
 
 #: Channel and what it is about: an instrument id, an instrument type, or "".
@@ -41,10 +43,18 @@ _ID = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
 _ADVICE = "Please use the correct URL, channel and parameters referring to API document."
 
 
+def arg_of(key: Key) -> dict[str, str]:
+    """Return the `arg` of a channel's messages, and of the acks of its subscriptions."""
+    channel, subject = key
+    if not subject:
+        return {"channel": channel}
+    return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
+
+
 class Reply(NamedTuple):
     """A message to send at once."""
 
-    text: str
+    payload: bytes
 
 
 class Subscribe(NamedTuple):
@@ -90,13 +100,12 @@ class Session:
     ) -> None:
         self.path = path
         self.conn_id = conn_id
-        self.subscriptions: dict[Key, dict[str, Any]] = {}
+        self.subscriptions: dict[Key, None] = {}  # in their order
         self.ever_subscribed = False
         self.logged_in = False
         self._listed = listed
         self._keys = keys or {}
-        self._limit = requests_per_hour
-        self._requests: deque[float] = deque()
+        self._requests = Window(requests_per_hour, 3600)
 
     def receive(self, text: str, now_s: float, wall_s: float) -> list[Action]:
         """Return what the request `text` leads to, in order."""
@@ -115,22 +124,22 @@ class Session:
             return [self._error("60019", f"Invalid op: {operation}", known)]
         if not isinstance(args, list) or not args:
             return [self._error("60012", f"Invalid request: {text}", known)]
-        while self._requests and self._requests[0] <= now_s - 3600:
-            self._requests.popleft()
-        if len(self._requests) >= self._limit:
+        if not self._requests.take(now_s):
             return [self._error("60014", "Requests too frequent", known)]
-        self._requests.append(now_s)
         if operation == "login":
             return [self._login(args[0], wall_s)]
-        one = self._subscribe if operation == "subscribe" else self._unsubscribe
-        return [action for arg in args for action in one(arg, known)]
+        return [action for arg in args for action in self._change(operation, arg, known)]
 
-    def _subscribe(self, arg: object, identity: str | None) -> list[Action]:
-        found = self._resolve(arg, identity)
-        if isinstance(found, Reply):
-            return [found]
-        key, echoed = found
-        ack = self._ack("subscribe", echoed, identity)
+    def _change(self, operation: str, arg: object, identity: str | None) -> list[Action]:
+        key = self._resolve(arg, identity)
+        if isinstance(key, Reply):
+            return [key]
+        ack = self._reply(operation, identity, arg=arg_of(key))
+        if operation == "unsubscribe":
+            if key not in self.subscriptions:
+                return [ack]
+            del self.subscriptions[key]
+            return [Unsubscribe(key), ack]
         if self.path == "/ws/v5/private" and not self.logged_in:
             return [self._error("60011", "Please log in", identity)]
         if key[0] in _LOGIN_ONLY:  # acked first, then refused: nobody here has the fee tier
@@ -138,22 +147,12 @@ class Session:
             return [ack, self._error(code, why, identity)]
         if key in self.subscriptions:
             return [ack]
-        self.subscriptions[key] = echoed
+        self.subscriptions[key] = None
         self.ever_subscribed = True
         return [ack, Subscribe(key)]
 
-    def _unsubscribe(self, arg: object, identity: str | None) -> list[Action]:
-        found = self._resolve(arg, identity)
-        if isinstance(found, Reply):
-            return [found]
-        key, echoed = found
-        ack = self._ack("unsubscribe", echoed, identity)
-        if self.subscriptions.pop(key, None) is None:
-            return [ack]
-        return [Unsubscribe(key), ack]
-
-    def _resolve(self, arg: object, identity: str | None) -> tuple[Key, dict[str, Any]] | Reply:
-        """Return the key of an argument and what of it is echoed, or the error that it earns."""
+    def _resolve(self, arg: object, identity: str | None) -> Key | Reply:
+        """Return the key of an argument, or the error that it earns."""
         if not isinstance(arg, dict):
             return self._error("60013", "Invalid args", identity)
         if "uly" in arg:
@@ -161,15 +160,15 @@ class Session:
         channel = arg.get("channel")
         kind = channel_on(self.path, channel) if isinstance(channel, str) else None
         subject = arg.get(kind) if kind else ""
+        key = (str(channel), str(subject))
         good = kind is not None and isinstance(subject, str)
         if good and kind == "instType":
             good = subject in _KINDS
-        elif good and kind == "instId" and (str(channel), str(subject)) not in self.subscriptions:
-            good = self._listed(str(channel), str(subject))
+        elif good and kind == "instId":
+            good = key in self.subscriptions or self._listed(*key)
         if not good:
             return self._error("60018", f"Wrong URL or {_named(arg)} doesn't exist. {_ADVICE}", identity)
-        echoed = {"channel": channel, kind: subject} if kind else {"channel": channel}
-        return (str(channel), str(subject)), echoed
+        return key
 
     def _login(self, arg: object, wall_s: float) -> Reply:
         fields = arg if isinstance(arg, dict) else {}
@@ -189,27 +188,22 @@ class Session:
         if not hmac.compare_digest(base64.b64encode(digest), sign.encode()):
             return self._error("60007", "Invalid sign")
         self.logged_in = True
-        return Reply(_text({"event": "login", "code": "0", "msg": "", "connId": self.conn_id}))
+        return self._reply("login", code="0", msg="")
 
     def notice(self) -> Reply:
         """Return the warning that the connection will be closed (64008)."""
         message = "The connection will soon be closed for a service upgrade. Please reconnect."
-        return Reply(_text({"event": "notice", "msg": message, "code": "64008", "connId": self.conn_id}))
-
-    def _ack(self, event: str, arg: dict[str, Any], identity: str | None) -> Reply:
-        named = {} if identity is None else {"id": identity}
-        return Reply(_text({**named, "event": event, "arg": arg, "connId": self.conn_id}))
+        return self._reply("notice", msg=message, code="64008")
 
     def _error(self, code: str, message: str, identity: str | None = None) -> Reply:
+        return self._reply("error", identity, msg=message, code=code)
+
+    def _reply(self, event: str, identity: str | None = None, **fields: object) -> Reply:
         named = {} if identity is None else {"id": identity}
-        return Reply(_text({**named, "event": "error", "msg": message, "code": code, "connId": self.conn_id}))
+        return Reply(orjson.dumps({**named, "event": event, **fields, "connId": self.conn_id}))
 
 
 def _named(arg: dict[str, Any]) -> str:
     """Name an argument as 60018 does: `channel:books,instId:BTC-USDT`."""
     shown = ("channel", "instId", "instType", "instFamily")
     return ",".join(f"{name}:{arg[name]}" for name in shown if name in arg) or "channel:null"
-
-
-def _text(message: dict[str, Any]) -> str:
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False)

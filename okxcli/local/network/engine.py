@@ -5,27 +5,38 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from okxcli.errors import OkxError, UsageError
-from okxcli.local.faults import ANY, Faults, Planned
-from okxcli.local.feeds import Feed
-from okxcli.local.network.conversation import PATHS, REQUESTS_PER_HOUR, Key, Session
-from okxcli.local.network.hub import Hub, Message
-from okxcli.local.network.port import Response, Wire
+from okxcli.local.faults import ANY, Planned, parse_fault
+from okxcli.local.network.conversation import PATHS, REQUESTS_PER_HOUR, Reply, Session, Subscribe, Unsubscribe
 from okxcli.local.network.pushes import Channels
-from okxcli.local.network.request_limits import Limits
-from okxcli.local.network.rest_answers import PREFIX, answer, refusal, too_many
-from okxcli.local.network.websocket_connection import MAX_BACKLOG, Connection
-from okxcli.local.venue.venue import Venue
+from okxcli.local.network.request_limits import HANDSHAKE, Limits
+from okxcli.local.network.rest_answers import PREFIX, TOO_MANY, Answer, answer, refusal
+from okxcli.local.network.websocket_connection import MAX_BACKLOG, Connection, Message
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_S = 0.003  # between two beats: what comes in between leaves in one block
-_HTML = b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>"
+_HTML = Answer(
+    503,
+    b"<html><head><title>503 Service Temporarily Unavailable</title></head><body>cloudflare</body></html>",
+    "text/html",
+)
+
+
+class Feed(Protocol):
+    """A source of fills or messages that the engine drives."""
+
+    def step(self, now_s: float) -> float | None:
+        """Publish what is due at `now_s`; return when to be called again, None: not before something happens."""
+
+    def close(self) -> None:
+        """Write out what is held back."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +75,32 @@ class Options:
 
 
 class Engine:
-    """Serves a venue. Everything here runs in one event loop; `local/exchange.py` is the way in from other threads."""
+    """Serves a venue. Everything here runs in one event loop; `local/server.py` is the way in from other threads.
 
-    def __init__(self, venue: Venue, channels: Channels, options: Options, planned: Sequence[Planned] = ()) -> None:
-        self.venue = venue
+    `feed` is set before it runs.
+    """
+
+    feed: Feed
+
+    def __init__(self, channels: Channels, options: Options, faults: Iterable[str]) -> None:
+        self.venue = channels.venue
         self.channels = channels
-        self.hub: Hub = channels.hub
-        self.faults: Faults = channels.hub.faults
+        self.faults = channels.faults
         self.options = options
-        self.feed: Feed | None = None
         self.offers: Callable[[str, str], bool] = lambda channel, symbol: True
-        self.wires: set[Wire] = set()
+        self.transports: set[asyncio.Transport] = set()
         self.connections: set[Connection] = set()
         self.counts: Counter[str] = Counter()
         self.port = 0
         self._limits = Limits(options.limits)
         self._random = Random(f"{options.seed}/engine")
-        self._planned = [(time.monotonic() + one.after_s, one) for one in planned]
+        self._planned = [(time.monotonic() + one.after_s, one) for one in map(parse_fault, faults)]
         self._ended: asyncio.Future[None] | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._idle_checked_s = 0.0
 
-    async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until `end` is called; `ready` is called once the port is open.
+    async def run(self, accept: Callable[["Engine"], asyncio.Protocol], ready: Callable[[], None]) -> None:
+        """Serve until `end` is called; `ready` is called once the port is open, `accept` for every client.
 
         Raises:
             UsageError: the port cannot be had.
@@ -95,7 +109,7 @@ class Engine:
         self._ended = loop.create_future()
         tls = self.options.tls()
         try:
-            server = await loop.create_server(lambda: Wire(self), self.options.host, self.options.port, ssl=tls)
+            server = await loop.create_server(lambda: accept(self), self.options.host, self.options.port, ssl=tls)
         except OSError as error:
             why = error.strerror or str(error)
             raise UsageError(f"cannot listen on {self.options.host}:{self.options.port}: {why}. Try --port 0") from None
@@ -111,10 +125,9 @@ class Engine:
             for one in list(self.connections):
                 one.close(1001, "")
             await asyncio.sleep(0)
-            for wire in list(self.wires):
-                wire.abort()
-            if self.feed is not None:
-                self.feed.close()
+            for transport in list(self.transports):
+                transport.abort()
+            self.feed.close()
 
     def end(self, error: BaseException | None = None) -> None:
         """Stop serving; `error` comes out of `run`."""
@@ -145,9 +158,9 @@ class Engine:
         wake = now_s + 1.0
         self._faults_due(now_s)
         for due in (
-            self.feed.step(now_s) if self.feed is not None else None,
+            self.feed.step(now_s),
             self.channels.pump(now_s),
-            self.hub.release(now_s),
+            self.channels.release(now_s),
             min((moment for moment, _ in self._planned), default=None),
         ):
             wake = wake if due is None else min(wake, due)
@@ -164,92 +177,90 @@ class Engine:
 
     # WebSocket
 
-    def refusal(self, client: str, path: str) -> Response | None:
-        """Return the answer to a handshake that is refused, None to accept it."""
+    def connect(self, client: str, path: str, transport: asyncio.Transport) -> Connection | Answer:
+        """Return a new connection on `path`, or the answer to a handshake that is refused."""
         now_s = time.monotonic()
         self.counts["handshakes"] += 1
         if path not in PATHS:
-            return Response(404, b'{"msg":"Not Found","code":"404","data":[]}')
-        if now_s < self.faults.refuse_until or not self._limits.handshake(client, now_s):
+            return Answer(404, b'{"msg":"Not Found","code":"404","data":[]}')
+        if now_s < self.faults.refuse_until or not self._limits.take(client, HANDSHAKE, now_s):
             self.counts["handshakes refused"] += 1
-            return Response(429, b"Too Many Requests", "text/plain")
-        return None
-
-    def session(self, path: str) -> Session:
-        """Return the conversation of a new connection on `path`."""
+            return Answer(429, b"Too Many Requests", "text/plain")
         conn_id = f"{self._random.getrandbits(32):08x}"
-        return Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+        session = Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+        return Connection(transport, session, self.options.max_backlog, self.forget)
 
     def _listed(self, channel: str, symbol: str) -> bool:
         if channel == "index-tickers" and self.venue.find(f"{symbol}-SWAP") is not None:
             return True  # indices are named as spot pairs are, and a swap has one too
         return self.venue.find(symbol) is not None and self.offers(channel, symbol)
 
-    def subscribe(self, key: Key, connection: Connection) -> None:
-        """Start to push a channel to a connection, beginning with its present state."""
-        if key in connection.deaf:
-            return
-        first = self.hub.add(key, connection)
-        self.channels.subscribed(key, connection, first, time.monotonic())
-        self.wake()
+    def receive(self, connection: Connection, data: bytes) -> None:
+        """Act on every message in the bytes that a client sent."""
+        for text in connection.receive(data):
+            if text != "ping":
+                self._request(connection, text)
+                continue
+            self.counts["pings"] += 1
+            if time.monotonic() >= self.faults.no_pong_until:
+                connection.pong()
 
-    def unsubscribe(self, key: Key, connection: Connection) -> None:
-        """Stop to push a channel to a connection."""
-        self.hub.remove(key, connection)
-        if key not in self.hub.subscribers:
-            self.channels.forget(key)
+    def _request(self, connection: Connection, text: str) -> None:
+        connection.requests += 1
+        now_s = time.monotonic()
+        if now_s < self.faults.no_ack_until:
+            return
+        actions = connection.session.receive(text, now_s, time.time())
+        for action in actions:
+            if isinstance(action, Reply):
+                connection.push(Message(action.payload))
+            elif isinstance(action, Unsubscribe):
+                self.channels.unsubscribe(action.key, connection)
+        for action in actions:  # all acks of a request come before its first data, as recorded
+            if isinstance(action, Subscribe) and action.key not in connection.deaf:
+                self.channels.subscribe(action.key, connection, now_s)
+                self.wake()
+        connection.flush()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is closing."""
         self.connections.discard(connection)
-        for key in list(connection.session.subscriptions):
-            self.unsubscribe(key, connection)
-
-    @property
-    def max_backlog(self) -> int:
-        """Bytes that may wait for a slow reader before its connection is closed."""
-        return self.options.max_backlog
-
-    def keeps_silent(self) -> bool:
-        """Tell whether pings get no answer now."""
-        self.counts["pings"] += 1
-        return time.monotonic() < self.faults.no_pong_until
-
-    def ignores_requests(self) -> bool:
-        """Tell whether requests get no ack now."""
-        return time.monotonic() < self.faults.no_ack_until
+        for key in connection.session.subscriptions:
+            self.channels.unsubscribe(key, connection)
 
     # REST
 
-    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
+    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Answer:
         """Answer a REST request, by its merits and by the faults that are on."""
         now_s = time.monotonic()
         endpoint = path.removeprefix(PREFIX)
         self.counts[f"GET {endpoint}"] += 1
         if now_s < self.faults.html_until:
-            return Response(503, _HTML, "text/html", self.faults.slow_rest_s)
-        if now_s < self.faults.busy_until or not self._limits.request(client, endpoint, now_s):
+            found = _HTML
+        elif now_s < self.faults.busy_until or not self._limits.take(client, endpoint, now_s):
             self.counts["429"] += 1
-            return Response(*too_many(), delay_s=self.faults.slow_rest_s)
-        if method != "GET":
-            return Response(*refusal(405, "50115", "Invalid request method."))
-        listing = self.venue.find(query.get("instId"))
-        if endpoint == "market/books" and listing is not None:
-            self.channels.books_now(listing)
-        age = self.faults.stale_rest_ms if self.faults.stale_rest_ms and self._random.random() < 0.5 else 0
-        if age:
-            self.counts["old answers"] += 1
-        found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
-        return Response(found.status, found.body, delay_s=self.faults.slow_rest_s)
+            found = TOO_MANY
+        elif method != "GET":
+            return refusal(405, "50115", "Invalid request method.")
+        else:
+            listing = self.venue.find(query.get("instId"))
+            if endpoint == "market/books" and listing is not None:
+                self.channels.books_now(listing)
+            age = 0
+            if self.faults.stale_rest_s and self._random.random() < 0.5:
+                self.counts["old answers"] += 1
+                age = int(self.faults.stale_rest_s * 1000)
+            found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
+        return found._replace(delay_s=self.faults.slow_rest_s)
 
     # Faults
 
     def _faults_due(self, now_s: float) -> None:
-        due = [one for moment, one in self._planned if moment <= now_s]
-        if not due:
-            return
-        self._planned = [(moment, one) for moment, one in self._planned if moment > now_s]
-        for one in due:
+        planned, self._planned = self._planned, []
+        for moment, one in planned:
+            if moment > now_s:
+                self._planned.append((moment, one))
+                continue
             self.inflict(one)
             if one.every_s is not None:
                 self._planned.append((now_s + one.every_s, one))
@@ -273,24 +284,11 @@ class Engine:
             one.cut()
         return len(chosen)
 
-    def freeze(self, path: str = ANY) -> int:
-        """Leave the connections of `path` half open: nothing is read from them or sent on them; return how many."""
-        chosen = self.on(path)
-        for one in chosen:
-            one.frozen = True
-        return len(chosen)
-
-    def deafen(self, channel: str, symbol: str, lasting: bool) -> int:
-        """Push subscriptions nothing any more that stay acked, until they or (`lasting`) their connection are anew."""
-        count = 0
+    def freeze(self) -> int:
+        """Leave all connections half open: nothing is read from them or sent on them; return how many."""
         for one in self.connections:
-            for key in list(one.session.subscriptions):
-                if channel in (ANY, key[0]) and symbol in (ANY, key[1]):
-                    self.unsubscribe(key, one)
-                    count += 1
-                    if lasting:
-                        one.deaf.add(key)
-        return count
+            one.frozen = True
+        return len(self.connections)
 
     def on(self, path: str) -> list[Connection]:
         """Return the open connections whose path ends in `path` (`public`, `business`), or all of them (`*`)."""
@@ -301,7 +299,7 @@ class Engine:
         chosen = list(self.connections)
         for one in chosen:
             if not one.session.path.endswith("business"):
-                one.push(Message(one.session.notice().text.encode()))
+                one.push(Message(one.session.notice().payload))
                 one.flush()
         loop = asyncio.get_running_loop()
         for one in chosen:

@@ -1,46 +1,15 @@
 """The port of the local exchange: reads HTTP heads, answers REST, hands WebSocket handshakes over."""
 
 import asyncio
-from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from okxcli.local.network.conversation import Session
-from okxcli.local.network.websocket_connection import Connection, Host
+from okxcli.local.network.engine import Engine
+from okxcli.local.network.rest_answers import Answer
+from okxcli.local.network.websocket_connection import Connection
 
 _MAX_HEAD = 64 * 1024
-
-
-class Response(NamedTuple):
-    """An HTTP answer and how long to wait before it is sent."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    delay_s: float = 0.0
-
-
-class Engine(Host, Protocol):
-    """What the port asks of the engine that it belongs to."""
-
-    wires: "set[Wire]"
-    connections: set[Connection]
-
-    def guard(self, act: Callable[..., None], *arguments: object) -> None:
-        """Call something; a failure ends the engine."""
-
-    def rest(self, client: str, method: str, path: str, query: Mapping[str, str]) -> Response:
-        """Answer a REST request."""
-
-    def refusal(self, client: str, path: str) -> Response | None:
-        """Return why a client gets no connection; None if it gets one."""
-
-    def session(self, path: str) -> Session:
-        """Return the conversation of a new connection."""
-
-    def forget(self, connection: Connection) -> None:
-        """Drop a connection and its subscriptions."""
 
 
 class _Head(NamedTuple):
@@ -94,24 +63,21 @@ class Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=1 << 30)  # backlog is judged by Connection, nothing is paused
         self.client = str((transport.get_extra_info("peername") or ("?",))[0])
-        self._engine.wires.add(self)
+        self._engine.transports.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and its subscriptions."""
-        self._engine.wires.discard(self)
-        self._gone()
+        self._engine.transports.discard(self._transport)
+        if self._connection is not None:
+            self._engine.forget(self._connection)
 
     def data_received(self, data: bytes) -> None:
         """Feed the WebSocket, or collect and answer HTTP requests."""
         if self._connection is not None:
-            self._engine.guard(self._connection.feed, data)
+            self._engine.guard(self._engine.receive, self._connection, data)
             return
         self._buffer += data
         self._engine.guard(self._requests)
-
-    def abort(self) -> None:
-        """Drop the connection at once."""
-        self._transport.abort()
 
     def _requests(self) -> None:
         while not self._busy and not self._transport.is_closing():
@@ -126,7 +92,7 @@ class Wire(asyncio.Protocol):
             self._buffer = rest
             head = _parse(raw)
             if head is None:
-                self._send(Response(400, b'{"msg":"Bad Request","code":"400","data":[]}'), False)
+                self._send(Answer(400, b'{"msg":"Bad Request","code":"400","data":[]}'), False)
             elif head.upgrades:
                 self._upgrade(head, raw + b"\r\n\r\n", rest)
                 return
@@ -135,46 +101,37 @@ class Wire(asyncio.Protocol):
                 self._answer(head)
 
     def _answer(self, head: _Head) -> None:
-        response = self._engine.rest(self.client, head.method, head.path, head.query)
-        if not response.delay_s:
-            self._send(response, head.keep_alive)
+        answer = self._engine.rest(self.client, head.method, head.path, head.query)
+        if not answer.delay_s:
+            self._send(answer, head.keep_alive)
             return
         self._busy = True
 
         def later() -> None:
             self._busy = False
-            self._send(response, head.keep_alive)
+            self._send(answer, head.keep_alive)
             self._requests()
 
-        asyncio.get_running_loop().call_later(response.delay_s, self._engine.guard, later)
+        asyncio.get_running_loop().call_later(answer.delay_s, self._engine.guard, later)
 
-    def _send(self, response: Response, keep_alive: bool) -> None:
+    def _send(self, answer: Answer, keep_alive: bool) -> None:
         if self._transport.is_closing():
             return
-        phrase = HTTPStatus(response.status).phrase
+        phrase = HTTPStatus(answer.status).phrase
         head = (
-            f"HTTP/1.1 {response.status} {phrase}\r\nContent-Type: {response.content_type}\r\n"
-            f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
+            f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: {answer.content_type}\r\n"
+            f"Content-Length: {len(answer.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
         )
-        self._transport.write(head.encode() + response.body)
+        self._transport.write(head.encode() + answer.body)
         if not keep_alive:
             self._transport.close()
 
     def _upgrade(self, head: _Head, raw: bytes, rest: bytes) -> None:
-        refused = self._engine.refusal(self.client, head.path)
-        if refused is not None:
-            self._send(refused, False)
-            return
-        connection = Connection(self._engine, self._transport, self._engine.session(head.path), self._gone)
-        if connection.open(raw):
-            self._connection = connection
-            self._engine.connections.add(connection)
+        made = self._engine.connect(self.client, head.path, self._transport)
+        if isinstance(made, Answer):
+            self._send(made, False)
+        elif made.open(raw):
+            self._connection = made
+            self._engine.connections.add(made)
             if rest:
-                connection.feed(rest)
-
-    def _gone(self) -> None:
-        if self._connection is not None:
-            self._engine.forget(self._connection)
-
-
-Factory = Callable[[], Wire]
+                self._engine.receive(made, rest)

@@ -1,21 +1,24 @@
-"""The messages of every channel, each at its pace.
+"""The messages of every channel, each at its pace, and who gets them.
 
-The paces are those of the wall clock: `books`, `books5` and `tickers`
-at most every 100 ms, `bbo-tbt` every 10 ms, candles once a second and at their end; an unchanged book is repeated
-after a minute.
+The paces are those of the wall clock: `books`, `books5` and `tickers` at most every 100 ms, `bbo-tbt` every 10 ms,
+candles once a second and at their end; an unchanged book is repeated after a minute.
 """
 
-import json
+import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from okxcli.local.faults import use_up
-from okxcli.local.network.conversation import SILENT, Key
-from okxcli.local.network.hub import Hub, Message, Subscriber
+import orjson
+
+from okxcli.local.faults import Faults, use_up
+from okxcli.local.network.conversation import SILENT, Key, arg_of
 from okxcli.local.network.rest_answers import STATUS
+from okxcli.local.network.websocket_connection import Connection, Message
 from okxcli.local.venue.bars import bar_end, bar_start
-from okxcli.local.venue.books import Increments, Snapshots
-from okxcli.local.venue.fills import Fill, Merged, merged
+from okxcli.local.venue.books import SEQ_EPOCH_MS, Increments, Snapshots
+from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
 
 PACE_S = {"books": 0.1, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
@@ -24,27 +27,28 @@ CONFIRM_LAG_MS = 600  # recorded: the final push of a bar comes 0.6 to 1.7 s aft
 REPEAT_S = 60.0
 
 
+@dataclass(slots=True)
 class _Paced:
-    """When a channel may speak next, what it said last, and when it changed last."""
+    """When a channel may speak next, when it changed last, what it said last; the bar whose final push is to come."""
 
-    __slots__ = ("bar", "changed_s", "next_s", "state")
-
-    def __init__(self, now_s: float) -> None:
-        self.next_s = now_s
-        self.changed_s = now_s
-        self.state: object = None
-        self.bar = 0
+    next_s: float
+    changed_s: float
+    state: object = None
+    bar: int = 0
 
 
 class Channels:
-    """Makes the messages of a venue's channels and publishes them.
+    """Makes the messages of a venue's channels and publishes them to the subscribers.
 
     `first_push`: a new subscription of `trades` or `trades-all` gets the newest trade at once, however old it is.
     """
 
-    def __init__(self, venue: Venue, hub: Hub, first_push: bool = True, books_snapshot: bool = True) -> None:
-        self._venue = venue
-        self.hub = hub
+    def __init__(self, venue: Venue, first_push: bool = True, books_snapshot: bool = True) -> None:
+        self.venue = venue
+        self.faults = Faults()
+        self.subscribers: dict[Key, dict[Connection, None]] = {}
+        self.changes = 0  # grows with every subscription
+        self._late: deque[tuple[float, Key, Message]] = deque()
         self._first_push = first_push
         self._books_snapshot = books_snapshot
         self._paced: dict[Key, _Paced] = {}
@@ -52,73 +56,101 @@ class Channels:
         #: Whether a channel is made from the fills; a recording plays some of them as they were.
         self.makes: Callable[[Key], bool] = lambda key: True
 
-    def subscribed(self, key: Key, subscriber: Subscriber, first: bool, now_s: float) -> None:
-        """Send a new subscriber what it gets at once: the state of its channel."""
+    def subscribe(self, key: Key, connection: Connection, now_s: float) -> None:
+        """Begin to push a channel to a connection, with what it gets at once: the state of the channel."""
+        first = key not in self.subscribers
+        self.changes += 1
+        self.subscribers.setdefault(key, {})[connection] = None
         channel, subject = key
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         if channel == "status" and self.makes(key):
-            self._send_one(key, subscriber, [STATUS])
-        listing = self._venue.find(subject)
+            connection.push(_message(key, [STATUS]))
+        listing = self.venue.find(subject)
         if listing is None or not self.makes(key):
             return
         paced = self._paced.get(key)
         if paced is None:
-            paced = self._paced[key] = _Paced(now_s + PACE_S.get(channel, CANDLE_PACE_S))
-        if self.hub.faults.is_muted(*key):
+            due_s = now_s + PACE_S.get(channel, CANDLE_PACE_S)
+            paced = self._paced[key] = _Paced(due_s, due_s)
+        if self.faults.is_muted(*key):
             return
         if channel in ("trades", "trades-all") and self._first_push:
             last = listing.tape.last if channel == "trades-all" else listing.tape.last_group()
             if last is not None:
-                subscriber.push(trade_message(channel, listing, last))
+                connection.push(trade_message(channel, listing, last))
         elif channel == "tickers":
-            self._send_one(key, subscriber, [listing.ticker.data(now)])
+            connection.push(_message(key, [listing.ticker.data(now)]))
         elif channel in ("books5", "bbo-tbt"):
-            state = listing.books5 if channel == "books5" else listing.bbo
+            state = listing.snapshots[channel]
             if first:
                 state.advance(now)
-            self._send_one(key, subscriber, [state.data(subject if channel == "books5" else None)])
+            connection.push(_message(key, [state.data()]))
         elif channel == "books":
             if first:
                 listing.books.advance(now)
             if self._books_snapshot:
-                self._send_one(key, subscriber, [listing.books.snapshot()], "snapshot")
+                connection.push(_message(key, [listing.books.snapshot()], "snapshot"))
         elif channel.startswith("candle"):
             name = channel.removeprefix("candle")
             row = listing.bars.row(name, bar_start(name, now), now)
             paced.bar = paced.bar or bar_start(name, now)
             if row is not None:
-                self._send_one(key, subscriber, [row])
+                connection.push(_message(key, [row]))
 
-    def forget(self, key: Key) -> None:
-        """Drop the pace of a channel that nobody listens to any more."""
-        self._paced.pop(key, None)
+    def unsubscribe(self, key: Key, connection: Connection) -> None:
+        """Push a channel to a connection no more."""
+        held = self.subscribers.get(key, {})
+        held.pop(connection, None)
+        if not held:
+            self.subscribers.pop(key, None)
+            self._paced.pop(key, None)
+
+    def backlog(self) -> int:
+        """Return how many bytes the slowest subscriber has not taken yet."""
+        return max((one.backlog for held in self.subscribers.values() for one in held), default=0)
+
+    def publish(self, key: Key, message: Message) -> None:
+        """Send `message` to every subscriber of `key`: at once, late where a delay is on, never where it is muted."""
+        if self.faults.delay_s or self._late:
+            self._late.append((time.monotonic() + self.faults.delay_s, key, message))
+        else:
+            self._send(key, message)
+
+    def release(self, now_s: float) -> float | None:
+        """Send what was delayed until `now_s`, in its order; return when the next is due."""
+        while self._late and self._late[0][0] <= now_s:
+            _, key, message = self._late.popleft()
+            self._send(key, message)
+        return self._late[0][0] if self._late else None
+
+    def _send(self, key: Key, message: Message) -> None:
+        if not self.faults.is_muted(*key):
+            for connection in self.subscribers.get(key, ()):
+                connection.push(message)
 
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
-        hub, symbol = self.hub, listing.symbol
-        if ("trades-all", symbol) in hub.subscribers:
+        symbol = listing.symbol
+        if ("trades-all", symbol) in self.subscribers:
             for fill in fills:
                 if fill.trade_id in silent:
                     continue
                 message = trade_message("trades-all", listing, fill)
-                hub.publish(("trades-all", symbol), message)
-                if use_up(hub.faults.duplicate, symbol):
-                    hub.publish(("trades-all", symbol), message)
-        if ("trades", symbol) in hub.subscribers:
+                self.publish(("trades-all", symbol), message)
+                if use_up(self.faults.duplicate, symbol):
+                    self.publish(("trades-all", symbol), message)
+        if ("trades", symbol) in self.subscribers:
             for trade in merged(fills):
                 ids = range(trade.trade_id - trade.matches + 1, trade.trade_id + 1)
                 if not silent or silent.isdisjoint(ids):
-                    hub.publish(("trades", symbol), trade_message("trades", listing, trade))
+                    self.publish(("trades", symbol), trade_message("trades", listing, trade))
 
     def pump(self, now_s: float) -> float:
         """Publish what is due on the paced channels at `now_s`; return the moment when it is to be called again."""
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         wake = now_s + 1.0
-        for key, paced in list(self._paced.items()):
-            listing = self._venue.find(key[1])
-            if key not in self.hub.subscribers:
-                del self._paced[key]
-                continue
+        for key, paced in self._paced.items():
+            listing = self.venue.find(key[1])
             if listing is None or key[0] in SILENT or key[0].startswith("trades"):
                 continue
             if paced.next_s <= now_s:
@@ -138,16 +170,13 @@ class Channels:
         elif channel == "books":
             self._books(key, paced, listing.books, now, now_s)
         else:
-            self._snapshot(key, paced, listing.books5 if channel == "books5" else listing.bbo, now, now_s)
+            self._snapshot(key, paced, listing.snapshots[channel], now, now_s)
         return PACE_S.get(channel, 0.1)
 
     def _snapshot(self, key: Key, paced: _Paced, state: Snapshots, now: int, now_s: float) -> None:
-        if state.advance(now):
+        if state.advance(now) or now_s - paced.changed_s >= REPEAT_S:
             paced.changed_s = now_s
-        elif now_s - paced.changed_s < REPEAT_S:
-            return
-        paced.changed_s = now_s
-        self._publish(key, [state.data(key[1] if key[0] == "books5" else None)])
+            self._publish(key, [state.data()])
 
     def _books(self, key: Key, paced: _Paced, state: Increments, now: int, now_s: float) -> None:
         update = state.advance(now)
@@ -174,12 +203,12 @@ class Channels:
             self._publish(key, [row])
         if not paced.bar:
             return CANDLE_PACE_S
-        until_final = self._venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
+        until_final = self.venue.clock.seconds_until(bar_end(name, paced.bar) + self.confirm_lag_ms)
         return min(CANDLE_PACE_S, max(0.005, until_final))
 
     def books_now(self, listing: Listing) -> None:
         """Bring the `books` state up to date for REST, telling its subscribers of the step."""
-        now = self._venue.clock.now_ms()
+        now = self.venue.clock.now_ms()
         if listing.books.ts + 50 <= now:  # OKX refreshes the REST book every 50 ms
             update = listing.books.advance(now)
             if update is not None:
@@ -192,22 +221,11 @@ class Channels:
                 self._publish(("instruments", kind), [row])
 
     def _publish(self, key: Key, data: list[Any], action: str | None = None) -> None:
-        if key in self.hub.subscribers:
-            self.hub.publish(key, _message(key, data, action))
-
-    def _send_one(self, key: Key, subscriber: Subscriber, data: list[Any], action: str | None = None) -> None:
-        subscriber.push(_message(key, data, action))
+        if key in self.subscribers:
+            self.publish(key, _message(key, data, action))
 
 
-def arg_of(key: Key) -> dict[str, str]:
-    """Return the `arg` of a channel's messages."""
-    channel, subject = key
-    if not subject:
-        return {"channel": channel}
-    return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
-
-
-def trade_message(channel: str, listing: Listing, trade: Fill | Merged) -> Message:
+def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
     """Return the push of one fill (`trades-all`) or of one merged trade (`trades`); built by hand, being hot."""
     symbol = listing.symbol
     text = (
@@ -217,14 +235,11 @@ def trade_message(channel: str, listing: Listing, trade: Fill | Merged) -> Messa
     if channel == "trades-all":
         text += f'"source":"{trade.source}","ts":"{trade.ts}"}}]}}'
     else:
-        seq = trade.ts - 1_577_836_800_000
+        seq = trade.ts - SEQ_EPOCH_MS
         text += f'"ts":"{trade.ts}","count":"{trade.matches}","source":"{trade.source}","seqId":{seq}}}]}}'
     return Message(text.encode())
 
 
 def _message(key: Key, data: list[Any], action: str | None = None) -> Message:
-    message: dict[str, Any] = {"arg": arg_of(key)}
-    if action is not None:
-        message["action"] = action
-    message["data"] = data
-    return Message(json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
+    named = {} if action is None else {"action": action}
+    return Message(orjson.dumps({"arg": arg_of(key), **named, "data": data}))

@@ -2,8 +2,12 @@
 
 from collections import deque
 
+#: The opening of a connection; no end point has this name.
+HANDSHAKE = "a handshake"
+
 #: REST path below /api/v5/: (requests, seconds), as OKX documents them.
-REST_LIMITS: dict[str, tuple[int, float]] = {
+_LIMITS: dict[str, tuple[int, float]] = {
+    HANDSHAKE: (3, 1.0),
     "market/trades": (100, 2.0),
     "market/history-trades": (20, 2.0),
     "market/candles": (40, 2.0),
@@ -15,8 +19,6 @@ REST_LIMITS: dict[str, tuple[int, float]] = {
     "public/time": (10, 2.0),
     "system/status": (1, 5.0),
 }
-
-HANDSHAKES = (3, 1.0)
 
 
 class Window:
@@ -41,23 +43,17 @@ class Limits:
     """The windows of every client; `scale` widens all of them (0: no limits)."""
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
+        self._scale = scale
         self._windows: dict[tuple[str, str], Window] = {}
 
-    def request(self, client: str, endpoint: str, now_s: float) -> bool:
-        """Tell whether `client` may ask `endpoint` (`market/trades`) now."""
-        return self._take(client, endpoint, REST_LIMITS.get(endpoint, (20, 2.0)), now_s)
-
-    def handshake(self, client: str, now_s: float) -> bool:
-        """Tell whether `client` may open another connection now."""
-        return self._take(client, "", HANDSHAKES, now_s)
-
-    def _take(self, client: str, what: str, limit: tuple[int, float], now_s: float) -> bool:
-        if not self.scale:
+    def take(self, client: str, what: str, now_s: float) -> bool:
+        """Count what `client` asks for at `now_s`, an end point or a `HANDSHAKE`; False: too often."""
+        if not self._scale:
             return True
         if len(self._windows) > 10_000:
             self._windows.clear()
         key = (client, what)
         if key not in self._windows:
-            self._windows[key] = Window(max(1, int(limit[0] * self.scale)), limit[1])
+            count, seconds = _LIMITS.get(what, (20, 2.0))
+            self._windows[key] = Window(max(1, int(count * self._scale)), seconds)
         return self._windows[key].take(now_s)

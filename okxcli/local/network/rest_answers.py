@@ -4,10 +4,13 @@
 `after` means older, `before` newer, both exclusive; `before` alone gives the newest page; a limit above the cap is cut.
 """
 
-import json
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
+
+import orjson
 
 from okxcli.local.venue.bars import DAY, MINUTE, PERIODS, bar_end
 from okxcli.local.venue.books import DEPTH
@@ -37,10 +40,16 @@ STATUS = {
 
 
 class Answer(NamedTuple):
-    """What a request gets: HTTP status and body."""
+    """What a request gets, and how long to wait before it is sent."""
 
     status: int
     body: bytes
+    content_type: str = "application/json"
+    delay_s: float = 0.0
+
+
+#: What a client gets that asks too often: a body without `data`.
+TOO_MANY = Answer(429, b'{"msg":"Too Many Requests","code":"50011"}')
 
 
 class _Refused(Exception):
@@ -63,6 +72,11 @@ class Query(NamedTuple):
         """Whether the answer comes from a cache that is behind."""
         return self.age > 0
 
+    @property
+    def until(self) -> int:
+        """The time (ms) of the latest fill that the answer may know."""
+        return self.now if self.stale else sys.maxsize
+
     def number(self, name: str) -> int | None:
         """Return the integer parameter `name`, None if it is not given."""
         text = self.parameters.get(name, "")
@@ -76,38 +90,39 @@ class Query(NamedTuple):
         """Return how many rows are asked for, at most `cap`."""
         return min(self.number("limit") or default, cap)
 
+    def required(self, name: str) -> str:
+        """Return the parameter `name`, which must be given."""
+        if not self.parameters.get(name):
+            raise _Refused(400, "50014", f"Parameter {name} can not be empty.")
+        return self.parameters[name]
+
     def listing(self, venue: Venue) -> Listing:
         """Return the instrument that is asked about."""
-        symbol = self.parameters.get("instId", "")
-        if not symbol:
-            raise _Refused(400, "50014", "Parameter instId can not be empty.")
-        found = venue.find(symbol)
+        found = venue.find(self.required("instId"))
         if found is None:
-            raise _Refused(200, "51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
+            raise _Refused(*_NO_INSTRUMENT)
         return found
+
+
+_NO_INSTRUMENT = (200, "51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
 
 
 def refusal(status: int, code: str, message: str) -> Answer:
     """Return an error with OKX's envelope."""
-    return Answer(status, _encode({"code": code, "data": [], "msg": message}))
-
-
-def too_many() -> Answer:
-    """Return what a client gets that asks too often: 429 and a body without `data`."""
-    return Answer(429, b'{"msg":"Too Many Requests","code":"50011"}')
+    return Answer(status, orjson.dumps({"code": code, "data": [], "msg": message}))
 
 
 def answer(venue: Venue, endpoint: str, parameters: Mapping[str, str], age: int = 0) -> Answer:
     """Answer a GET of `endpoint`, the path below /api/v5/."""
     handler = _HANDLERS.get(endpoint)
     if handler is None:
-        return Answer(404, _encode({"msg": "Resource Not Found", "code": "404", "data": []}))
+        return Answer(404, b'{"msg":"Resource Not Found","code":"404","data":[]}')
     now = venue.clock.now_ms()
     try:
         rows = handler(venue, Query(parameters, now - age, age))
     except _Refused as error:
         return error.answer
-    return Answer(200, _encode({"code": "0", "msg": "", "data": rows}))
+    return Answer(200, orjson.dumps({"code": "0", "msg": "", "data": rows}))
 
 
 def trade_row(symbol: str, fill: Fill) -> dict[str, str]:
@@ -125,55 +140,44 @@ def trade_row(symbol: str, fill: Fill) -> dict[str, str]:
 
 def _trades(venue: Venue, query: Query) -> list[Any]:
     listing = query.listing(venue)
-    page = listing.tape.page(None, None, query.limit(100, 500), query.now if query.stale else None)
-    return [trade_row(listing.symbol, fill) for fill in page]
+    return [
+        trade_row(listing.symbol, fill) for fill in listing.tape.page(None, None, query.limit(100, 500), query.until)
+    ]
 
 
 def _history_trades(venue: Venue, query: Query) -> list[Any]:
     listing = query.listing(venue)
     limit = query.limit(100, 100)
-    after, before = query.number("after"), query.number("before")
-    until = query.now if query.stale else None
+    after, before, until = query.number("after"), query.number("before"), query.until
     kind = query.parameters.get("type", "1")
-    if kind == "2":
+    if kind not in ("1", "2"):
+        raise _Refused(400, "51000", "Parameter type error")
+    if kind == "2":  # by time
         if before is not None:
             raise _Refused(200, "50039", 'Parameter "before" isn\'t supported for timestamp pagination')
-        page = listing.tape.page_by_time(after, limit, until)
-    elif kind == "1":
-        page = listing.tape.page(after, before, limit, until)
-    else:
-        raise _Refused(400, "51000", "Parameter type error")
+        if after is not None:
+            until, after = min(until, after - 1), None
+    page = listing.tape.page(after, before, limit, until)
     return [trade_row(listing.symbol, fill) for fill in page if fill.ts > query.now - HORIZON_MS]
 
 
-def _candles(venue: Venue, query: Query) -> list[Any]:
-    return _bars(venue, query, CANDLES_DEPTH, 0)
-
-
-def _history_candles(venue: Venue, query: Query) -> list[Any]:
-    return _bars(venue, query, None, HISTORY_LAG_MS)
-
-
-def _bars(venue: Venue, query: Query, depth: int | None, lag: int) -> list[Any]:
+def _bars(venue: Venue, query: Query, history: bool = False) -> list[Any]:
     listing = query.listing(venue)
     name = query.parameters.get("bar") or "1m"
     if name not in PERIODS or name.startswith("5D"):
         raise _Refused(400, "51000", "Parameter bar error")
     limit = query.limit(100, 300)
     rows = listing.bars.rows(name, query.now, query.number("after"), query.number("before"), query.stale)
-    if depth is not None:
-        length = PERIODS[name].length or 31 * DAY * PERIODS[name].months
-        rows = takewhile(lambda row: int(row[0]) > query.now - depth * length, rows)
+    if history:
+        rows = (row for row in rows if bar_end(name, int(row[0])) + HISTORY_LAG_MS <= query.now)
     else:
-        rows = (row for row in rows if bar_end(name, int(row[0])) + lag <= query.now)
+        length = PERIODS[name].length or 31 * DAY * PERIODS[name].months
+        rows = takewhile(lambda row: int(row[0]) > query.now - CANDLES_DEPTH * length, rows)
     return list(islice(rows, limit))
 
 
 def _tickers(venue: Venue, query: Query) -> list[Any]:
-    kind = query.parameters.get("instType", "")
-    if not kind:
-        raise _Refused(400, "50014", "Parameter instType can not be empty.")
-    names = (row["instId"] for row in venue.rows(kind))
+    names = (row["instId"] for row in venue.rows(query.required("instType")))
     return [venue.listings[name].ticker.data(venue.clock.now_ms()) for name in names if venue.find(name)]
 
 
@@ -189,16 +193,11 @@ def _books(venue: Venue, query: Query) -> list[Any]:
 
 
 def _instruments(venue: Venue, query: Query) -> list[Any]:
-    kind = query.parameters.get("instType", "")
-    if not kind:
-        raise _Refused(400, "50014", "Parameter instType can not be empty.")
-    rows = venue.rows(kind)
-    if "instFamily" in query.parameters:
-        rows = [row for row in rows if row["instFamily"] == query.parameters["instFamily"]]
-    if "instId" in query.parameters:
-        rows = [row for row in rows if row["instId"] == query.parameters["instId"]]
-        if not rows:
-            raise _Refused(200, "51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
+    rows = venue.rows(query.required("instType"))
+    for name in {"instFamily", "instId"} & query.parameters.keys():
+        rows = [row for row in rows if row[name] == query.parameters[name]]
+    if not rows and "instId" in query.parameters:
+        raise _Refused(*_NO_INSTRUMENT)
     return rows
 
 
@@ -212,15 +211,11 @@ def _status(_: Venue, query: Query) -> list[Any]:
     return [row] if wanted == STATUS["state"] else []
 
 
-def _encode(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 _HANDLERS: dict[str, Callable[[Venue, Query], list[Any]]] = {
     "market/trades": _trades,
     "market/history-trades": _history_trades,
-    "market/candles": _candles,
-    "market/history-candles": _history_candles,
+    "market/candles": _bars,
+    "market/history-candles": partial(_bars, history=True),
     "market/tickers": _tickers,
     "market/ticker": _ticker,
     "market/books": _books,

@@ -6,8 +6,7 @@ a message which many uncompressed connections get is framed once and written in 
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
@@ -15,8 +14,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from okxcli.local.network.conversation import Key, Reply, Session, Subscribe, Unsubscribe
-from okxcli.local.network.hub import Message
+from okxcli.local.network.conversation import Key, Session
 
 MAX_REQUEST = 64 * 1024
 #: Bytes that may wait for a slow reader before the connection is closed with 4005.
@@ -25,37 +23,34 @@ _CLOSE_GRACE_S = 1.0
 _DEFLATE = ServerPerMessageDeflateFactory(compress_settings={"level": 1, "memLevel": 5})
 
 
-class Host(Protocol):
-    """What a connection asks of the engine that it belongs to."""
+class Message:
+    """A text message: its payload, and the frame that every uncompressed connection sends."""
+
+    __slots__ = ("_frame", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._frame: bytes | None = None
 
     @property
-    def max_backlog(self) -> int:
-        """Bytes that may wait for a slow reader."""
-
-    def keeps_silent(self) -> bool:
-        """Whether pings get no answer."""
-
-    def ignores_requests(self) -> bool:
-        """Whether requests get no answer."""
-
-    def subscribe(self, key: Key, connection: "Connection") -> None:
-        """Send what is published under `key` to a connection."""
-
-    def unsubscribe(self, key: Key, connection: "Connection") -> None:
-        """Send it no more."""
+    def frame(self) -> bytes:
+        """The unmasked, uncompressed frame, made once."""
+        if self._frame is None:
+            self._frame = Frame(Opcode.TEXT, self.payload).serialize(mask=False)
+        return self._frame
 
 
 class Connection:
     """A connection after its HTTP head was read. Not thread-safe: it lives in the engine's event loop."""
 
     def __init__(
-        self, engine: Host, transport: asyncio.Transport, session: Session, on_gone: Callable[[], None]
+        self, transport: asyncio.Transport, session: Session, max_backlog: int, on_gone: Callable[["Connection"], None]
     ) -> None:
         self.session = session
         self.requests = 0
         self.frozen = False
         self.deaf: set[Key] = set()  # subscriptions that are acked on it and get nothing
-        self._engine = engine
+        self._max_backlog = max_backlog
         self._transport = transport
         self._on_gone = on_gone
         self._protocol = ServerProtocol(extensions=[_DEFLATE], max_size=4 * MAX_REQUEST)
@@ -89,49 +84,38 @@ class Connection:
         """Bytes that the client has not taken yet."""
         return self._transport.get_write_buffer_size()
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the client and act on every message in them."""
+    def receive(self, data: bytes) -> Iterator[str]:
+        """Take bytes from the client and yield the text of every message in them."""
         if self.frozen:
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
-            if isinstance(event, Frame):
-                self._frame(event)
+            text = self._frame(event) if isinstance(event, Frame) else None
+            if text is not None:
+                yield text
         self._write()
         if self._protocol.close_expected():
             self._abort_later()
 
-    def _frame(self, frame: Frame) -> None:
+    def _frame(self, frame: Frame) -> str | None:
+        """Take a frame in; return the text of the message that it ends."""
         self._active_s = time.monotonic()
-        if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            self._fragments.append(bytes(frame.data))
-            size = sum(map(len, self._fragments))
-            if size > MAX_REQUEST:
-                self._fragments.clear()
-                self.close(1009, "Request message exceeds the maximum frame length")
-            elif frame.fin:
-                text = b"".join(self._fragments).decode("utf-8", "replace")
-                self._fragments.clear()
-                self._request(text)
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return None
+        self._fragments.append(bytes(frame.data))
+        if sum(map(len, self._fragments)) > MAX_REQUEST:
+            self._fragments.clear()
+            self.close(1009, "Request message exceeds the maximum frame length")
+            return None
+        if not frame.fin:
+            return None
+        text = b"".join(self._fragments).decode("utf-8", "replace")
+        self._fragments.clear()
+        return text
 
-    def _request(self, text: str) -> None:
-        if text == "ping":
-            if not self._engine.keeps_silent():
-                self._transport.write(_PONG)  # past whatever waits in the outbox
-            return
-        self.requests += 1
-        if self._engine.ignores_requests():
-            return
-        actions = self.session.receive(text, time.monotonic(), time.time())
-        for action in actions:
-            if isinstance(action, Reply):
-                self.push(Message(action.text.encode()))
-            elif isinstance(action, Unsubscribe):
-                self._engine.unsubscribe(action.key, self)
-        for action in actions:  # all acks of a request come before its first data, as recorded
-            if isinstance(action, Subscribe):
-                self._engine.subscribe(action.key, self)
-        self.flush()
+    def pong(self) -> None:
+        """Answer a ping at once, past whatever waits in line."""
+        self._transport.write(_PONG)
 
     def push(self, message: Message) -> None:
         """Put a message in line; `flush` sends it."""
@@ -149,7 +133,7 @@ class Connection:
         if self._outbox:
             self._transport.write(b"".join(self._outbox))
             self._outbox.clear()
-            if self.backlog > self._engine.max_backlog:
+            if self.backlog > self._max_backlog:
                 self.close(4005, "Buffer is full, cannot write data")
 
     def check_idle(self, now_s: float, idle_s: float) -> None:
@@ -166,7 +150,7 @@ class Connection:
                 self._outbox.clear()
             self._protocol.send_close(code, reason)
             self._write()
-            self._on_gone()
+            self._on_gone(self)
             self._abort_later()
 
     def cut(self) -> None:

@@ -9,7 +9,10 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
 from typing import NamedTuple
+
+import msgspec
 
 from okxcli.core.decimals import EXACT, plain
 from okxcli.local.venue.fills import Fill
@@ -65,30 +68,34 @@ def bar_end(name: str, start: int) -> int:
     return bar_start(name, start + (31 * period.months + 1) * DAY)
 
 
-class Bar:
-    """One base bar under construction; open and close go by id, since times may step back."""
+class Bar(msgspec.Struct):
+    """Fills taken together; open and close go by id (`first`, `last`), since times may step back."""
 
-    __slots__ = ("ccy", "close", "first", "high", "last", "low", "open", "quote", "start", "vol")
+    first: int
+    last: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    vol: Decimal
+    ccy: Decimal
+    quote: Decimal
 
-    def __init__(self, start: int, fill: Fill, contract: Contract) -> None:
-        self.start = start
-        self.open = self.high = self.low = self.close = Decimal(fill.price)
-        self.vol = Decimal(fill.size)
-        self.ccy, self.quote = contract.volumes(self.open, self.vol)
-        self.first = self.last = fill.trade_id
-
-    def add(self, fill: Fill, contract: Contract) -> None:
-        """Add a fill that lies in this bar."""
-        price, size = Decimal(fill.price), Decimal(fill.size)
-        self.high, self.low = max(self.high, price), min(self.low, price)
-        if fill.trade_id < self.first:
-            self.first, self.open = fill.trade_id, price
-        if fill.trade_id > self.last:
-            self.last, self.close = fill.trade_id, price
-        ccy, quote = contract.volumes(price, size)
-        self.vol = EXACT.add(self.vol, size)
-        self.ccy = EXACT.add(self.ccy, ccy)
-        self.quote = EXACT.add(self.quote, quote)
+    def plus(self, other: "Bar") -> "Bar":
+        """Return the bar of the fills of both."""
+        first = self if self.first < other.first else other
+        last = self if self.last > other.last else other
+        return Bar(
+            first.first,
+            last.last,
+            first.open,
+            max(self.high, other.high),
+            min(self.low, other.low),
+            last.close,
+            EXACT.add(self.vol, other.vol),
+            EXACT.add(self.ccy, other.ccy),
+            EXACT.add(self.quote, other.quote),
+        )
 
 
 class Bars:
@@ -101,8 +108,10 @@ class Bars:
 
     def add(self, fill: Fill) -> None:
         """Add a fill; its place is decided by its time, in whatever order fills come."""
-        self.minutes.add(fill, self.contract)
-        self._seconds.add(fill, self.contract)
+        price, size = Decimal(fill.price), Decimal(fill.size)
+        volumes = self.contract.volumes(price, size)
+        for base in (self.minutes, self._seconds):
+            base.add(fill.ts, Bar(fill.trade_id, fill.trade_id, price, price, price, price, size, *volumes))
 
     def row(self, name: str, start: int, now: int, stale: bool = False) -> list[str] | None:
         """Return the candle of the bar `name` that opens at `start`; None before the first fill.
@@ -114,19 +123,12 @@ class Bars:
         end = bar_end(name, start)
         confirm = "1" if end <= now else "0"
         parts = base.between(start, min(end, now - now % base.length) if stale else end)
-        if not parts:
-            before = base.before(start)
-            if before is None:
-                return None
-            return [str(start), *[plain(before.close)] * 4, "0", "0", "0", confirm]
-        low = min(part.low for part in parts)
-        high = max(part.high for part in parts)
-        opening = min(parts, key=lambda part: part.first).open
-        closing = max(parts, key=lambda part: part.last).close
-        vol, ccy, quote = parts[0].vol, parts[0].ccy, parts[0].quote
-        for part in parts[1:]:
-            vol, ccy, quote = EXACT.add(vol, part.vol), EXACT.add(ccy, part.ccy), EXACT.add(quote, part.quote)
-        return [str(start), *map(plain, (opening, high, low, closing, vol, ccy, quote)), confirm]
+        if parts:
+            bar = reduce(Bar.plus, parts)
+            numbers = (bar.open, bar.high, bar.low, bar.close, bar.vol, bar.ccy, bar.quote)
+            return [str(start), *map(plain, numbers), confirm]
+        before = base.before(start)
+        return None if before is None else [str(start), *[plain(before.close)] * 4, "0", "0", "0", confirm]
 
     def rows(
         self, name: str, now: int, after: int | None = None, before: int | None = None, stale: bool = False
@@ -136,11 +138,10 @@ class Bars:
         Ends with the first bar that opens after `before`, or with the bar of the first fill.
         """
         base = self._seconds if name == "1s" else self.minutes
-        oldest = base.first_start()
-        if oldest is None:
+        if not base.starts:
             return
         start = bar_start(name, now if after is None else min(now, after - 1))
-        while (before is None or start > before) and bar_end(name, start) > oldest:
+        while (before is None or start > before) and bar_end(name, start) > base.starts[0]:
             row = self.row(name, start, now, stale)
             if row is None:
                 return
@@ -154,38 +155,30 @@ class _Base:
     def __init__(self, length: int) -> None:
         self.length = length
         self._bars: dict[int, Bar] = {}
-        self._starts: list[int] = []
+        self.starts: list[int] = []
         self.revisions = 0  # fills that landed in another bar than the newest
 
-    def add(self, fill: Fill, contract: Contract) -> None:
-        start = fill.ts - fill.ts % self.length
-        bar = self._bars.get(start)
-        if self._starts and start < self._starts[-1]:
+    def add(self, ts: int, one: Bar) -> None:
+        start = ts - ts % self.length
+        if self.starts and start < self.starts[-1]:
             self.revisions += 1
-        if bar is not None:
-            bar.add(fill, contract)
+        if start in self._bars:
+            self._bars[start] = self._bars[start].plus(one)
             return
-        self._bars[start] = Bar(start, fill, contract)
-        insort(self._starts, start)
-        excess = len(self._starts) - KEEP_BARS[self.length]
+        self._bars[start] = one
+        insort(self.starts, start)
+        excess = len(self.starts) - KEEP_BARS[self.length]
         if excess > 1_000:
-            for old in self._starts[:excess]:
+            for old in self.starts[:excess]:
                 del self._bars[old]
-            del self._starts[:excess]
+            del self.starts[:excess]
 
     def between(self, start: int, end: int) -> list[Bar]:
         if end - start == self.length:
-            bar = self._bars.get(start)
-            return [] if bar is None else [bar]
-        low, high = bisect_left(self._starts, start), bisect_left(self._starts, end)
-        return [self._bars[at] for at in self._starts[low:high]]
-
-    def last_start(self) -> int:
-        return self._starts[-1]
+            return [self._bars[start]] if start in self._bars else []
+        low, high = bisect_left(self.starts, start), bisect_left(self.starts, end)
+        return [self._bars[at] for at in self.starts[low:high]]
 
     def before(self, start: int) -> Bar | None:
-        place = bisect_left(self._starts, start)
-        return self._bars[self._starts[place - 1]] if place else None
-
-    def first_start(self) -> int | None:
-        return self._starts[0] if self._starts else None
+        place = bisect_left(self.starts, start)
+        return self._bars[self.starts[place - 1]] if place else None

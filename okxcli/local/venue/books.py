@@ -36,8 +36,7 @@ class Book:
         self._tape = tape
         self._tick = Decimal(row["tickSz"])
         self._lot = Decimal(row["lotSz"])
-        least = max(1, int(Decimal(row["minSz"]) / self._lot))
-        self._least = least
+        self._least = max(1, int(Decimal(row["minSz"]) / self._lot))
         self._salt = crc32(row["instId"].encode())
         self._prices: dict[int, str] = {}
 
@@ -82,11 +81,15 @@ class Book:
 
 
 class Snapshots:
-    """The state of a channel that sends whole books (`books5`, `bbo-tbt`): changed or not, and its sequence number."""
+    """The state of a channel that sends whole books (`books5`, `bbo-tbt`): changed or not, and its sequence number.
 
-    def __init__(self, book: Book, depth: int) -> None:
+    `named` is what the channel says beside: `books5` repeats the instrument.
+    """
+
+    def __init__(self, book: Book, depth: int, **named: str) -> None:
         self._book = book
         self._depth = depth
+        self._named = named
         self.sides = Sides([], [])
         self.seq = 0
         self.ts = 0
@@ -100,10 +103,9 @@ class Snapshots:
         self.seq = max(self.seq + 1, now - SEQ_EPOCH_MS)
         return True
 
-    def data(self, inst_id: str | None) -> dict[str, Any]:
-        """Return the element of a push; `inst_id` where the channel repeats it."""
-        named = {} if inst_id is None else {"instId": inst_id}
-        return {"asks": self.sides.asks, "bids": self.sides.bids, **named, "ts": str(self.ts), "seqId": self.seq}
+    def data(self) -> dict[str, Any]:
+        """Return the element of a push."""
+        return {"asks": self.sides.asks, "bids": self.sides.bids, **self._named, "ts": str(self.ts), "seqId": self.seq}
 
 
 class Increments:

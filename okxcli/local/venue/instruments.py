@@ -54,17 +54,19 @@ def row_of(symbol: str) -> Row:
     Raises:
         UsageError: `symbol` is not the name of a spot pair or a perpetual swap.
     """
+    if symbol not in known_rows() and _NAME.fullmatch(symbol) is None:
+        raise UsageError(f"not an instrument: {symbol!r}. Write BASE-QUOTE or BASE-QUOTE-SWAP, such as BTC-USDT")
+    return any_row(symbol)
+
+
+def any_row(symbol: str) -> Row:
+    """Return the recorded row of any name, or one made up: two parts are spot, `-SWAP` a swap, five parts an option.
+
+    The rest are futures.
+    """
     rows = known_rows()
     if symbol in rows:
         return dict(rows[symbol])
-    if _NAME.fullmatch(symbol) is None:
-        raise UsageError(f"not an instrument: {symbol!r}. Write BASE-QUOTE or BASE-QUOTE-SWAP, such as BTC-USDT")
-    return made_up(symbol)
-
-
-def made_up(symbol: str) -> Row:
-    """Return a row for any name: two parts are spot, `-SWAP` a swap, five parts an option, the rest futures."""
-    rows = known_rows()
     parts = symbol.split("-")
     base, quote = parts[0], parts[1] if len(parts) > 1 else "USDT"
     number = 900_000 + sum(ord(letter) * (place + 1) for place, letter in enumerate(symbol))

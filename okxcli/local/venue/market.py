@@ -9,6 +9,7 @@ are busy, some have no trade at all.
 import heapq
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import repeat
 from random import Random
 from typing import NamedTuple
 
@@ -169,31 +170,19 @@ class Timeline:
     """The fills of several instruments merged by time, handed out as the market's clock passes them."""
 
     def __init__(self, profiles: Sequence[Profile], seed: int, origin_ms: int, quiet: float = 0.05) -> None:
-        self._heap: list[tuple[int, int, Fill]] = []
-        self._streams = [fills_of(profile, seed, origin_ms, quiet) for profile in profiles]
-        self._symbols = [profile.symbol for profile in profiles]
-        for number in range(len(self._streams)):
-            self._refill(number)
-
-    def _refill(self, number: int) -> None:
-        fill = next(self._streams[number], None)
-        if fill is not None:
-            heapq.heappush(self._heap, (fill.ts, number, fill))
+        streams = [zip(repeat(one.symbol), fills_of(one, seed, origin_ms, quiet), strict=False) for one in profiles]
+        self._fills = heapq.merge(*streams, key=lambda one: one[1].ts)
+        self._next = next(self._fills, None)
 
     def due(self) -> int | None:
         """Return the time (ms) of the next fill; None when there will be none."""
-        return self._heap[0][0] if self._heap else None
+        return self._next and self._next[1].ts
 
     def take(self, now: int) -> Iterator[tuple[str, Fill]]:
         """Yield every fill (with its symbol) up to the time `now` (ms) that was not handed out yet, oldest first.
 
         Fills of one instrument keep their order, and the fills of one millisecond are never split between two calls.
         """
-        while self._heap and self._heap[0][0] <= now:
-            _, number, fill = self._heap[0]
-            yield self._symbols[number], fill
-            following = next(self._streams[number], None)
-            if following is None:
-                heapq.heappop(self._heap)
-            else:
-                heapq.heapreplace(self._heap, (following.ts, number, following))
+        while self._next and self._next[1].ts <= now:
+            yield self._next
+            self._next = next(self._fills, None)

@@ -1,9 +1,9 @@
 """The `tickers` channel and `market/ticker`: last price, best levels and the rolling day, from the fills."""
 
-from decimal import Decimal
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import Any
 
-from okxcli.core.decimals import EXACT, ZERO, plain
+from okxcli.core.decimals import plain
 from okxcli.local.venue.bars import DAY, HOUR, MINUTE, Bar, Bars
 from okxcli.local.venue.books import Book
 from okxcli.local.venue.fills import Tape
@@ -22,7 +22,7 @@ class Ticker:
         self._tape = tape
         self._bars = bars
         self._book = book
-        self._closed: tuple[tuple[int, int, int], _Sum] | None = None
+        self._closed: tuple[tuple[int, int, int], list[Bar]] | None = None
 
     def data(self, now: int) -> dict[str, Any]:
         """Return the ticker at the time `now` (ms); empty strings where a market without fills has nothing to say."""
@@ -55,11 +55,12 @@ class Ticker:
         minutes = self._bars.minutes
         if not minutes.between(first, now + 1):
             return {"open24h": "", "high24h": "", "low24h": "", "volCcy24h": "0", "vol24h": "0"}
-        newest = minutes.last_start()
+        newest = minutes.starts[-1]
         key = (first, newest, minutes.revisions)
         if self._closed is None or self._closed[0] != key:  # the minutes before the newest, summed once
-            self._closed = key, _sum(minutes.between(first, newest), _Sum())
-        day = _sum(minutes.between(newest, now + 1), self._closed[1])
+            closed = minutes.between(first, newest)
+            self._closed = key, [reduce(Bar.plus, closed)] if closed else []
+        day = reduce(Bar.plus, [*self._closed[1], *minutes.between(newest, now + 1)])
         return {
             "open24h": plain(day.open),
             "high24h": plain(day.high),
@@ -71,33 +72,4 @@ class Ticker:
     def _opening(self, now: int, phase: int) -> str:
         midnight = (now - phase) // DAY * DAY + phase
         parts = self._bars.minutes.between(midnight, now + 1)
-        return plain(_first(parts).open) if parts else ""
-
-
-class _Sum(NamedTuple):
-    """Minutes taken together; `first` is the lowest id in them, None for no minutes."""
-
-    first: int | None = None
-    open: Decimal = ZERO
-    high: Decimal = ZERO
-    low: Decimal = ZERO
-    vol: Decimal = ZERO
-    ccy: Decimal = ZERO
-
-
-def _sum(parts: list[Bar], total: _Sum) -> _Sum:
-    for part in parts:
-        opens = total.first is None or part.first < total.first
-        total = _Sum(
-            part.first if opens else total.first,
-            part.open if opens else total.open,
-            max(total.high, part.high),
-            part.low if total.first is None else min(total.low, part.low),
-            EXACT.add(total.vol, part.vol),
-            EXACT.add(total.ccy, part.ccy),
-        )
-    return total
-
-
-def _first(parts: list[Bar]) -> Bar:
-    return min(parts, key=lambda part: part.first)
+        return plain(min(parts, key=lambda part: part.first).open) if parts else ""

@@ -1,7 +1,7 @@
 """What the local exchange lists: each instrument with its fills, bars, book and ticker. Pure state, no I/O."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from okxcli.local.venue.bars import Bars
 from okxcli.local.venue.books import Book, Increments, Snapshots
@@ -16,11 +16,10 @@ class MarketClock:
     It goes by the monotonic clock, so that a step of the wall clock does not reach it; `stop` freezes it.
     """
 
-    def __init__(self, start_ms: int, speed: float = 1.0, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, start_ms: int, speed: float = 1.0) -> None:
         self._start_ms = start_ms
         self._speed = speed
-        self._monotonic = monotonic
-        self._began = monotonic()
+        self._began = time.monotonic()
         self._stopped_ms: int | None = None
 
     @property
@@ -32,18 +31,18 @@ class MarketClock:
         """Return the market's time in milliseconds since the epoch."""
         if self._stopped_ms is not None:
             return self._stopped_ms
-        return self._start_ms + int((self._monotonic() - self._began) * 1000 * self._speed)
+        return self._start_ms + int((time.monotonic() - self._began) * 1000 * self._speed)
 
     def seconds_until(self, ms: int) -> float:
         """Return how many seconds of the wall clock pass until the market's time is `ms`."""
         if self._stopped_ms is not None:
             return 3600.0
-        return (ms - self._start_ms) / 1000 / self._speed - (self._monotonic() - self._began)
+        return (ms - self._start_ms) / 1000 / self._speed - (time.monotonic() - self._began)
 
     def run(self, ms: int, speed: float) -> None:
         """Run on from `ms`, `speed` times as fast as the wall clock."""
         self._start_ms, self._speed = ms, speed
-        self._began = self._monotonic()
+        self._began = time.monotonic()
         self._stopped_ms = None
 
     def set(self, ms: int) -> None:
@@ -65,8 +64,7 @@ class Listing:
         self.bars = Bars(contract_of(row))
         self.book = Book(self.tape, row)
         self.ticker = Ticker(row, self.tape, self.bars, self.book)
-        self.books5 = Snapshots(self.book, 5)
-        self.bbo = Snapshots(self.book, 1)
+        self.snapshots = {"books5": Snapshots(self.book, 5, instId=self.symbol), "bbo-tbt": Snapshots(self.book, 1)}
         self.books = Increments(self.book)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from okxcli.errors import UsageError
 from okxcli.local.faults import FAULTS, Faults, parse_fault, use_up
 from okxcli.local.network.conversation import Reply, Session, Subscribe, Unsubscribe
-from okxcli.local.network.request_limits import Limits
+from okxcli.local.network.request_limits import HANDSHAKE, Limits
 
 ADVICE = "Please use the correct URL, channel and parameters referring to API document."
 
@@ -23,7 +23,7 @@ def session(path="/ws/v5/public", **more):
 def ask(one, request, now=0.0):
     """Return the replies to a request (an object, or text as it is) as objects."""
     text = request if isinstance(request, str) else json.dumps(request)
-    return [json.loads(action.text) for action in one.receive(text, now, now) if isinstance(action, Reply)]
+    return [json.loads(action.payload) for action in one.receive(text, now, now) if isinstance(action, Reply)]
 
 
 def subscribe(*args, **more):
@@ -37,7 +37,9 @@ TRADES = {"channel": "trades", "instId": "BTC-USDT"}
 def test_ack_has_the_recorded_bytes():
     """Acks read id, event, arg, connId; without an id they begin with the event."""
     one = session()
-    with_id, bare = (one.receive(json.dumps(subscribe(TRADES, **more)), 0, 0)[0].text for more in ({"id": "1512"}, {}))
+    with_id, bare = (
+        one.receive(json.dumps(subscribe(TRADES, **more)), 0, 0)[0].payload.decode() for more in ({"id": "1512"}, {})
+    )
     tail = '"event":"subscribe","arg":{"channel":"trades","instId":"BTC-USDT"},"connId":"a4d3ae55"}'
     assert with_id == '{"id":"1512",' + tail
     assert bare == "{" + tail
@@ -47,7 +49,7 @@ def test_error_has_the_recorded_bytes():
     """Errors read event, msg, code, connId and have no arg."""
     one = session()
     wrong = one.receive(json.dumps(subscribe({"channel": "trades", "instId": "LTC-USD"})), 0, 0)
-    assert [action.text for action in wrong] == [
+    assert [action.payload.decode() for action in wrong] == [
         f'{{"event":"error","msg":"Wrong URL or channel:trades,instId:LTC-USD doesn\'t exist. {ADVICE}",'
         '"code":"60018","connId":"a4d3ae55"}'
     ]
@@ -58,7 +60,7 @@ def test_a_bad_argument_leaves_its_neighbours_alone():
     one = session()
     request = subscribe(TRADES, {"channel": "nonsense"}, {"channel": "tickers", "instId": "BTC-USDT"}, 7)
     actions = one.receive(json.dumps(request), 0, 0)
-    replies = [json.loads(action.text) for action in actions if isinstance(action, Reply)]
+    replies = [json.loads(action.payload) for action in actions if isinstance(action, Reply)]
     assert [reply.get("code", reply["event"]) for reply in replies] == ["subscribe", "60018", "subscribe", "60013"]
     assert [a.key for a in actions if isinstance(a, Subscribe)] == [("trades", "BTC-USDT"), ("tickers", "BTC-USDT")]
 
@@ -205,12 +207,12 @@ def test_login_is_checked_as_okx_checks_it(request_, code):
 def test_rate_limits_are_per_client_and_endpoint():
     """20 requests pass in two seconds and no more; other clients and end points have their own count."""
     limits = Limits()
-    assert sum(limits.request("a", "market/history-trades", 0.01 * n) for n in range(60)) == 20
-    assert limits.request("b", "market/history-trades", 1.0)
-    assert limits.request("a", "market/trades", 1.0)
-    assert limits.request("a", "market/history-trades", 2.05)
-    assert sum(limits.handshake("a", 5 + 0.1 * n) for n in range(10)) == 3
-    assert all(Limits(0).request("a", "x", 0) for _ in range(100))
+    assert sum(limits.take("a", "market/history-trades", 0.01 * n) for n in range(60)) == 20
+    assert limits.take("b", "market/history-trades", 1.0)
+    assert limits.take("a", "market/trades", 1.0)
+    assert limits.take("a", "market/history-trades", 2.05)
+    assert sum(limits.take("a", HANDSHAKE, 5 + 0.1 * n) for n in range(10)) == 3
+    assert all(Limits(0).take("a", "x", 0) for _ in range(100))
 
 
 def test_fault_specs_are_read():

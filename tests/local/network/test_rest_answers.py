@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from okxcli.local.network.rest_answers import PREFIX, answer, too_many
+from okxcli.local.network.rest_answers import PREFIX, TOO_MANY, answer
 from okxcli.local.venue.fills import Fill
 from okxcli.local.venue.instruments import known_rows, row_of
 from okxcli.local.venue.venue import MarketClock, Venue
@@ -136,7 +136,7 @@ def test_errors_have_their_status_and_code(venue, path, status, code):
 
 def test_rate_limit_answer_has_no_data():
     """429 comes with two keys and no data."""
-    assert too_many() == (429, b'{"msg":"Too Many Requests","code":"50011"}')
+    assert TOO_MANY[:2] == (429, b'{"msg":"Too Many Requests","code":"50011"}')
     assert PREFIX == "/api/v5/"
 
 

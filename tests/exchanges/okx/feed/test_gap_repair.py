@@ -43,10 +43,10 @@ def test_cuts_leave_no_hole(exchange):
     with feed_of(exchange, [BTC, ETH]) as feed:
         lines = read(feed, lambda lines: ids(lines) and ids(lines, ETH))
         for _ in range(3):
-            exchange.refuse(60)
+            exchange.fault("refuse=60s")
             exchange.cut()
             traded(exchange, BTC, ETH, count=20)
-            exchange.refuse(0)
+            exchange.fault("refuse=0s")
             lines += read(feed, present(exchange, BTC, ETH))
         feed.stop()
         assert feed.repairs()["repaired"] > 0
@@ -60,7 +60,7 @@ def test_dropped_fills_come_from_rest_stamped_like_the_others(exchange):
     """Fills that the socket left out, which REST has: exactly those are fetched."""
     with feed_of(exchange, stamp=True) as feed:
         lines = read(feed, lambda lines: len(lines) > 20)
-        exchange.drop(BTC, 7)
+        exchange.fault(f"drop=7:{BTC}")
         lines += read(feed, lambda lines: feed.repairs()["repaired"] == 7)
         lines += read(feed, present(exchange))
         assert feed.repairs()["repaired"] == 7
@@ -73,13 +73,13 @@ def test_only_that_symbol_waits(exchange):
     """While REST takes its time, the other symbol and the other channel flow."""
     with feed_of(exchange, [BTC, ETH], ["trades-all", "tickers"]) as feed:
         lines = read(feed, lambda lines: ids(lines) and ids(lines, ETH))
-        exchange.slow_rest(5.0)
-        exchange.drop(BTC, 3)
+        exchange.fault("slow-rest=5s")
+        exchange.fault(f"drop=3:{BTC}")
         lines += read(feed, lambda lines: feed.repairs()["holes"] == 1)
         ticker = b'"tickers","instId":"BTC-USDT"'
         held = read(feed, lambda lines: len(ids(lines, ETH)) > 20 and any(ticker in line for line in lines))
         assert ids(held) == []
-        exchange.slow_rest(0)
+        exchange.fault("slow-rest=0s")
         lines += held + read(feed, present(exchange, BTC, ETH))
     is_whole(exchange, lines)
     is_whole(exchange, lines, ETH)
@@ -89,7 +89,7 @@ def test_lost_fills_are_told_as_absent(exchange, patient):
     """Ids that the exchange itself lost: nobody waits for the proof, then it is told, exactly."""
     with feed_of(exchange) as feed:
         lines = read(feed, lambda lines: len(lines) > 20)
-        exchange.lose(BTC, 4)
+        exchange.fault(f"lose=4:{BTC}")
         lines += read(feed, lambda lines: any(b'"absent"' in line for line in lines))
     is_whole(exchange, lines)
     events = [json.loads(line) for line in lines if b'"event"' in line]
@@ -110,12 +110,12 @@ def test_rest_has_troubles_of_its_own(exchange, patient, fault):
         lines = read(feed, lambda lines: len(lines) > 20)
         exchange.fault(fault)
         for _ in range(2):
-            exchange.drop(BTC, 5)
+            exchange.fault(f"drop=5:{BTC}")
             exchange.cut()
             traded(exchange, BTC, count=50)
             lines += feed.poll()
-        exchange.stale_rest(0)
-        exchange.slow_rest(0)
+        exchange.fault("stale-rest=0s")
+        exchange.fault("slow-rest=0s")
         lines += read(feed, present(exchange))
         assert feed.repairs()["left"] == 0
         assert feed.repairs()["absent"] == 0
@@ -134,7 +134,7 @@ def test_odd_pages_cost_nothing(exchange, patient, monkeypatch, seed):
         )
         if fault == "overlap" and "after" in given and given.get("type") != "2":
             given["after"] = str(int(given["after"]) + 20)
-        status, body = real(venue, endpoint, given, age)
+        status, body, *_ = real(venue, endpoint, given, age)
         found = json.loads(body)
         rows = found.get("data", [])
         if fault == "empty":
@@ -150,7 +150,7 @@ def test_odd_pages_cost_nothing(exchange, patient, monkeypatch, seed):
     with feed_of(exchange, since_ms=since) as feed:
         lines = read(feed, present(exchange), 60)
         for _ in range(3):
-            exchange.drop(BTC, 40)
+            exchange.fault(f"drop=40:{BTC}")
             exchange.cut()
             traded(exchange, BTC, count=60)
             lines += feed.poll()
@@ -166,8 +166,8 @@ def test_past_the_bound_it_goes_on(exchange, monkeypatch, caplog):
     monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, wait_ms=1_000))
     with feed_of(exchange) as feed:
         lines = read(feed, lambda lines: len(lines) > 20)
-        exchange.busy(60)
-        exchange.drop(BTC, 5)
+        exchange.fault("busy=60s")
+        exchange.fault(f"drop=5:{BTC}")
         lines += read(feed, lambda lines: feed.repairs()["left"] == 5)
         lines += read(feed, lambda lines: len(ids(lines)) > 50)
     assert [b - a for a, b in pairwise(ids(lines)) if b != a + 1] == [6]
@@ -179,8 +179,8 @@ def test_duplicates_are_dropped(exchange):
     for repair in (True, False):
         with feed_of(exchange, repair=repair) as feed:
             lines = read(feed, lambda lines: len(lines) > 20)
-            exchange.duplicate(BTC, 5)
-            exchange.drop(BTC, 5)
+            exchange.fault(f"duplicate=5:{BTC}")
+            exchange.fault(f"drop=5:{BTC}")
             lines += read(feed, beyond(exchange.fills(BTC)[-1].trade_id + 50))
         found = ids(lines)
         if repair:
@@ -218,11 +218,11 @@ def test_since_joins_the_present(exchange):
 def test_a_past_that_takes_longer_than_memory_lasts(exchange, monkeypatch):
     """Live fills that are too many to be held wait on disk: all comes, in order, and none of them from REST."""
     monkeypatch.setattr(feed_module, "GapTracker", functools.partial(GapTracker, max_lines=5))
-    exchange.slow_rest(0.4)
+    exchange.fault("slow-rest=400ms")
     newest = exchange.fills(BTC)[-1].trade_id
     with feed_of(exchange, since_ms=exchange.now_ms() - 8_000) as feed:
         lines = read(feed, lambda lines: any(int(row["tradeId"]) > newest + 60 for _, row in rows(lines)))
-        exchange.slow_rest(0)
+        exchange.fault("slow-rest=0s")
         lines += read(feed, present(exchange))
         assert feed.repairs()["left"] == 0
     is_whole(exchange, lines)

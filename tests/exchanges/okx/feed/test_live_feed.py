@@ -91,7 +91,7 @@ def test_planned_end_loses_nothing(exchange):
     """After the notice of an upgrade the new connection overlaps the old one: no fill is missing."""
     with feed_of(exchange, channels=["trades"]) as feed:
         lines = read(feed, lambda lines: len(lines) > 10)
-        exchange.notice(after_s=3)
+        exchange.fault("notice=3s")
         lines += read(feed, lambda lines: feed.state()[0].connects == 2 and len(exchange.connections()) == 1)
         newest = exchange.fills(BTC)[-1].trade_id
         lines += read(feed, lambda lines: any(number > newest for number in ids(lines, BTC, "trades")))
@@ -131,7 +131,7 @@ def test_streams_without_rest(exchange, caplog):
 def test_slow_rest_does_not_hold_the_data(exchange, monkeypatch):
     """Data waits for the instruments, but not for long; they follow when they come."""
     monkeypatch.setattr(feed_module, "_INSTRUMENTS_WAIT_S", 0.2)
-    exchange.slow_rest(3.0)
+    exchange.fault("slow-rest=3s")
     with feed_of(exchange) as feed:
         lines = read(feed, lambda lines: any(b'"instruments"' in line for line in lines))
     names = [name for name, _ in arguments(lines)]
@@ -220,10 +220,10 @@ def test_another_wish_before_the_first_is_done(exchange):
     """Two changes in a row while REST is slow: what the second one wants is subscribed, and nothing else."""
     with feed_of(exchange, [BTC]) as feed:
         lines = read(feed, present(exchange))
-        exchange.slow_rest(0.5)
+        exchange.fault("slow-rest=500ms")
         lines += feed.change([BTC, ETH], ["trades-all", "tickers"])
         lines += feed.change([BTC, SWAP], ["trades-all"])
-        exchange.slow_rest(0)
+        exchange.fault("slow-rest=0s")
         lines += read(feed, present(exchange, BTC, SWAP))
         time.sleep(1)
         assert [one.channels for one in exchange.connections()] == [(("trades-all", BTC), ("trades-all", SWAP))]

@@ -67,7 +67,7 @@ def test_no_storm_while_okx_stays_mute(exchange):
     """Where nothing helps, it is not tried all the time; the fills come from REST meanwhile."""
     with impatient(exchange) as feed:
         read(feed, present(exchange, BTC))
-        exchange.mute("trades-all", BTC)
+        exchange.fault(f"mute=trades-all:{BTC}")
         newest = exchange.fills(BTC)[-1].trade_id
         read(feed, beyond(newest))
         time.sleep(4)
@@ -104,10 +104,10 @@ def test_without_rest_the_ticker_is_evidence(exchange, caplog):
     """REST answers with 429 all the time: that tickers show other last trades is enough."""
     with impatient(exchange, [BTC], ["trades-all", "tickers"]) as feed:
         read(feed, present(exchange, BTC))
-        exchange.busy(60)
+        exchange.fault("busy=60s")
         exchange.deafen("trades-all", BTC)
         read(feed, lambda lines: told(caplog, "mute: trades-all BTC-USDT,"))
-        exchange.busy(0)
+        exchange.fault("busy=0s")
         read(feed, lambda lines: any(b'"trades-all"' in line for line in lines))
 
 
@@ -219,7 +219,7 @@ def test_what_became_of_an_instrument_while_its_channel_was_away(exchange, caplo
         read(feed, present(exchange, BTC, symbol))
         kind = exchange.row(symbol)["instType"]
         assert exchange.wait_subscribed("instruments", kind)
-        exchange.refuse(1.0)
+        exchange.fault("refuse=1s")
         exchange.cut("public")
         exchange.set_state(symbol, "suspend")
         lines = read(feed, lambda more: any(b'"suspend"' in line for line in more))
