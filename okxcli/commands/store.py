@@ -77,7 +77,7 @@ def store(
         if drain:
             keeping.finish()
             raise typer.Exit
-        code = run.run(keeping.handle, keeping.tick, keeping.finish, keeping.keeper.counts)
+        code = run.run(keeping.handle, keeping.tick, keeping.finish, keeping.keeper.counts, keeping.take)
     except (InputError, OutputError):  # the first bad line, with --strict, or nowhere to pass on: what came is stored
         keeping.deaf = True
         keeping.finish()
@@ -91,6 +91,7 @@ class _Keeping:
     """What the filter calls: lines to the keeper, the keeper's time, the end."""
 
     def __init__(self, run: "LineFilter", database: "Database", origin: str, strict: bool, tee: bool) -> None:
+        from okxcli.storage.rows.fill_block import FillScanner
         from okxcli.storage.write.durable_writer import DurableWriter
         from okxcli.storage.write.spool import Spool, default_folder
 
@@ -100,6 +101,7 @@ class _Keeping:
         self._tee = tee
         self._strict = strict
         self._kept = 0
+        self._scanner = FillScanner()
         self.deaf = False  # nobody is there to pass lines on to
         spool = Spool(default_folder(database.where))
         self.keeper = DurableWriter(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
@@ -124,6 +126,21 @@ class _Keeping:
             self._quarantine(line, f"a bug of okx: {type(error).__name__}: {error}")
             raise
         self.keeper.add(found, line)
+        self._wait()
+
+    def take(self, block: bytes, at: int) -> tuple[int, int]:
+        """Take the everyday lines of fills from an offset on."""
+        from okxcli.storage.rows.fill_block import FillBlock
+
+        taken = 0
+        while some := (found := self._scanner.take(block, at, now_ms(), self.keeper.room))[1]:
+            self.keeper.add_fills(FillBlock(block[at : found[0]], some))
+            at, taken = found[0], taken + some
+            self._wait()
+        return at, taken
+
+    def _wait(self) -> None:
+        """Wait while there is no room anywhere, unless the end has come."""
         while self.keeper.full and not self._run.stopping:  # no room anywhere: whoever writes to us has to wait
             time.sleep(0.2)
             self.keeper.tick()

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -220,10 +221,13 @@ def store(bench: Bench) -> Contest:
     """`okx store` and psql's \\copy into the same table with its key."""
     day, postgres = bench.day, bench.postgres
 
-    def stored(pure: str) -> None:
+    def stored(pure: str) -> float:
         with postgres.fresh() as dsn:
+            began = time.perf_counter()
             run([*OKX, "store", "-q"], day.trades, OKX_DSN=dsn, OKX_PURE=pure, **_NOWHERE)
+            took = time.perf_counter() - began
             postgres.check(dsn, day.rows, candles=False)
+        return took
 
     return Contest(
         "store: trade lines into a fresh database", day.rows, {C: lambda: stored(""), PURE: lambda: stored("1")},
@@ -231,21 +235,27 @@ def store(bench: Bench) -> Contest:
     )  # fmt: skip
 
 
-def _copied(bench: Bench) -> None:
+def _copied(bench: Bench) -> float:
     day, postgres = bench.day, bench.postgres
     with postgres.fresh(day.days) as dsn:
+        began = time.perf_counter()
         run([postgres.psql, "-X", "-q", dsn, "-c", f"\\copy raw_trades ({COLUMNS}) from '{day.table}' csv"])
+        took = time.perf_counter() - began
         postgres.check(dsn, day.rows, candles=False)
+    return took
 
 
 def files(bench: Bench) -> Contest:
     """A daily file into a fresh database, candles included, and psql's \\copy of its rows."""
     day, postgres = bench.day, bench.postgres
 
-    def loaded() -> None:
+    def loaded() -> float:
         with postgres.fresh() as dsn:
+            began = time.perf_counter()
             run([sys.executable, "-c", _LOAD, dsn, SYMBOL, str(day.zip), "1m,5m"])
+            took = time.perf_counter() - began
             postgres.check(dsn, day.rows, candles=True)
+        return took
 
     return Contest(
         "files: a daily file into a fresh database, candles included", day.rows, {"okx": loaded}, "psql \\copy",

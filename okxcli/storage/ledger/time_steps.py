@@ -4,7 +4,7 @@ Fills that are newer than all others, by id and by time, cost one look at the le
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from psycopg import sql
 
@@ -15,6 +15,7 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.ledger.id_ledger import Key
 from okxcli.storage.rows.candle_table import stored_frames
+from okxcli.storage.rows.fill_block import FillRows
 from okxcli.storage.rows.row_format import fields_of, stamp
 from okxcli.storage.server.pooled_connection import Connection
 
@@ -74,11 +75,36 @@ def note_fills(connection: Connection, groups: Mapping[Key, Sequence[Standardize
     The largest step back of a symbol is kept, and bars that are stored as complete without such a fill are not
     complete any more. The symbols must be locked.
     """
-    if groups:
-        rows = connection.execute(_NEWEST, [list(names) for names in zip(*groups, strict=True)])
-        newest = {(exchange, symbol): (int(last), int(ms)) for exchange, symbol, last, ms in rows}
-        for key, fills in groups.items():
-            _note(connection, key, fills, newest.get(key))
+    newest = _newest(connection, groups)
+    for key, fills in groups.items():
+        _note(connection, key, fills, newest.get(key))
+
+
+def note_newest(connection: Connection, groups: Mapping[Key, Sequence[FillRows]]) -> bool:
+    """Do the same for runs of fills by rising id, if all of them are newer than all others, by id and by time.
+
+    Returns False, with nothing noted, if they are not. The symbols must be locked.
+    """
+    newest = _newest(connection, groups)
+    for key, runs in groups.items():
+        before = newest.get(key)
+        if before is None or runs[0].first <= before[0] or min(run.low for run in runs) < before[1]:
+            return False
+    for key, runs in groups.items():
+        high = step = 0
+        for run in runs:
+            step = max(step, run.step, high - run.low)
+            high = max(high, run.high)
+        id_ledger.note_step(connection, key, step)
+    return True
+
+
+def _newest(connection: Connection, keys: Collection[Key]) -> dict[Key, tuple[int, int]]:
+    """Return the highest id and the newest time (ms) of the newest days of those symbols that have any."""
+    if not keys:
+        return {}
+    rows = connection.execute(_NEWEST, [list(names) for names in zip(*keys, strict=True)])
+    return {(exchange, symbol): (int(last), int(ms)) for exchange, symbol, last, ms in rows}
 
 
 def _note(connection: Connection, key: Key, fills: Sequence[StandardizedTrade], before: tuple[int, int] | None) -> None:

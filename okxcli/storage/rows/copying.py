@@ -15,7 +15,7 @@ def _names(columns: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
-def copy(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str]) -> None:
+def copy(connection: Connection, table: str, columns: Iterable[str], rows: Iterable[str | bytes]) -> None:
     """Copy rows in COPY's text format into a table.
 
     `rows` comes in pieces of any number of rows: Postgres works on one while the caller makes the next.

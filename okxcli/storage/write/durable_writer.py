@@ -15,6 +15,7 @@ from okxcli.core.model import Line
 from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, LoginRefused
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import Database
+from okxcli.storage.rows.fill_block import FillBlock
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.server.statement_watch import Watchdog
 from okxcli.storage.write.probe import Probe
@@ -108,6 +109,19 @@ class DurableWriter:
                 self._go_away(error)
             return
         self._hold(raw if raw is not None else encode(line))
+
+    @property
+    def room(self) -> int:
+        """How many lines a block of fills may have."""
+        return self._writer.room
+
+    def add_fills(self, block: FillBlock) -> None:
+        """Take everyday lines of fills, as many as there is `room` for, as `add` takes each."""
+        if self._state == "up":
+            self._attempt(self._writer.add_fills, block)
+        else:
+            for line in block.lines[:-1].split(b"\n"):
+                self._hold(line)
 
     def refuse(self, raw: bytes, reason: str) -> None:
         """Take a line that could not be decoded, for the quarantine."""

@@ -7,17 +7,20 @@ known before the first row is sent, so there is no detour through a temporary ta
 import logging
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import pairwise
 from operator import lt
 
 from psycopg import sql
 
 from okxcli.core.codec import encode
-from okxcli.core.decimals import EXACT
+from okxcli.core.decimals import EXACT, ZERO
 from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
+from okxcli.core.tape import FAR
 from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Key, Known, Sums
 from okxcli.storage.rows.copying import copy, insert
+from okxcli.storage.rows.fill_block import FillRows
 from okxcli.storage.rows.outcome import Outcome, Refused
 from okxcli.storage.rows.row_format import PIECE, columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS
@@ -70,6 +73,61 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
     if uncovered:
         time_steps.note_fills(connection, uncovered)
         id_ledger.cover(connection, uncovered, {k: v for k, v in sums.items() if new[k[0]] is uncovered.get(k[0])})
+
+
+class NotNew(Exception):
+    """Fills of which some are known, or may be, or are older than others: each has to be looked at.
+
+    `passing`: because their symbol is new to this session, which it will not be any more.
+    """
+
+    def __init__(self, passing: bool = False) -> None:
+        super().__init__()
+        self.passing = passing
+
+
+def store_new(connection: Connection, rows: list[FillRows], outcome: Outcome, anchors: Anchors) -> None:
+    """Store fills that are newer than all others, as rows, and cover them. Their symbols must be locked.
+
+    Raises:
+        NotNew: they are not; nothing is stored.
+    """
+    groups: dict[Key, list[FillRows]] = {}
+    for run in rows:
+        groups.setdefault((run.exchange, run.symbol), []).append(run)
+    for key, runs in groups.items():
+        anchor = anchors.get(key)
+        rising = all(before.last < run.first for before, run in pairwise(runs))
+        if anchor is None:
+            raise NotNew(passing=True)
+        if not rising or runs[0].first < anchor - FAR or runs[-1].last > anchor + FAR:
+            raise NotNew
+    if id_ledger.known(connection, {key: [(run.first, run.last) for run in runs] for key, runs in groups.items()}):
+        raise NotNew
+    if not time_steps.note_newest(connection, groups):
+        raise NotNew
+    copy(connection, "raw_trades", _COLUMNS, (run.rows for runs in groups.values() for run in runs))
+    outcome.counts["raw_trades"] += sum(run.last - run.first + 1 for run in rows)
+    id_ledger.cover_days(connection, [_covered(runs) for runs in _by_day(groups)])
+
+
+def _by_day(groups: dict[Key, list[FillRows]]) -> Iterator[list[FillRows]]:
+    """Yield the runs of each symbol and day."""
+    for runs in groups.values():
+        days: dict[int, list[FillRows]] = {}
+        for run in runs:
+            days.setdefault(run.day, []).append(run)
+        yield from days.values()
+
+
+def _covered(runs: list[FillRows]) -> id_ledger.Covered:
+    """Return what the ledger is told of the runs of one symbol and day."""
+    total = ZERO
+    for run in runs:
+        total = EXACT.add(total, run.checksum)
+    ids = id_ledger.union((run.first, run.last) for run in runs)
+    low, high = min(run.low for run in runs), max(run.high for run in runs)
+    return id_ledger.Covered((runs[0].exchange, runs[0].symbol), runs[0].day, ids, low, high, total)
 
 
 def _rows(groups: Groups, sums: Sums) -> Iterator[str]:

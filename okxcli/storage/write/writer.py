@@ -8,7 +8,7 @@ Postgres refuses, or that one of our own bugs chokes on, is found by halving the
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
@@ -23,6 +23,7 @@ from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import explain
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.rows import candle_table
+from okxcli.storage.rows.fill_block import FillBlock, rows_of
 from okxcli.storage.rows.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
 from okxcli.storage.server.pooled_connection import Connection
@@ -31,8 +32,10 @@ from okxcli.storage.write.far_ids import Anchors
 
 _log = logging.getLogger(__name__)
 
-#: A deep book weighs as much as one row for every ten levels, so that a batch of any lines is some megabytes.
+#: A deep book weighs as much as one row for every ten levels, and four fills of a block as much as one, so that a batch
+#: of any lines is some megabytes.
 BATCH_ROWS = 5_000
+_OF_A_BLOCK = 4
 BATCH_MS = 250
 #: Longest wait between two tries to reach a database that went away.
 _BACK_OFF_S = 2.0
@@ -42,6 +45,9 @@ _TOLD = 20
 # SQLSTATE classes that blame the row: data exception, integrity, an exception raised by a trigger, program limit.
 _POISON = ("22", "23", "P0", "54")
 _Batch = list[tuple[Line, bytes | None]]
+_Taken = list[tuple[Line | FillBlock, bytes | None]]
+#: Batches whose fills are looked at one by one after one of which not all were new.
+_WARY = 20
 
 #: The counts of `Writer.counts`, in their order: rows by table, ids noted absent, lines that changed nothing, refused.
 _TABLES = ("raw_trades", "merged_trades", "market_data", "order_books", "tickers", "instruments")
@@ -72,7 +78,9 @@ class Writer:
     watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext
 
     def __post_init__(self) -> None:
-        self._batch: _Batch = []
+        self._batch: _Taken = []
+        self._lines = 0  # in the batch
+        self._wary = 0  # batches whose blocks are to be taken apart
         self._unreadable: list[Unreadable] = []
         self._began_ms = 0
         self._weight = 0
@@ -86,12 +94,24 @@ class Writer:
     @property
     def pending(self) -> int:
         """How many lines are not committed yet."""
-        return len(self._batch) + len(self._unreadable)
+        return self._lines + len(self._unreadable)
+
+    @property
+    def room(self) -> int:
+        """How many lines more make the batch full."""
+        return max(1, self.batch_rows - self._weight) * _OF_A_BLOCK
 
     def add(self, line: Line, raw: bytes | None = None) -> None:
         """Take a line in; `flush` the batch if it is full. `raw` is what it came in as."""
         self._batch.append((line, raw))
+        self._lines += 1
         self._weigh(1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10)
+
+    def add_fills(self, block: FillBlock) -> None:
+        """Take a block of fills in, as many lines as there is `room` for; `flush` the batch if it is full."""
+        self._batch.append((block, None))
+        self._lines += block.size
+        self._weigh(-(-block.size // _OF_A_BLOCK))
 
     def refuse(self, raw: bytes, reason: str) -> None:
         """Take in a line that could not be decoded, for the quarantine; `flush` the batch if it is full."""
@@ -99,9 +119,8 @@ class Writer:
         self._weigh(1)
 
     def _weigh(self, weight: int) -> None:
-        if self.pending == 1:
+        if not self._weight:
             self._began_ms = self.clock()
-            self._weight = 0
         self._weight += weight
         if self._weight >= self.batch_rows:
             self.flush()
@@ -122,19 +141,42 @@ class Writer:
         """
         if not self.pending:
             return
-        refused = self._store(self._batch)
-        batch, self._batch = self._batch, []
+        refused = self._store_taken()
+        batch = self._forget_batch()
         self._counts["quarantined"] += len(self._unreadable)
         self._unreadable.clear()
         if self.on_durable is not None and batch:
             gone = {id(one.line) for one in refused}
-            self.on_durable([raw for line, raw in batch if raw is not None and id(line) not in gone])
+            self.on_durable([raw for line, raw in _lines(batch) if raw is not None and id(line) not in gone])
 
     def take_pending(self) -> list[bytes]:
         """Return the lines that are not committed, as they came in or as they are written, and forget them."""
-        batch, self._batch = self._batch, []
+        batch = self._forget_batch()
         unreadable, self._unreadable = self._unreadable, []
-        return [raw if raw is not None else encode(line) for line, raw in batch] + [one.raw for one in unreadable]
+        lines = [encode(line) if raw is None and line is not None else raw or b"" for line, raw in _lines(batch)]
+        return lines + [one.raw for one in unreadable]
+
+    def _forget_batch(self) -> _Taken:
+        batch, self._batch = self._batch, []
+        self._lines = self._weight = 0
+        return batch
+
+    def _store_taken(self) -> list[Refused]:
+        """Commit the batch and return what went to quarantine: blocks as they are, where all in them is new."""
+        if any(isinstance(item, FillBlock) for item, _ in self._batch):
+            if not self._wary:
+                try:
+                    return self._commit(self._batch, thorough=False)
+                except trade_tables.NotNew as reason:
+                    self._wary = 0 if reason.passing else _WARY
+                except OverflowError:
+                    self._wary = _WARY
+                except psycopg.Error as error:
+                    if not _blames_a_row(error):
+                        raise explain(error, self.where) from None
+            self._wary = max(self._wary - 1, 0)
+            self._batch = [pair for item, raw in self._batch for pair in _apart(item, raw)]
+        return self._store([(line, raw) for line, raw in self._batch if not isinstance(line, FillBlock)])
 
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
@@ -175,7 +217,9 @@ class Writer:
         middle = len(batch) // 2
         return self._store(batch[:middle], True) + self._store(batch[middle:], True)
 
-    def _commit(self, batch: _Batch, thorough: bool, refused: Sequence[Refused] = ()) -> list[Refused]:
+    def _commit(
+        self, batch: Sequence[tuple[Line | FillBlock, bytes | None]], thorough: bool, refused: Sequence[Refused] = ()
+    ) -> list[Refused]:
         """Commit a batch in one transaction; try again on a new connection while the way to the database is broken."""
         outcome = self._patiently(lambda connection: self._transact(connection, batch, thorough, refused))
         for one in outcome.refused:
@@ -213,7 +257,13 @@ class Writer:
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _BACK_OFF_S)
 
-    def _transact(self, connection: Connection, batch: _Batch, thorough: bool, refused: Sequence[Refused]) -> Outcome:
+    def _transact(
+        self,
+        connection: Connection,
+        batch: Sequence[tuple[Line | FillBlock, bytes | None]],
+        thorough: bool,
+        refused: Sequence[Refused],
+    ) -> Outcome:
         parts = _Parts(line for line, _ in batch)
         outcome = Outcome(refused=list(refused))
         now = self.clock()
@@ -247,31 +297,46 @@ class Writer:
 class _Parts:
     """A batch by type of line, each in the order it came; trades by symbol as well."""
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: Iterable[Line | FillBlock]) -> None:
+        blocks: list[FillBlock] = []
         self.trades: trade_tables.Groups = defaultdict(list)
         self.merged: trade_tables.Groups = defaultdict(list)
         self.others: dict[type[Line], list[Any]] = defaultdict(list)
         for line in lines:
-            if isinstance(line, StandardizedTrade):
+            if isinstance(line, FillBlock):
+                blocks.append(line)
+            elif isinstance(line, StandardizedTrade):
                 (self.merged if trade_tables.is_merged(line) else self.trades)[line.exchange, line.symbol].append(line)
             else:
                 self.others[type(line)].append(line)
+        self.rows = rows_of(blocks) if blocks else []
 
     def days(self) -> dict[str, set[int]]:
         """Return the UTC days (numbers since 1970) that each partitioned table needs."""
         timed = {"raw_trades": chain(*self.trades.values()), "merged_trades": chain(*self.merged.values())}
         timed |= {table: chain(self.others[kind]) for kind, table in _TIMED.items()}
-        return {table: {line.timestamp // DAY_MS for line in lines} for table, lines in timed.items()}
+        days = {table: {line.timestamp // DAY_MS for line in lines} for table, lines in timed.items()}
+        days["raw_trades"] |= {run.day for run in self.rows}
+        return days
 
     def keys(self) -> set[id_ledger.Key]:
         """Return the symbols to lock: of everything but instruments, which have a lock of their own."""
         parts = (lines for kind, lines in self.others.items() if kind is not Instrument)
-        return {(line.exchange, line.symbol) for line in chain(*parts)} | self.trades.keys() | self.merged.keys()
+        every = chain(*parts, self.rows)
+        return {(one.exchange, one.symbol) for one in every} | self.trades.keys() | self.merged.keys()
 
     def store(
         self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int, anchors: Anchors
     ) -> None:
-        """Store every type, within the transaction that holds the locks."""
+        """Store every type, within the transaction that holds the locks.
+
+        Raises:
+            NotNew: there are blocks of fills, and not all of those are new.
+        """
+        if self.rows:
+            if any((run.exchange, run.symbol) in self.trades for run in self.rows):
+                raise trade_tables.NotNew
+            trade_tables.store_new(connection, self.rows, outcome, anchors)
         if self.trades:
             trade_tables.store_trades(connection, self.trades, outcome, thorough, anchors)
         if self.merged:
@@ -284,6 +349,20 @@ class _Parts:
             snapshots.store_new(connection, _TIMED[kind], self.others[kind], outcome)
         if instruments := self.others[Instrument]:
             snapshots.store_instruments(connection, instruments, outcome, now)
+
+
+def _apart(item: Line | FillBlock, raw: bytes | None) -> list[tuple[Line | FillBlock, bytes | None]]:
+    """Return a block as its lines, and a line as it is."""
+    return [*item.trades()] if isinstance(item, FillBlock) else [(item, raw)]
+
+
+def _lines(batch: _Taken) -> Iterator[tuple[Line | None, bytes | None]]:
+    """Yield the lines of a batch with what each came in as; those of a block without being read."""
+    for item, raw in batch:
+        if isinstance(item, FillBlock):
+            yield from ((None, line) for line in item.lines[:-1].split(b"\n"))
+        else:
+            yield item, raw
 
 
 def _blames_a_row(error: psycopg.Error) -> bool:
