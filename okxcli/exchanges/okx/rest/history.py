@@ -43,7 +43,7 @@ def candle_line(symbol: str, bar: str, row: list[str]) -> bytes:
     return orjson.dumps({"arg": {"channel": f"candle{bar}", "instId": symbol}, "data": [row], "origin": "rest"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class TradeHistory:
     """The past by REST. `sleep` is called between attempts that brought nothing; safe in several threads."""
 
