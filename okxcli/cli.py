@@ -61,7 +61,7 @@ def _version(value: bool) -> None:
     if value:
         from okxcli.runtime.road import road
 
-        typer.echo(f"okx {__version__} ({road()})")
+        typer.echo(f"okx {__version__} ({'; '.join(filter(None, road()))})")
         raise typer.Exit
 
 

@@ -265,6 +265,7 @@ def test_a_long_quiet_is_not_held_in_memory():
 
     class DurableWriter:
         up = full = False
+        room = 1
 
         def add(self, line):
             held.append(collector._candles.candles - len(held))  # made, and not handed on

@@ -47,8 +47,8 @@ def status(
     trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when its
     newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure (exit
     1 as well), how far the clocks of collectors were from the exchange's when they last looked, the size of the
-    database and the free disk, how many days of the tape were audited by okx collect and okx backfill, and what waits
-    in the spool of this user and machine.
+    database and the free disk, how many days of the tape were audited by okx collect and okx backfill, what waits in
+    the spool of this user and machine, and whether this machine has the kernels in C.
     """
     from okxcli.exchanges.registry import configured
     from okxcli.runtime import log
@@ -99,6 +99,7 @@ class Wanted:
 def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | None, clear: bool = False) -> bool:
     """Write the rows once, and on stderr what was found; return whether all is well."""
     from okxcli.runtime.clock import iso, now_ms
+    from okxcli.runtime.road import road
     from okxcli.runtime.tables import write_rows, write_text
     from okxcli.storage.ledger import audit
     from okxcli.storage.read.freshness import cure_of_ahead, database_size, freshness, quarantined
@@ -138,7 +139,8 @@ def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | Non
         text = f"the clock of {one.host} was {abs(one.offset_ms) / 1000:.1f} s {word} the exchange's"
         text += f" at {iso(one.at_ms)}{cure}"
         print(f"okx status: {text}", file=sys.stderr)
-    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{counted}{refused}{waiting}", file=sys.stderr)
+    ours = f", lines read by {road()[0]}"
+    print(f"okx status: {database.where}: {_gigabytes(size)}{disk}{counted}{refused}{ours}{waiting}", file=sys.stderr)
     if not rows:
         print("okx status: nothing is stored and no symbol is configured", file=sys.stderr)
     return bool(rows) and not told and all(row["state"] == "fresh" for row in rows)

@@ -133,10 +133,15 @@ class _Keeping:
         from okxcli.storage.rows.fill_block import FillBlock
 
         taken = 0
-        while some := (found := self._scanner.take(block, at, now_ms(), self.keeper.room))[1]:
-            self.keeper.add_fills(FillBlock(block[at : found[0]], some))
-            at, taken = found[0], taken + some
-            self._wait()
+        try:
+            while some := (found := self._scanner.take(block, at, now_ms(), self.keeper.room))[1]:
+                taken += some
+                self.keeper.add_fills(FillBlock(block[at : found[0]], some))
+                at = found[0]
+                self._wait()
+        except BaseException:
+            self._run.lines_in += taken  # they were taken in all the same
+            raise
         return at, taken
 
     def _wait(self) -> None:

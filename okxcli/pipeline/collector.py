@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 
+from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
@@ -19,9 +21,11 @@ from okxcli.exchanges.registry import configured
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
+from okxcli.runtime.road import kernel
 from okxcli.runtime.signals import Lifecycle
 from okxcli.storage.candles.live_mending import LiveMender
 from okxcli.storage.candles.open_bars import newest_ids, reopen
+from okxcli.storage.rows.fill_block import FillBlock, FillScanner
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.upkeep.housekeeping import Housekeeping
 from okxcli.storage.write.durable_writer import DurableWriter
@@ -66,6 +70,7 @@ class Collector:
         self.messages = 0
         self._exchange = configured(self.config)
         self._normalizer = self._exchange.normalizer()
+        self._scanner = FillScanner()
         self._doubt = ClockDoubt()
         self._book_slots: dict[tuple[str, str], int] = {}
         self._candles_due: int | None = None
@@ -83,9 +88,9 @@ class Collector:
         chores = Housekeeping(lambda: self.keeper.up, lambda: self.housekeep(self.config), mender)
         if not config.timeframes:
             return None, chores
-        candles = RealTimeCandleProcessor(
-            config.timeframes, self.keeper.add, config.lateness_ms, config.grace_ms, config.fill
-        )
+        rules = (config.timeframes, self.keeper.add, config.lateness_ms, config.grace_ms, config.fill)
+        runs = kernel("core.candles._runs")
+        candles = RealTimeCandleProcessor(*rules) if runs is None else BlockCandleProcessor(runs.Folder(), *rules)
         if self._fill_by_fill:
             candles.on_candle(chores.note)
         return candles, chores
@@ -206,16 +211,63 @@ class Collector:
 
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
-        for line in lines:
-            self.messages += 1
-            try:
-                for item in self._normalized(line):
-                    self._route(item)
-            except InvalidLine as reason:
-                self._reject(line, str(reason), reason.early)
-            except BUGS as error:
-                _log.exception("a bug of okx")
-                self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
+        self.messages += len(lines)
+        block, at = b"".join([line + b"\n" for line in lines]), 0
+        while at < len(block):
+            made = self._normalizer.take(block, at)
+            if made.taken:
+                self._take_fills(made.lines + b"\n")
+            at = made.next
+            if at < len(block):
+                end = block.index(b"\n", at)
+                self._take_one(block[at:end])
+                at = end + 1
+
+    def _take_one(self, line: bytes) -> None:
+        try:
+            for item in self._normalized(line):
+                self._route(item)
+        except InvalidLine as reason:
+            self._reject(line, str(reason), reason.early)
+        except BUGS as error:
+            _log.exception("a bug of okx")
+            self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
+
+    def _take_fills(self, block: bytes) -> None:
+        """Put trade lines through: the everyday ones by the block, a bar before the fill that closed it."""
+        at = 0
+        while at < len(block):
+            now, end = self.clock(), block.index(b"\n", at) + 1
+            known, count = self._scanner.take(block, at, now, self.keeper.room) if self._by_block else (at, 0)
+            if not count:
+                self._guarded(self._route, block[at : end - 1])
+                at = end
+                continue
+            if isinstance(self._candles, BlockCandleProcessor):
+                known, count = self._candles.take(block[:known], at, now)
+            if not count:  # it makes a bar due
+                self._guarded(self._feed_candles, block[at : end - 1])
+                known, count = end, 1
+            self.keeper.add_fills(FillBlock(block[at:known], count))
+            at = known
+
+    def _feed_candles(self, trade: Line) -> None:
+        if self._candles is not None:
+            self._candles.feed(trade)
+
+    def _guarded(self, act: Callable[[Line], None], line: bytes) -> None:
+        """Do something with what a trade line says; a bug costs that line alone."""
+        try:
+            act(decode(line))
+        except BUGS as error:
+            _log.exception("a bug of okx")
+            self._reject(line, f"a bug of okx: {type(error).__name__}: {error}")
+
+    @property
+    def _by_block(self) -> bool:
+        """Whether everyday fills are for the candles as well, if there are any, and need no look at each."""
+        foldable = isinstance(self._candles, BlockCandleProcessor) and self._fill_by_fill
+        return not self._removed and (self._candles is None or foldable)
 
     def _normalized(self, line: bytes) -> list[Line]:
         try:

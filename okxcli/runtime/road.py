@@ -25,13 +25,13 @@ def kernel(name: str) -> ModuleType | None:
     return found if getattr(found, "KERNEL", None) == KERNEL else None
 
 
-def road() -> str:
-    """Say which road everyday lines take, and why."""
+def road() -> tuple[str, str]:
+    """Return which road everyday lines take, and why it is not the other one."""
     if all(kernel(name) is not None for name in KERNELS):
-        return "C kernels"
+        return "C kernels", ""
     if _pure():
-        return "Python, as OKX_PURE says"
-    return "Python: no C kernels were built (a C compiler and Python's headers, then install again)"
+        return "Python alone", "as OKX_PURE says"
+    return "Python alone", "no C kernels were built: that takes a C compiler and Python's headers, and another install"
 
 
 def _pure() -> bool:

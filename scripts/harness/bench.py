@@ -330,7 +330,9 @@ def main() -> int:
     options = parser.parse_args()
     if odd := set(options.names) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(odd))}")
-    head = f"{machine()}; okx {version('okxcli')}, {road()}; medians of {options.rounds}, whole processes by turns.\n"
+    head = (
+        f"{machine()}; okx {version('okxcli')}, {road()[0]}; medians of {options.rounds}, whole processes by turns.\n"
+    )
     print(head, flush=True)
     parts, missed = [head], []
     with _bench(options.rows, options.peers) as bench:

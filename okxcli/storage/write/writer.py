@@ -335,7 +335,7 @@ class _Parts:
         """
         if self.rows:
             if any((run.exchange, run.symbol) in self.trades for run in self.rows):
-                raise trade_tables.NotNew
+                raise trade_tables.NotNew(passing=True)
             trade_tables.store_new(connection, self.rows, outcome, anchors)
         if self.trades:
             trade_tables.store_trades(connection, self.trades, outcome, thorough, anchors)

@@ -1,8 +1,9 @@
 """One WebSocket on the network: dial, read what is there, write, close. Never waits to read.
 
-websocket-client does the handshake and the framing. Added here: the way there (see tunnel), reads in large pieces (it
-makes two system calls a frame), a bound on the size of a message, TLS with verification and no way to switch it off,
-no redirects.
+websocket-client does the handshake and the framing, but for whole text frames in one piece, which are nearly all there
+are: those are cut out of what was read, ten times as fast. Added too: the way there (see tunnel), reads in large pieces
+(it makes two system calls a frame), a bound on the size of a message, TLS with verification and no way to switch it
+off, no redirects.
 """
 
 import contextlib
@@ -25,8 +26,11 @@ from okxcli.runtime.proxy import Proxy
 
 #: A message larger than this is refused: OKX's largest (a list of all instruments) is below 2 MiB.
 MAX_MESSAGE = 16 << 20
-_READ = 1 << 17
+_READ = 1 << 18
 _MAX_HEAD = 64 << 10
+#: The first byte of a text frame in one piece; the second is its length, or says in how many bytes that follows.
+_TEXT = 0x81
+_TWO_BYTES, _EIGHT_BYTES = 126, 127
 
 
 class DialError(Exception):
@@ -115,6 +119,38 @@ class _Socket(websocket.WebSocket):
         self._at += len(piece)
         return piece
 
+    def texts(self, found: list[bytes], limit: int) -> None:
+        """Add the whole text frames that come next to `found`, up to so many, or to one that is for websocket-client.
+
+        Raises:
+            BlockingIOError, ssl.SSLWantReadError: no more has come; WebSocketException, OSError: nor will it.
+        """
+        partly = self.frame_buffer
+        if partly.recv_buffer or partly.header is not None or partly.length is not None or self.cont_frame.cont_data:
+            return
+        data, at = self._received, self._at
+        while len(found) < limit:
+            head = data[at : at + 2]
+            if len(head) == 2:
+                if head[0] != _TEXT or head[1] > _EIGHT_BYTES:
+                    break
+                start, size = at + 2, head[1]
+                if size >= _TWO_BYTES:
+                    start += 2 if size == _TWO_BYTES else 8
+                    size = int.from_bytes(data[at + 2 : start]) if start <= len(data) else MAX_MESSAGE
+                if size > MAX_MESSAGE:
+                    break
+                if start + size <= len(data):
+                    found.append(data[start : start + size])
+                    at = start + size
+                    continue
+            self._received, self._at = data, at
+            chunk = self.raw.recv(_READ)
+            if not chunk:
+                raise WebSocketException("end of stream")
+            data, at = data[at:] + chunk, 0
+        self._received, self._at = data, at
+
     def _send(self, data: str | bytes) -> int:
         try:
             return self.raw.send(data.encode() if isinstance(data, str) else data)
@@ -168,7 +204,10 @@ class Wire:
         found: list[bytes] = []
         self.pending = False
         try:
-            while len(found) < limit:
+            while True:
+                self._connection.texts(found, limit)
+                if len(found) >= limit:
+                    break
                 opcode, frame = self._connection.recv_data_frame()
                 if opcode == ABNF.OPCODE_CLOSE:
                     self._closed(frame.data)
