@@ -65,11 +65,11 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the kernels to the wheel, and say in its name what they need."""
-        for source in SOURCES:
-            (ROOT / built(source)).unlink(missing_ok=True)  # an old one is worse than none
         try:
             build(ROOT, *shlex.split(os.environ.get("CFLAGS", "")))
         except CannotBuild as reason:
+            for source in SOURCES:
+                (ROOT / built(source)).unlink(missing_ok=True)  # an old one is worse than none
             self.app.display_warning(
                 f"okx is built without its C kernels, and works without them, more slowly: {reason}"
             )

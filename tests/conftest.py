@@ -5,8 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from itertools import count, islice
-from pathlib import Path
+from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,31 +21,6 @@ _NUMBERS = count(1)
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, lambda *_: None)
-
-
-#: The tests that take longest, the longest first: what is left to the end must be short.
-_SLOWEST = (Path(__file__).parent / "slowest.txt").read_text().split()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each of several processes begin with some of the longest tests.
-
-    `--dist worksteal` gives each an equal run of them, and whoever is done takes from the end of another's.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers == 1:
-        return
-    ranks = {name: rank for rank, name in enumerate(_SLOWEST)}
-    ranked = [(ranks.get(item.nodeid.partition("[")[0], len(ranks)), item) for item in items]
-    slow = [item for rank, item in sorted(ranked, key=lambda pair: pair[0]) if rank < len(ranks)]
-    rest = iter([item for rank, item in ranked if rank == len(ranks)])
-    left, order = len(items), []
-    for worker in range(workers):
-        size = left // (workers - worker)
-        some = slow[worker::workers][:size]
-        order += [*some, *islice(rest, size - len(some))]
-        left -= size
-    items[:] = [*order, *rest]
 
 
 @pytest.fixture(autouse=True)

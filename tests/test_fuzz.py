@@ -234,6 +234,21 @@ def test_bulk_files_that_are_bombs(tmp_path, caplog):
     assert "packed in a way" in caplog.text
 
 
+def test_a_zip_with_a_member_without_a_name(tmp_path, caplog):
+    """It is left out; the others are read."""
+    path = tmp_path / "BTC-USDT-trades-2025-08-12.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("BTC-USDT-trades-2025-08-12.csv", b"100,buy,0.5,100.5,1755000000000\n")
+        archive.writestr("x.csv", b"")
+    data = bytearray(path.read_bytes())
+    last = data.rindex(b"PK\x01\x02")  # in the directory: its name becomes its comment
+    data[last + 28 : last + 30], data[last + 32 : last + 34] = b"\0\0", b"\5\0"
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive:
+        assert "" in archive.namelist()
+    assert [table.member for table in tables(path)] == ["BTC-USDT-trades-2025-08-12.csv"]
+
+
 def test_damaged_recordings_are_replayed(tmp_path):
     """No instrument in a push of trades, a nonsense instrument, numbers and nesting without end: the rest plays."""
     good = (PUSH % (ROW % "1")).encode()

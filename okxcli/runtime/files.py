@@ -128,7 +128,7 @@ def usable_streams() -> None:
 
     A closed one is opened on /dev/null, so that no file or socket gets its number: what is read from it or written to
     it fails, but what is told goes nowhere. `sys.stdout` writes at once and raises what `Sink` raises; `sys.stderr`
-    raises nothing.
+    raises nothing, and writes whole lines, so that those of the programs in a pipe do not run into each other.
     """
     for fd in (0, 1, 2):
         try:
@@ -139,7 +139,9 @@ def usable_streams() -> None:
     for name, sink in (("stdout", Sink(1, STDOUT)), ("stderr", _Told(2, ""))):
         old = getattr(sys, name)
         encoding, errors = (old.encoding, old.errors) if old is not None else ("utf-8", "backslashreplace")
-        setattr(sys, name, io.TextIOWrapper(cast(BinaryIO, sink), encoding, errors, write_through=True))
+        by_line = name == "stderr"
+        file = io.TextIOWrapper(cast(BinaryIO, sink), encoding, errors, None, by_line, not by_line)
+        setattr(sys, name, file)
 
 
 class OutputFile:

@@ -2,7 +2,8 @@
 
 A `source` or `server` stops at the first INT or TERM. A `filter` that reads a pipe reads on to end of input at the
 first INT, since the terminal sent it to the source as well and what is in the pipe must not be lost; TERM or a second
-INT stops it. A third signal ends any of them at once. After its clean end the process dies by the signal that stopped
+INT stops it. A third signal ends any of them at once. One that comes again within a moment is the same one: sent to a
+group, and passed on by a program in it. After its clean end the process dies by the signal that stopped
 it, so that shells, make and systemd understand. HUP asks a command that `reloads` to read its configuration again;
 where it comes because the terminal has gone, it ends the command as ever.
 """
@@ -12,8 +13,12 @@ import select
 import signal
 import stat
 import sys
+import time
 from types import FrameType
 from typing import Literal, NoReturn, Self
+
+#: As long after a signal its echo may come; nobody presses Ctrl-C twice as fast.
+_ECHO_S = 0.25
 
 Role = Literal["source", "filter", "server"]
 
@@ -39,6 +44,7 @@ class Lifecycle:
         mode = os.fstat(0).st_mode
         self._drains = role == "filter" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
         self._seen = 0
+        self._last = (0, 0.0)  # the last signal, and when it came
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -56,6 +62,9 @@ class Lifecycle:
         return self
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        last, self._last = self._last, (signum, time.monotonic())
+        if signum == last[0] and self._last[1] - last[1] < _ECHO_S:
+            return
         self._seen += 1
         if self._seen >= 3:
             die(signum)

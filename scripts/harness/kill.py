@@ -98,6 +98,7 @@ def copying(real):
         board[0] = 5
     return copy
 
+from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.runtime.signals import Lifecycle
@@ -105,8 +106,9 @@ from okxcli.storage.rows import candle_table
 from okxcli.storage.write import spool, trade_tables, writer
 
 Lifecycle.wait = during(1, Lifecycle.wait)
-Normalizer.feed = during(2, Normalizer.feed)
+Normalizer.feed, Normalizer.take = during(2, Normalizer.feed), during(2, Normalizer.take)
 RealTimeCandleProcessor.feed = during(3, RealTimeCandleProcessor.feed)
+BlockCandleProcessor.take = during(3, BlockCandleProcessor.take)
 trade_tables.copy, candle_table.insert = copying(trade_tables.copy), then(4, candle_table.insert, 5)
 writer.quarantine = then(5, writer.quarantine, 6)
 spool.SpoolFile.done = during(9, spool.SpoolFile.done)

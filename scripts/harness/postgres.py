@@ -33,14 +33,21 @@ from harness.server import Postgres
 # `okx` as it is, but for one trade that the keeper forgets.
 _PLANT = """
 from okxcli.storage.write.durable_writer import DurableWriter
-add, seen = DurableWriter.add, [0]
+add, add_fills, seen = DurableWriter.add, DurableWriter.add_fills, [0]
 def forget(self, line, raw=None):
     if type(line).__name__ == "StandardizedTrade":
         seen[0] += 1
         if seen[0] == 500:
             return
     add(self, line, raw)
-DurableWriter.add = forget
+def forget_one(self, block):
+    lines = block.lines.splitlines(keepends=True)
+    before, seen[0] = seen[0], seen[0] + len(lines)
+    if before < 500 <= seen[0]:
+        del lines[500 - before - 1]
+    if lines:
+        add_fills(self, block._replace(lines=b"".join(lines), size=len(lines)))
+DurableWriter.add, DurableWriter.add_fills = forget, forget_one
 from okxcli.cli import main
 main()
 """

@@ -7,7 +7,6 @@ without `arg`. Time is an argument (seconds of any steady clock; the login's is 
 import base64
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -110,8 +109,8 @@ class Session:
     def receive(self, text: str, now_s: float, wall_s: float) -> list[Action]:
         """Return what the request `text` leads to, in order."""
         try:
-            request = json.loads(text)
-        except (ValueError, RecursionError):
+            request = orjson.loads(text)
+        except orjson.JSONDecodeError:
             return [self._error("60012", f"Illegal request: {text}")]
         identity = request.get("id") if isinstance(request, dict) else None
         known = identity if isinstance(identity, str) and _ID.fullmatch(identity) else None

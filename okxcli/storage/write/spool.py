@@ -129,7 +129,11 @@ class Spool:
 
     def lines(self) -> int:
         """Return how many lines wait; reads them."""
-        return sum(path.read_bytes().count(b"\n") for path in self._paths())
+        found = 0
+        for path in self._paths():
+            with suppress(FileNotFoundError):  # another process has stored them
+                found += path.read_bytes().count(b"\n")
+        return found
 
     def files(self) -> Iterator["SpoolFile"]:
         """Yield the files that wait, oldest first, each locked; those that are being written are left alone."""

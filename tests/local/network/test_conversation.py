@@ -122,6 +122,8 @@ def test_errors_echo_the_offending_text_and_the_id():
     """60012 shows the text; an id that could be read comes back."""
     one = session()
     assert ask(one, "nonsense")[0]["msg"] == "Illegal request: nonsense"
+    for bad in (r'{"op":"\ud800","args":[1]}', "[" * 3000, '{"op":NaN}'):  # no reply could say the first one
+        assert ask(one, bad)[0]["code"] == "60012"
     request = {"id": "1512", "op": "subscribe", "argss": [TRADES]}
     (reply,) = ask(one, request)
     assert list(reply) == ["id", "event", "msg", "code", "connId"]

@@ -75,7 +75,8 @@ def tables(path: Path) -> list[Table]:
         return [Table(path, None)]
     with _told(path), zipfile.ZipFile(path) as archive:
         check_members(archive, path.stat().st_size)
-        members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+        named = [member for member in archive.infolist() if member.filename]
+        members = [m for m in named if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     if any(member.flag_bits & 1 for member in members):
         raise InputError(f"{path}: it is encrypted")
     names = [member.filename for member in members if member.filename.lower().endswith(".csv")]
