@@ -53,7 +53,7 @@ class Contest:
             median = statistics.median(some)
             rate = f"{self.rows / median:,.0f}" if self.rows else ""
             ratio = "" if name == self.rival else f"{self.ratio(name):.2f}"
-            target = f"{self.targets[name]:g}" if name in self.targets else ""
+            target = f"{self.targets[name]:.3g}" if name in self.targets else ""
             found.append((name, f"{median:.3f}", f"{min(some):.2f} to {max(some):.2f}", rate, ratio, target))
         return found
 
