@@ -56,6 +56,20 @@ def fill(number, at=0, price="100", size="1", symbol="BTC-USDT", side="buy"):
     return encode(StandardizedTrade("okx", symbol, number, side, *map(model.Decimal, (price, size)), NOW + at)) + b"\n"
 
 
+def put_through(maker, block):
+    """Give a maker a block as `okx candles` does; return how many lines were folded."""
+    at = folded = 0
+    while at < len(block):
+        if isinstance(maker, BlockCandleProcessor):
+            at, some = maker.take(block, at, NOW + 10**9)
+            folded += some
+        if at < len(block):
+            end = block.index(b"\n", at)
+            maker.feed(decode(block[at:end]))
+            at = end + 1
+    return folded
+
+
 def folder():
     return kernel("core.candles._runs").Folder()
 
@@ -128,16 +142,8 @@ def test_a_seeded_symbol_is_folded():
     for one in (maker, line):
         one.seed("okx", "BTC-USDT", [Run(1, 5, NOW - 90_000, NOW - 1)], 3, [], NOW)
     block = b"".join(fill(number, number * 700, f"{100 + number % 7}.5") for number in range(6, 200))
-    at = taken = 0
-    while at < len(block):
-        at, some = maker.take(block, at, NOW + 10**9)
-        taken += some
-        if at < len(block):
-            end = block.index(b"\n", at)
-            maker.feed(decode(block[at:end]))
-            at = end + 1
-    for text in block.splitlines():
-        line.feed(decode(text))
+    taken = put_through(maker, block)
+    put_through(line, block)
     assert shown == plain
     assert [bar.complete for bar in shown] == [True] * len(shown)
     assert maker.counts() == line.counts()
@@ -154,15 +160,7 @@ def test_sums_that_128_bits_do_not_hold():
     block = b"".join(fill(number, number, *big) for number in range(1, 700)) + fill(700, 60_000)
     bars = []
     for maker in (BlockCandleProcessor(folder(), "1m", bars.append), RealTimeCandleProcessor("1m", bars.append)):
-        at = taken = 0
-        while at < len(block):
-            if isinstance(maker, BlockCandleProcessor):
-                at, some = maker.take(block, at, NOW + 10**9)
-                taken += some
-            if at < len(block):
-                end = block.index(b"\n", at)
-                maker.feed(decode(block[at:end]))
-                at = end + 1
+        put_through(maker, block)
     assert len(bars) == 2 and bars[0] == bars[1]
     assert bars[0].quote_volume == EXACT.multiply(EXACT.multiply(*map(model.Decimal, big)), 699)
 

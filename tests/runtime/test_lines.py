@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -207,3 +208,43 @@ def test_long_lines_at_every_cut(lengths, size):
     assert list(numbers) == list(range(1, len(lengths) + 1))
     assert [len(line) if type(line) is bytes else -1 for line in got] == [n if n <= MAX_LINE else -1 for n in lengths]
     assert all(len(line) <= 200 for line in got if type(line) is Overlong)
+
+
+def test_a_signal_and_its_echo_count_once():
+    """A group gets Ctrl-C, and a program in it passes it on: what the pipe holds is read all the same."""
+    process = start()
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"one\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    taken(process)
+    out, err = process.communicate(b"two\nthree\n")
+    assert out == b"two\nthree\n"
+    assert closing(err)["lines_in"] == 3
+
+
+def test_a_second_interrupt_is_no_echo():
+    """It stops the filter, though its input goes on."""
+    process = start()
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"one\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        taken(process)
+    assert process.wait(20) == -signal.SIGINT
+    process.communicate()
+
+
+def test_what_is_told_is_written_by_the_line():
+    """In one piece each, so that the lines of the programs in a pipe do not run into each other."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    program = (
+        "from okxcli.runtime.files import usable_streams\nusable_streams()\nimport sys\n"
+        "print('one', 'two', file=sys.stderr)\nprint('three', file=sys.stderr)"
+    )
+    with ours, theirs:
+        subprocess.run([sys.executable, "-c", program], stderr=theirs, check=True)
+        assert [ours.recv(100) for _ in range(2)] == [b"one two\n", b"three\n"]

@@ -19,12 +19,17 @@ class FillBlock(NamedTuple):
     size: int
 
     def trades(self) -> list[tuple[StandardizedTrade, bytes]]:
-        """Return each fill with its line."""
+        """Return each fill with its line.
+
+        Raises:
+            TypeError: a line is of another type, which `FillScanner` does not take.
+        """
         found = []
         for line in self.lines[:-1].split(b"\n"):
             trade = decode(line)
-            if isinstance(trade, StandardizedTrade):
-                found.append((trade, line))
+            if not isinstance(trade, StandardizedTrade):
+                raise TypeError("a block of fills holds another line")
+            found.append((trade, line))
         return found
 
 

@@ -169,11 +169,13 @@ class Writer:
                     return self._commit(self._batch, thorough=False)
                 except trade_tables.NotNew as reason:
                     self._wary = 0 if reason.passing else _WARY
-                except OverflowError:
-                    self._wary = _WARY
                 except psycopg.Error as error:
                     if not _blames_a_row(error):
                         raise explain(error, self.where) from None
+                    self._wary = _WARY
+                except (OverflowError, *BUGS):  # line by line it costs its own line alone
+                    _log.debug("a block of fills is taken apart", exc_info=True)
+                    self._wary = _WARY
             self._wary = max(self._wary - 1, 0)
             self._batch = [pair for item, raw in self._batch for pair in _apart(item, raw)]
         return self._store([(line, raw) for line, raw in self._batch if not isinstance(line, FillBlock)])

@@ -29,8 +29,10 @@ from storage_samples import (
 from okxcli.core.codec import encode
 from okxcli.core.model import BookSnapshot
 from okxcli.errors import DatabaseUnavailable
+from okxcli.runtime.road import kernel
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger import id_ledger
+from okxcli.storage.rows.fill_block import FillBlock
 from okxcli.storage.write import trade_tables
 from okxcli.storage.write.writer import Writer
 
@@ -418,3 +420,24 @@ def test_refusal_as_a_whole_quarantines_nothing(database):
             writer.flush()
         assert writer.pending == 1
     assert rows(database, "SELECT count(*) FROM quarantine") == [(0,)]
+
+
+@pytest.mark.skipif(kernel("storage.rows._fill_rows") is None, reason="no kernels were built")
+@pytest.mark.parametrize("bug", [TypeError("a bug"), OverflowError("too long"), psycopg.DataError("a value")])
+def test_a_block_that_cannot_be_stored_as_such_is_taken_apart(database, monkeypatch, bug):
+    """A bug, a sum that is too long, a value that Postgres refuses: the fills are stored one by one all the same."""
+    tried = []
+
+    def fail(*arguments):
+        tried.append(arguments)
+        raise bug
+
+    monkeypatch.setattr(trade_tables, "store_new", fail)
+    fills = [trade(number) for number in range(1, 40)]
+    block = FillBlock(b"".join(encode(fill) + b"\n" for fill in fills), len(fills))
+    with open_database(database, create=True) as opened, closing(Writer(opened.connect)) as writer:
+        writer.add_fills(block)
+        assert writer.pending == 39
+        writer.flush()
+        assert (len(tried), writer.pending, writer.counts()["raw_trades"]) == (1, 0, 39)
+    assert stored_ids(database) == list(range(1, 40))
