@@ -1,19 +1,42 @@
-"""Where the `okx` command begins: until the command line is loaded, Ctrl-C ends it without a word."""
+"""Where the `okx` command begins: while anything of it is being loaded, Ctrl-C ends it without a word.
 
+Not in the middle of a load: a library in C may take an exception there badly (orjson ends by a segmentation fault, or
+swallows it). Until the command line is there nothing has to be put away, so that the process just ends; a command that
+loads something later is interrupted when that is done.
+"""
+
+import os
 import signal
 import sys
+import threading
+from types import FrameType
+
+#: Time after which it is tried again whether a load is over.
+_AGAIN_S = 0.02
 
 
 def main() -> None:
     """Load the command line and run it."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # ignored by who started us, it stays so
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # ignored by who started us, it stays so
+    if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from okxcli import cli
 
     try:
-        if before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.signal(signal.SIGINT, _interrupt)
         cli.main()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but not into a load: after it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signum))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -44,6 +44,18 @@ def test_an_interrupt_while_it_loads_is_quiet(tmp_path, step):
     assert (process.returncode in (-signal.SIGINT, 130), told) == (True, b"")
 
 
+def test_an_interrupt_waits_for_what_a_command_loads(tmp_path):
+    """A library in C may take it badly in the middle of its load: it comes afterwards."""
+    (tmp_path / "late.py").write_text("import os\nos.kill(os.getpid(), 2)\nprint('loaded', flush=True)\n")
+    code = "from okxcli import cli, start\ndef command():\n import late, time\n time.sleep(30)\n"
+    code += "cli.main = command\nstart.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=20, check=False,
+        env=environment(tmp_path) | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"loaded\n", b"")
+
+
 def test_who_is_deaf_to_interrupts_stays_so(tmp_path):
     """`command &` in a script ignores Ctrl-C, and so do we."""
     code = "import signal; signal.signal(2, signal.SIG_IGN); from okxcli import cli, start; cli.main = lambda: print("
