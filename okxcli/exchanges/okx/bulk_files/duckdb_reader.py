@@ -20,8 +20,8 @@ from okxcli.core.model import Instrument, amounts
 from okxcli.core.timeframes import Timeframe
 from okxcli.exchanges.file_interface import Fills, Slice
 from okxcli.exchanges.okx.bulk_files.layouts import SHAPE, Layout, UnknownLayout
-from okxcli.exchanges.okx.bulk_files.scan import layout_of
-from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks
+from okxcli.exchanges.okx.bulk_files.scan import bodies, layout_of
+from okxcli.exchanges.okx.bulk_files.unpacking import Table
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -99,8 +99,8 @@ def opened(table: Table, symbols: Collection[str]) -> Iterator["DuckFile | None"
 def _load(connection: "DuckDBPyConnection", plain: Path, table: Table, layout: Layout) -> bool:
     """Read and check all rows by way of the file `plain`; False if any is not of the usual form."""
     with plain.open("wb") as out:
-        for number, block in blocks(table):
-            out.write(block[block.find(b"\n") + 1 :] if number == 1 and layout.header else block)
+        for _, block in bodies(table, layout):
+            out.write(block)
     names = [name if name in SHAPE else f"other{at}" for at, name in enumerate(layout.columns)]
     # The names are ours: those of known columns, and numbered ones.
     columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
@@ -219,7 +219,7 @@ def _layout_of(table: Table, symbols: Collection[str]) -> Layout | None:
         name, layout = layout_of(table, symbols, "trades")
     except UnknownLayout:
         return None
-    if layout is None or (name is not None and name.kind == "aggtrades"):
+    if layout is None or layout.run_on or (name is not None and name.kind == "aggtrades"):
         return None
     safe = layout.symbol is None or re.fullmatch(rb"[A-Za-z0-9_.-]+", layout.symbol) is not None
     return layout if safe else None

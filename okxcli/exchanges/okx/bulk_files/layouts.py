@@ -8,6 +8,7 @@ position only where there is no header. Pure: bytes in, rows out.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
@@ -45,6 +46,8 @@ SHAPE: dict[str, bytes] = {
     **dict.fromkeys(("price", "size", "open", "high", "low", "close"), _POSITIVE),
     **dict.fromkeys(("vol", "vol_ccy", "vol_quote"), _AMOUNT),
 }
+#: No column is called like that.
+_DATA = re.compile(r"[0-9.]+|buy|sell")
 _OTHER = rb"[^,\r\n]*"
 _NAME = re.compile(
     r"(?P<stem>[A-Za-z0-9][A-Za-z0-9_.-]*?)-(?P<kind>trades|aggtrades|candlesticks)"
@@ -103,12 +106,16 @@ def read_name(name: str) -> FileName | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of one file are read. `symbol` is that of all rows where no column tells it."""
+    """How the rows of one file are read. `symbol` is that of all rows where no column tells it.
+
+    `run_on`: a row stands in the line of the header, whose end is lost; nobody can tell them apart.
+    """
 
     kind: Kind
     columns: tuple[str, ...]
     symbol: bytes | None
     header: bool
+    run_on: bool
     _fast: re.Pattern[bytes]
     _convert: Callable[[tuple[bytes, ...]], Row]
 
@@ -145,9 +152,12 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
         UnknownLayout: it is none that OKX has, or nothing tells which instrument it is of.
     """
     head = _text(first_line).strip()
+    run_on = False
     header = not re.match(r'"?[0-9]', head)
     if header:
         columns = tuple(cell.split("/")[0].strip().strip('"').lower() for cell in head.split(","))
+        names = tuple(takewhile(lambda cell: not _DATA.fullmatch(cell), columns))
+        run_on, columns = names != columns, names
     else:
         columns = _HEADERLESS
         cells = head.encode().split(b",")
@@ -173,7 +183,7 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
     own = None if "instrument_name" in known else (symbol or "").encode()
     pattern = b",".join(b"(" + SHAPE[name] + b")" if name in SHAPE else _OTHER for name in columns)
     fast = re.compile(rb"^" + pattern + rb"\r?$", re.MULTILINE)
-    return Layout(kind, columns, own, header, fast, _converter(named, key, time, taken, own))
+    return Layout(kind, columns, own, header, run_on, fast, _converter(named, key, time, taken, own))
 
 
 def _converter(

@@ -5,6 +5,7 @@ those of fills follow one another; those of aggregates have steps everywhere. Wh
 """
 
 import logging
+import re
 from collections.abc import Collection, Iterator
 from operator import lt
 
@@ -23,6 +24,8 @@ _MASK = (1 << _BITS) - 1
 _MAX_PAGES = 4_096
 #: Damaged rows of a file that are told one by one.
 _TOLD = 10
+#: A header, and blank lines before it.
+_HEAD = re.compile(rb"\s*[^\n]*\n")
 #: Later than any time, more than any id.
 FOREVER = 1 << 62
 
@@ -209,11 +212,28 @@ def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | N
     return [Part(table, layout, some) for some in halves if some], damaged
 
 
+def bodies(table: Table, layout: Layout) -> Iterator[tuple[int, bytes]]:
+    """Yield `blocks` of a table without its header.
+
+    Raises:
+        InputError: the file is damaged as a whole.
+    """
+    headed = layout.header
+    for number, block in blocks(table):
+        lead = _HEAD.match(block) if headed else None
+        if lead is None:
+            yield number, block
+            continue
+        headed = not lead[0].strip()
+        if lead.end() < len(block):
+            yield number + lead[0].count(b"\n"), block[lead.end() :]
+
+
 def _rows(table: Table, layout: Layout) -> Iterator[tuple[list[Row], list[tuple[int, str]]]]:
     """Yield (rows, faults as (line number, reason)) block by block."""
-    for start, block in blocks(table):
-        headed = start == 1 and layout.header
-        number, text = (2, block[block.find(b"\n") + 1 :]) if headed else (start, block)
+    if layout.run_on:
+        yield [], [(1, "a row runs on in the line of the header")]
+    for number, text in bodies(table, layout):
         rows = layout.rows(text)
         if rows is not None:
             yield rows, []

@@ -107,13 +107,18 @@ def _most(size: int) -> int:
 
 
 def first_line(table: Table) -> bytes:
-    """Return the first line of a table, b"" if it is empty.
+    """Return the first line of a table that is not blank, b"" if there is none.
 
     Raises:
         InputError: the file is damaged.
     """
+    head = b""
     with _opened(table) as stream:
-        return _some(stream, table, MAX_LINE).split(b"\n", 1)[0]
+        for piece in _pieces(stream, table, MAX_LINE):
+            head = (head + piece).lstrip()
+            if b"\n" in head or len(head) > MAX_LINE:
+                break
+    return head.split(b"\n", 1)[0][:MAX_LINE]
 
 
 def blocks(table: Table, size: int = _READ) -> Iterator[tuple[int, bytes]]:
