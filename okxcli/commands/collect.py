@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from okxcli.storage.database import Database
     from okxcli.storage.server.pooled_connection import Connection
 
+#: So much time may pass between two reads of the sockets: a commit comes far later, and larger batches cost less.
+_BATCH_S = 0.01
+
 
 def collect(
     *,
@@ -133,4 +136,5 @@ def _feed(settings: "Config", way: "Way", database: "Database") -> "Feed":
         stamp=True,
         resume=resume,
         listing=True,
+        batch_s=_BATCH_S,
     )

@@ -234,6 +234,7 @@ class FeedOptions(TypedDict, total=False):
 
     `stamp`: each line says when it came. `repair`: fills that no socket brought are fetched. `since_ms`: it begins
     with the fills since then; `resume`: right after these ids. `listing`: what becomes of the symbols comes too.
+    `batch_s`: so much time may pass between two reads, for the sake of larger batches.
     """
 
     ws_url: Required[str]
@@ -245,6 +246,7 @@ class FeedOptions(TypedDict, total=False):
     since_ms: int | None
     resume: Mapping[str, int] | None
     listing: bool
+    batch_s: float
 
 
 class MarketOptions(TypedDict, total=False):

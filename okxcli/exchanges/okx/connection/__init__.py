@@ -2,5 +2,5 @@
 
 Owns OKX's WebSocket language (`protocol`), the life of a connection (`session`, pure) and the socket under it.
 Refuses to know what a message is worth, and to wait for a reader.
-In: subscriptions. Out: messages as they came, and what became of each subscription, by `client`.
+In: subscriptions. Out: messages as they came, by `receiver`, and what became of each subscription, by `client`.
 """

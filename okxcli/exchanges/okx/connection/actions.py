@@ -13,11 +13,6 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand on the frame that was just given: it is data."""
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """Every subscription is answered, and at least one stands."""
 
@@ -54,4 +49,4 @@ class Log:
     text: str
 
 
-Action = Send | Deliver | Ready | Refuse | Replace | Reconnect | Log
+Action = Send | Ready | Refuse | Replace | Reconnect | Log

@@ -1,13 +1,10 @@
 """`OKXWebSocketClient`: keeps subscriptions of one endpoint alive over one connection after the other.
 
-A thread of its own drives a `Session` with a `Wire`: dials, hands on what arrives, reconnects with back-off, replaces a
-connection that OKX is about to close. What is said on the wire and what it means is decided elsewhere.
+Driven by a `Receiver`, it drives a `Session` with a `Wire`: dials, hands on what arrives, reconnects with back-off,
+replaces a connection that OKX is about to close. What is said on the wire and what it means is decided elsewhere.
 """
 
-import contextlib
 import logging
-import os
-import select
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,10 +12,11 @@ from functools import partial
 
 from okxcli.errors import ExchangeUnavailable, OkxError
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchanges.okx.connection.actions import Action, Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, SLOW_BACKOFF_S, Backoff, Dialler, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState, Link, PutOff
 from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, WireError
+from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.connection.session import Seen, Session
 from okxcli.runtime.clock import passed_ms
 from okxcli.runtime.proxy import Proxies
@@ -34,20 +32,19 @@ _OVERLAP_MS = 1_000
 class OKXWebSocketClient:
     """Streams `subscriptions` from `url` until `stop`, whatever happens to the connection.
 
-    `deliver(frames)` gets the pushes, in their order, in the client's thread; `full()` tells it to stop reading, and
-    whoever makes room calls `wake`. `refused(refusal)` hears what OKX refuses for good, `retired(refusal)` what it
-    refuses although it stood before: that is tried again in the end every hour, and by `retry`. `ended()` is called
-    when `failure` was set: never connected within `connect_timeout_s` (None: it tries for ever), or a bug.
+    `receiver` reads its sockets and hands on their pushes, in its thread. `refused(refusal)` hears what OKX refuses for
+    good, `retired(refusal)` what it refuses although it stood before: that is tried again in the end every hour, and by
+    `retry`. `ended()` is called when `failure` was set: never connected within `connect_timeout_s` (None: it tries for
+    ever), or a bug.
     """
 
     def __init__(
         self,
         url: str,
         subscriptions: Iterable[Subscription],
-        deliver: Callable[[list[bytes]], None],
+        receiver: Receiver,
         refused: Callable[[Refuse], None],
         ended: Callable[[], None],
-        full: Callable[[], bool] = lambda: False,
         connect_timeout_s: float | None = 30.0,
         dials: DialLimiter = PROCESS_DIALS,
         retired: Callable[[Refuse], None] = lambda refusal: None,
@@ -56,61 +53,48 @@ class OKXWebSocketClient:
         self.url = url
         self.failure: OkxError | Exception | None = None
         self.settled = threading.Event()
+        self.due_ms: int | None = 0
         self._wanted = {s[:2]: s for s in subscriptions}
         self._stood: set[tuple[str, str]] = set()
         self._again = PutOff()
-        self._deliver = deliver
+        self._receiver = receiver
         self._refused = refused
         self._retired = retired
         self._ended = ended
-        self._full = full
         self._connect_timeout_s = connect_timeout_s
-        self._dialler = Dialler(url, dials, self.wake, proxies or Proxies())
+        self._give_up_ms: int | None = None
+        self._dialler = Dialler(url, dials, receiver.wake, proxies or Proxies())
         self._backoff = Backoff()
         self._links: list[Link] = []
         self._next_dial_ms = 0
         self._ever_ready = False
         self._stopping = threading.Event()
+        self._started = False
+        self._over = threading.Event()
         self._jobs: list[Callable[[int], None]] = []
         self._lock = threading.Lock()
         self._connects = 0
         self._pushes = 0
         self._last_push_ms: int | None = None
         self._trouble = ""
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._thread = threading.Thread(target=self._run, name=f"okx {url}", daemon=True)
 
     # From any thread
 
     def start(self) -> None:
         """Begin to connect."""
-        self._thread.start()
+        self._started = True
+        if self._connect_timeout_s is not None:
+            self._give_up_ms = passed_ms() + round(self._connect_timeout_s * 1000)
+        self._receiver.drive(self)
 
     def stop(self) -> None:
         """Ask the client to close its connection and end; returns at once."""
         self._stopping.set()
-        self.wake()
+        self._receiver.wake()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; tell whether it has come."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        with self._lock:
-            if self._wake_write >= 0:
-                os.close(self._wake_read)
-                os.close(self._wake_write)
-                self._wake_write = -1
-        return True
-
-    def wake(self) -> None:
-        """Look around at once: there is room, or a job."""
-        with self._lock, contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
-            if self._wake_write >= 0:
-                os.write(self._wake_write, b"!")
+        return not self._started or self._over.wait(timeout_s)
 
     def subscribe(self, subscriptions: Iterable[Subscription]) -> None:
         """Want more, without a reconnect."""
@@ -149,7 +133,7 @@ class OKXWebSocketClient:
     def seen(self) -> dict[Subscription, Seen]:
         """Return what the standing subscriptions have brought; nothing while what has come is not read."""
         link = next((one for one in reversed(list(self._links)) if not one.leaving), None)
-        if link is None or self._full():
+        if link is None or self._receiver.full():
             return {}
         found = link.session.seen()
         return {s: replace(one, since_ms=max(one.since_ms, link.behind_ms)) for s, one in found.items()}
@@ -176,79 +160,94 @@ class OKXWebSocketClient:
     def _job(self, job: Callable[[int], None]) -> None:
         with self._lock:
             self._jobs.append(job)
-        self.wake()
+        self._receiver.wake()
 
-    # In the client's thread
+    # In the receiver's thread
 
-    def _run(self) -> None:
+    def read(self, link: Link, now: int, pushes: list[bytes]) -> bool:
+        """Add what a socket has brought to `pushes`; tell whether there is `work`."""
+        if link not in self._links:
+            return False
+        session, count = link.session, len(pushes)
+        todo: list[Action] = []
         try:
-            self._loop()
-        except OkxError as error:
-            self.failure = error
-        except Exception as error:
-            _log.exception("a bug of okx in the connection to %s", self.url)
-            self.failure = error
-        finally:
-            for link in self._links:
-                link.wire.close()
-            self._links = []
-            self._dialler.abandon()
-            self._stopping.set()
-            self.settled.set()
-            self._ended()
+            todo = session.frames(link.wire.frames(_BATCH), now, pushes)
+            if link.wire.close_code is not None:
+                todo += session.closed(link.wire.close_code, link.wire.close_reason, now)
+        except WireError as error:
+            todo += session.closed(None, str(error), now)
+        if count := len(pushes) - count:
+            link.pushes += count
+            self._pushes += count
+            self._last_push_ms = now
+        self._obey(link, todo, now)
+        return bool(todo) or link.wire.pending
 
-    def _loop(self) -> None:
-        patience_s = self._connect_timeout_s
-        give_up_ms = None if patience_s is None else passed_ms() + round(patience_s * 1000)
-        while not self._stopping.is_set():
-            now = passed_ms()
-            self._do_jobs(now)
-            self._dial_if_due(now)
-            self._wait(now, None if self._ever_ready else give_up_ms)
-            now = passed_ms()
-            self._take_dialled(now)
-            paused = self._full()
-            for link in list(self._links):
-                if not paused:
-                    self._read(link, now)
-                if link in self._links:
-                    behind = paused or link.wire.pending
-                    if behind:
-                        link.behind_ms = now
-                    self._obey(link, link.session.tick(now, reading=not behind), now)
-                    if link.until_ms is not None and now >= link.until_ms and not behind:
-                        self._links.remove(link)
-                        link.wire.close()
-            if not self._ever_ready and self._wanted and give_up_ms is not None and now >= give_up_ms:
-                raise ExchangeUnavailable(
-                    f"cannot stream from OKX at {self.url}: {self._trouble or self._dialler.silence}. "
-                    "Check the network, --ws-url and --proxy, or raise --connect-timeout"
-                )
+    def work(self, now: int, behind: bool) -> bool:
+        """Do what is due; False: that was the end. `behind`: more may have come than was read.
 
-    def _wait(self, now: int, give_up_ms: int | None) -> None:
-        """Sleep until a socket, another thread or the time wants something."""
-        if any(link.wire.pending for link in self._links) and not self._full():
-            return
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        reading = not self._full()
-        if reading:
-            for link in self._links:
-                poll.register(link.wire.fileno(), select.POLLIN)
+        Raises:
+            ExchangeUnavailable: never connected, and the time for that is over.
+        """
+        self._do_jobs(now)
+        if self._stopping.is_set():
+            self._end()
+            return False
+        self._take_dialled(now)
+        for link in list(self._links):
+            unread = behind or link.wire.pending
+            if unread:
+                link.behind_ms = now
+            self._obey(link, link.session.tick(now, reading=not unread), now)
+            if link in self._links and link.until_ms is not None and now >= link.until_ms and not unread:
+                self._drop(link)
+        self._dial_if_due(now)
+        if self._stopping.is_set():
+            self._end()
+            return False
+        if not self._ever_ready and self._wanted and self._give_up_ms is not None and now >= self._give_up_ms:
+            raise ExchangeUnavailable(
+                f"cannot stream from OKX at {self.url}: {self._trouble or self._dialler.silence}. "
+                "Check the network, --ws-url and --proxy, or raise --connect-timeout"
+            )
+        self.due_ms = self._due()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End by an error: our own, or a bug."""
+        if not isinstance(error, OkxError):
+            _log.error("a bug of okx in the connection to %s", self.url, exc_info=error)
+        self.failure = error
+        self._end()
+
+    def _end(self) -> None:
+        for link in list(self._links):
+            self._drop(link)
+        self._dialler.abandon()
+        self._stopping.set()
+        self.settled.set()
+        self._over.set()
+        self._ended()
+
+    def _due(self) -> int | None:
+        """Return when something is due; None: not before a socket or another thread wants it."""
         dues = [due for link in self._links if (due := link.session.due()) is not None]
         dues += self._again.dues()
-        dues += [link.until_ms for link in self._links if link.until_ms is not None and reading]
-        if give_up_ms is not None:
-            dues.append(give_up_ms)
+        if not self._receiver.full():
+            dues += [link.until_ms for link in self._links if link.until_ms is not None]
+        if not self._ever_ready and self._give_up_ms is not None:
+            dues.append(self._give_up_ms)
         if self._dialler.busy:
             dues.append(self._dialler.due_ms)
         elif self._needs_dial():
             dues.append(self._next_dial_ms)
-        poll.poll(max(0, min(dues) - now) if dues else None)
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            return
+        return min(dues, default=None)
+
+    def _drop(self, link: Link) -> None:
+        """Close a connection."""
+        self._links.remove(link)
+        self._receiver.unwatch(link)
+        link.wire.close()
 
     def _do_jobs(self, now: int) -> None:
         with self._lock:
@@ -306,6 +305,7 @@ class OKXWebSocketClient:
         self._connects += 1
         link = Link(found, Session(list(self._wanted.values())))
         self._links.append(link)
+        self._receiver.watch(link, self)
         _log.debug("connected to %s, subscribing", self.url)
         self._obey(link, link.session.opened(now), now)
 
@@ -316,28 +316,6 @@ class OKXWebSocketClient:
         self._next_dial_ms = now + round(self._backoff.failed() * 1000)
 
     # Links
-
-    def _read(self, link: Link, now: int) -> None:
-        session = link.session
-        pushes: list[bytes] = []
-        todo: list[Action] = []
-        try:
-            for frame in link.wire.frames(_BATCH):
-                for action in session.frame(frame, now):
-                    if type(action) is Deliver:
-                        pushes.append(frame)
-                    else:
-                        todo.append(action)
-            if link.wire.close_code is not None:
-                todo += session.closed(link.wire.close_code, link.wire.close_reason, now)
-        except WireError as error:
-            todo += session.closed(None, str(error), now)
-        if pushes:
-            link.pushes += len(pushes)
-            self._pushes += len(pushes)
-            self._last_push_ms = now
-            self._deliver(pushes)
-        self._obey(link, todo, now)
 
     def _obey(self, link: Link, actions: Iterable[Action], now: int) -> None:
         for action in actions:
@@ -386,8 +364,7 @@ class OKXWebSocketClient:
     def _lost(self, link: Link, reason: str, slow: bool, now: int) -> None:
         if link not in self._links:
             return
-        self._links.remove(link)
-        link.wire.close()
+        self._drop(link)
         if link.pushes:
             self._backoff.succeeded()
         wait_s = SLOW_BACKOFF_S if slow else self._backoff.failed()

@@ -90,6 +90,7 @@ class _Socket(websocket.WebSocket):
         self.write_timeout_s = 5.0
         self._received = b""
         self._at = 0
+        self.dry = False  # the last read brought all that had come
 
     def dial(self, url: str, timeout_s: float, proxy: Proxy | None) -> None:
         """Connect, and stop blocking."""
@@ -111,45 +112,51 @@ class _Socket(websocket.WebSocket):
 
     def _recv(self, bufsize: int) -> bytes:
         if self._at == len(self._received):
-            chunk = self.raw.recv(_READ)
-            if not chunk:
-                raise WebSocketException("end of stream")
-            self._received, self._at = chunk, 0
+            self._received, self._at = self._chunk(), 0
         piece = self._received[self._at : self._at + bufsize]
         self._at += len(piece)
         return piece
 
-    def texts(self, found: list[bytes], limit: int) -> None:
-        """Add the whole text frames that come next to `found`, up to so many, or to one that is for websocket-client.
+    def _chunk(self) -> bytes:
+        """Read what has come, as much of it as one call gives."""
+        chunk = self.raw.recv(_READ)
+        if not chunk:
+            raise WebSocketException("end of stream")
+        self.dry = len(chunk) < _READ and not (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending())
+        return chunk
+
+    def texts(self, found: list[bytes], limit: int) -> bool:
+        """Add the whole text frames that come next to `found`, up to so many; True: the next is for websocket-client.
+
+        Nothing is read where the last read has brought all: there would be nothing, and that costs a system call.
 
         Raises:
             BlockingIOError, ssl.SSLWantReadError: no more has come; WebSocketException, OSError: nor will it.
         """
         partly = self.frame_buffer
         if partly.recv_buffer or partly.header is not None or partly.length is not None or self.cont_frame.cont_data:
-            return
+            return True
         data, at = self._received, self._at
         while len(found) < limit:
             head = data[at : at + 2]
             if len(head) == 2:
-                if head[0] != _TEXT or head[1] > _EIGHT_BYTES:
-                    break
                 start, size = at + 2, head[1]
                 if size >= _TWO_BYTES:
                     start += 2 if size == _TWO_BYTES else 8
                     size = int.from_bytes(data[at + 2 : start]) if start <= len(data) else MAX_MESSAGE
-                if size > MAX_MESSAGE:
-                    break
+                if head[0] != _TEXT or head[1] > _EIGHT_BYTES or size > MAX_MESSAGE:
+                    self._received, self._at = data, at
+                    return True
                 if start + size <= len(data):
                     found.append(data[start : start + size])
                     at = start + size
                     continue
             self._received, self._at = data, at
-            chunk = self.raw.recv(_READ)
-            if not chunk:
-                raise WebSocketException("end of stream")
-            data, at = data[at:] + chunk, 0
+            if self.dry:
+                return False
+            data, at = data[at:] + self._chunk(), 0
         self._received, self._at = data, at
+        return False
 
     def _send(self, data: str | bytes) -> int:
         try:
@@ -202,18 +209,15 @@ class Wire:
         if self._broken is not None:
             raise WireError(self._broken)
         found: list[bytes] = []
-        self.pending = False
+        self.pending = self._connection.dry = False
         try:
-            while True:
-                self._connection.texts(found, limit)
-                if len(found) >= limit:
-                    break
+            while self._connection.texts(found, limit):
                 opcode, frame = self._connection.recv_data_frame()
                 if opcode == ABNF.OPCODE_CLOSE:
                     self._closed(frame.data)
                     return found
                 found.append(frame.data)
-            self.pending = True
+            self.pending = len(found) >= limit
         except (BlockingIOError, ssl.SSLWantReadError):
             return found
         except (WebSocketException, OSError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from okxcli.exchanges.okx.channels import PUSH_HEAD, Subscription
-from okxcli.exchanges.okx.connection.actions import Action, Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchanges.okx.connection.actions import Action, Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchanges.okx.connection.protocol import (
     PING,
     TOO_FREQUENT,
@@ -52,7 +52,6 @@ _RETRY_MS = 5_000
 #: States in which an answer is awaited.
 _ASKED = ("sent", "leaving")
 
-_DELIVER: Sequence[Action] = (Deliver(),)
 _NOTHING: Sequence[Action] = ()
 
 
@@ -85,7 +84,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Session:
-    """One connection that wants `subscriptions`: `opened` once, then `frame`, `tick` and `closed` as it happens."""
+    """One connection that wants `subscriptions`: `opened` once, then `frames`, `tick` and `closed` as it happens."""
 
     subscriptions: Iterable[Subscription]
     _wanted: dict[tuple[str, str], _Wanted] = field(default_factory=dict)
@@ -136,25 +135,26 @@ class Session:
         self._sent_ms = now
         return self._ask(now)
 
-    def frame(self, frame: bytes, now: int) -> Sequence[Action]:
-        """Take one text frame. A push is routed by its first bytes, not parsed."""
-        if frame.startswith(PUSH_HEAD):
-            route = self._routes.get(frame[: frame.find(b"}")])
+    def frames(self, frames: Iterable[bytes], now: int, pushes: list[bytes]) -> list[Action]:
+        """Take text frames in their order; add those that are data to `pushes`, routed by their first bytes alone."""
+        actions: list[Action] = []
+        routes = self._routes
+        for frame in frames:
+            route = routes.get(frame[: frame.find(b"}")]) if frame.startswith(PUSH_HEAD) else None
+            if route is None:
+                event = classify(frame)
+                if not isinstance(event, Push):
+                    actions += self._control(event, now)
+                    continue
+                route = self._wanted.get((event.channel, event.value))
+                if route is not None and frame.startswith(PUSH_HEAD):
+                    routes[frame[: frame.find(b"}")]] = route
+            pushes.append(frame)
             if route is not None:
                 route.pushes += 1
                 route.last_push_ms = now
                 route.frame = frame
-                return _DELIVER
-        event = classify(frame)
-        if isinstance(event, Push):
-            wanted = self._wanted.get((event.channel, event.value))
-            if wanted is not None:
-                self._routes[frame[: frame.find(b"}")]] = wanted
-                wanted.pushes += 1
-                wanted.last_push_ms = now
-                wanted.frame = frame
-            return _DELIVER
-        return self._control(event, now)
+        return actions
 
     def closed(self, code: int | None, reason: str, now: int) -> list[Action]:
         """Note that the socket is gone; `code` is None where no close frame came."""

@@ -7,7 +7,7 @@ fetched from REST. A watch finds channels that are subscribed and bring nothing.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
 from okxcli.exchanges.okx.connection.message_queue import MessageQueue
+from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.connection.session import Seen
 from okxcli.exchanges.okx.feed.allotment import PER_CONNECTION, plan, spread, subscriptions
 from okxcli.exchanges.okx.feed.disk_queue import DiskQueue, Room
@@ -54,7 +55,8 @@ class Feed:
     holes in the ids of `trades-all` are filled from REST, and fills that came twice are dropped. With `since_ms`, each
     symbol begins with its fills since that time (and one before), with `resume` right after the id that it names; the
     live fills join on. With `listing`, what OKX says of the symbols themselves comes as it happens. `clock` is OKX's
-    time as far as it is known; `dog` and `times` say how patient the watch is; `proxies` knows the way to the exchange.
+    time as far as it is known; `dog` and `times` say how patient the watch is; `proxies` knows the way to the exchange;
+    `batch_s`: so much time may pass between two reads.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Feed:
         times: Times | None = None,
         listing: bool = False,
         proxies: Proxies | None = None,
+        batch_s: float = 0.0,
     ) -> None:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
@@ -84,7 +87,8 @@ class Feed:
         self._stamp = stamp
         self._dials = dials
         self._proxies = proxies or Proxies()
-        self._inbox = MessageQueue(partial(self._each, OKXWebSocketClient.wake))
+        self._receiver = Receiver(self._deliver, lambda: self._inbox.full, batch_s)
+        self._inbox = MessageQueue(self._receiver.wake)
         self._stopping = threading.Event()
         # A few quick attempts: the data does not wait for long, and can do without.
         rest = partial(RestClient, rest_url, proxies=self._proxies, sleep=self._sleep)
@@ -106,8 +110,7 @@ class Feed:
             self._clients += [self._client(path, wanted, connect_timeout_s) for wanted in connections]
         self._watch_rest = rest(timeout_s=4.0, attempts=1)
         default = Times(clock_ms=5_000, local=True) if origin_of(rest_url) == "local" else Times()
-        again = partial(self._each, OKXWebSocketClient.retry)
-        hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire, again)
+        hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire, self._retry)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
         self._listing = Listing(lambda: self._symbols, self._watch.told) if listing else None
 
@@ -115,10 +118,9 @@ class Feed:
         return OKXWebSocketClient(
             self._base + path,
             wanted,
-            self._deliver,
+            self._receiver,
             self._on_refused,
             self._inbox.poke,
-            lambda: self._inbox.full,
             timeout_s,
             self._dials,
             self._on_retired,
@@ -345,11 +347,11 @@ class Feed:
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _each(self, act: Callable[[OKXWebSocketClient], None]) -> None:
-        for client in list(self._clients):
-            act(client)
-
     # For the watch
+
+    def _retry(self) -> None:
+        for client in list(self._clients):
+            client.retry()
 
     def _seen(self) -> dict[Subscription, Seen]:
         found: dict[Subscription, Seen] = {}

@@ -1,6 +1,7 @@
 """The connection driver against a WebSocket server on loopback that behaves as badly as told."""
 
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -17,6 +18,7 @@ from okxcli.exchanges.okx.connection import client, dialling, live_session, nonb
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
 from okxcli.exchanges.okx.connection.dialling import Backoff, DialLimiter, MachineDials
 from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, Wire, WireError
+from okxcli.exchanges.okx.connection.receiver import Receiver
 
 BTC = Subscription("trades-all", "BTC-USDT")
 ETH = Subscription("trades-all", "ETH-USDT")
@@ -70,13 +72,13 @@ class Run:
 
     def __init__(self, url, subscriptions=(BTC,), **options):
         self.frames, self.refusals, self.full = [], [], False
+        self.receiver = Receiver(self.frames.extend, lambda: self.full)
         self.client = OKXWebSocketClient(
             url,
             subscriptions,
-            self.frames.extend,
+            self.receiver,
             self.refusals.append,
             lambda: None,
-            lambda: self.full,
             dials=DialLimiter(0.01),
             **options,
         )
@@ -306,15 +308,58 @@ def test_no_reading_while_there_is_no_room(monkeypatch):
     with Server(behave) as server, Run(server.url) as run:
         run.until(lambda: run.client.state().up)
         run.full = True
-        run.client.wake()
+        run.receiver.wake()
         time.sleep(0.05)
         go.set()
         time.sleep(2.5)  # longer than both
         assert len(run.frames) <= 10
         run.full = False
-        run.client.wake()
+        run.receiver.wake()
         run.until(lambda: len(run.frames) == 1000)
         assert server.count == 1
+
+
+def test_many_connections_over_one_thread_lose_nothing():
+    """Twelve clients of a server, cut again and again: each gets its own pushes, in their order."""
+    sent, numbers = {}, itertools.count(1)
+
+    def behave(connection, _):
+        n = next(numbers)
+        acks(connection)
+        sent[n] = 300
+        for number in range(300):
+            connection.send(push(f"{n:04}{number:04}"))
+        if n <= 24:
+            connection.socket.shutdown(socket.SHUT_WR)
+            return
+        stay(connection)
+
+    with Server(behave) as server:
+        frames = []
+        receiver = Receiver(frames.extend)
+        clients = [
+            OKXWebSocketClient(
+                server.url, [BTC], receiver, print, lambda: None,
+                dials=DialLimiter(0.0),
+            )
+            for _ in range(12)
+        ]  # fmt: skip
+        try:
+            for client in clients:
+                client.start()
+            end = time.monotonic() + 60
+            while len(sent) < 36 or len(frames) < 36 * 300:
+                assert time.monotonic() < end, (len(sent), len(frames))
+                time.sleep(0.01)
+        finally:
+            for client in clients:
+                client.stop()
+            assert all(client.join(10) for client in clients)
+    ids = [frame.split(b'"tradeId":"')[1][:8] for frame in frames]
+    by_connection = {}
+    for number in ids:
+        by_connection.setdefault(number[:4], []).append(number)
+    assert all(len(found) == 300 and found == sorted(found) for found in by_connection.values())
 
 
 def test_never_connected_ends_with_one_error():

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.actions import Deliver, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchanges.okx.connection.actions import Log, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchanges.okx.connection.session import (
     ACK_TIMEOUT_MS,
     PING_AFTER_MS,
@@ -19,6 +19,13 @@ from okxcli.exchanges.okx.connection.session import (
 BTC = Subscription("trades-all", "BTC-USDT")
 ETH = Subscription("trades-all", "ETH-USDT")
 PUSH = b'{"arg":{"channel":"trades-all","instId":"BTC-USDT"},"data":[{"tradeId":"1"}]}'
+
+
+def frame(session, data, now):
+    """Return what a frame is taken for: itself if it is data, and what is to be done."""
+    pushes = []
+    actions = session.frames([data], now, pushes)
+    return [*pushes, *actions]
 
 
 def ack(subscription, event="subscribe"):
@@ -45,7 +52,7 @@ def standing(*subscriptions, now=0):
     session = Session(subscriptions)
     session.opened(now)
     for subscription in subscriptions:
-        session.frame(ack(subscription), now)
+        frame(session, ack(subscription), now)
     assert session.ready
     return session
 
@@ -54,10 +61,10 @@ def test_subscribes_on_opening_and_is_ready_when_all_are_acked():
     """Nothing is ready until each argument is answered; then that is told once."""
     session = Session([BTC, ETH])
     assert asked(session.opened(0)) == [("subscribe", ["BTC-USDT", "ETH-USDT"])]
-    assert list(session.frame(ack(BTC), 5)) == []
+    assert list(frame(session, ack(BTC), 5)) == []
     assert not session.ready
-    assert list(session.frame(ack(ETH), 6)) == [Ready()]
-    assert list(session.frame(ack(ETH), 7)) == []
+    assert list(frame(session, ack(ETH), 6)) == [Ready()]
+    assert list(frame(session, ack(ETH), 7)) == []
     assert session.acked == [BTC, ETH]
 
 
@@ -74,8 +81,8 @@ def test_many_subscriptions_go_in_batches_with_ids_of_letters_and_digits():
 def test_pushes_are_delivered_and_counted():
     """Data goes on as it is; each subscription knows how much came and when."""
     session = standing(BTC, ETH)
-    assert list(session.frame(PUSH, 5)) == [Deliver()]
-    assert list(session.frame(PUSH, 9)) == [Deliver()]
+    assert list(frame(session, PUSH, 5)) == [PUSH]
+    assert list(frame(session, PUSH, 9)) == [PUSH]
     assert session.pushes == {BTC: (2, 9), ETH: (0, None)}
 
 
@@ -83,7 +90,7 @@ def test_missing_ack_ends_the_connection():
     """No answer for ten seconds is a dead connection, named by what was not answered."""
     session = Session([BTC, ETH])
     session.opened(0)
-    session.frame(ack(BTC), 1)
+    frame(session, ack(BTC), 1)
     assert session.due() == ACK_TIMEOUT_MS
     assert session.tick(ACK_TIMEOUT_MS - 1) == []
     assert session.tick(ACK_TIMEOUT_MS) == [Reconnect("no answer to the subscription of trades-all ETH-USDT for 10 s")]
@@ -93,10 +100,10 @@ def test_missing_ack_ends_the_connection():
 def test_pings_after_silence_of_ours_even_while_data_flows():
     """Twenty seconds after our last frame comes a text ping, whatever arrives."""
     session = standing(BTC)
-    session.frame(PUSH, PING_AFTER_MS - 1)
+    frame(session, PUSH, PING_AFTER_MS - 1)
     assert session.due() == PING_AFTER_MS
     assert session.tick(PING_AFTER_MS) == [Send("ping")]
-    assert session.frame(b"pong", PING_AFTER_MS + 50) == ()
+    assert frame(session, b"pong", PING_AFTER_MS + 50) == []
     assert session.tick(2 * PING_AFTER_MS - 1) == []
     assert session.tick(2 * PING_AFTER_MS) == [Send("ping")]
 
@@ -115,7 +122,7 @@ def test_silence_of_a_quiet_market_is_no_fault():
     session = standing(BTC)
     for now in range(0, 3_600_000, 1000):
         if session.tick(now):
-            session.frame(b"pong", now + 10)
+            frame(session, b"pong", now + 10)
     assert session.tick(3_600_000) in ([], [Send("ping")])
 
 
@@ -133,8 +140,8 @@ def test_one_refused_symbol_spares_the_others():
     """60018 is told for the one subscription; the rest becomes ready."""
     session = Session([BTC, Subscription("trades-all", "BTC-USTD")])
     session.opened(0)
-    session.frame(ack(BTC), 1)
-    refuse, ready = session.frame(doesnt_exist(Subscription("trades-all", "BTC-USTD")), 2)
+    frame(session, ack(BTC), 1)
+    refuse, ready = frame(session, doesnt_exist(Subscription("trades-all", "BTC-USTD")), 2)
     assert isinstance(refuse, Refuse)
     assert (refuse.subscription.value, refuse.code) == ("BTC-USTD", "60018")
     assert ready == Ready()
@@ -145,7 +152,7 @@ def test_all_refused_is_never_ready():
     """A session with nothing left says so by its refusals alone."""
     session = Session([BTC])
     session.opened(0)
-    assert [type(a) for a in session.frame(doesnt_exist(BTC), 1)] == [Refuse]
+    assert [type(a) for a in frame(session, doesnt_exist(BTC), 1)] == [Refuse]
     assert not session.ready
 
 
@@ -153,7 +160,7 @@ def test_error_without_a_name_is_matched_by_request():
     """A malformed request (60012) refuses what was in it, found by the id that came back."""
     session = Session([BTC, ETH])
     request = json.loads(session.opened(0)[0].text)["id"]
-    refusals = session.frame(error("60012", "Invalid request", request), 1)
+    refusals = frame(session, error("60012", "Invalid request", request), 1)
     assert [a.subscription for a in refusals] == [BTC, ETH]
 
 
@@ -161,25 +168,25 @@ def test_error_about_nothing_of_ours_is_only_logged():
     """An error that names another channel, or nobody, changes nothing."""
     session = Session([BTC, ETH])
     session.opened(0)
-    for frame in (doesnt_exist(Subscription("tickers", "X-Y")), error("60018", "no name at all")):
-        (action,) = session.frame(frame, 1)
+    for data in (doesnt_exist(Subscription("tickers", "X-Y")), error("60018", "no name at all")):
+        (action,) = frame(session, data, 1)
         assert isinstance(action, Log)
-    session.frame(ack(BTC), 2)
-    assert list(session.frame(ack(ETH), 2)) == [Ready()]
+    frame(session, ack(BTC), 2)
+    assert list(frame(session, ack(ETH), 2)) == [Ready()]
 
 
 def test_too_many_requests_waits_ever_longer():
     """60014 pauses all requests for 15 s, then 30 s; what was unanswered is asked again."""
     session = Session([BTC])
     session.opened(0)
-    (told,) = session.frame(error("60014", "Requests too frequent"), 100)
+    (told,) = frame(session, error("60014", "Requests too frequent"), 100)
     assert isinstance(told, Log)
     assert session.tick(15_099) == []
     assert session.due() == 15_100
     assert asked(session.tick(15_100)) == [("subscribe", ["BTC-USDT"])]
-    session.frame(error("60014", "Requests too frequent"), 15_200)
+    frame(session, error("60014", "Requests too frequent"), 15_200)
     assert asked(session.tick(45_199)) == []
-    session.frame(b"pong", 45_199)
+    frame(session, b"pong", 45_199)
     assert asked(session.tick(45_200)) == [("subscribe", ["BTC-USDT"])]
 
 
@@ -187,7 +194,7 @@ def test_passing_refusal_is_asked_again():
     """An internal error of OKX (64007) for one subscription is tried again after five seconds."""
     session = Session([BTC])
     session.opened(0)
-    session.frame(error("64007", "channel:trades-all,instId:BTC-USDT failed due to internal error"), 10)
+    frame(session, error("64007", "channel:trades-all,instId:BTC-USDT failed due to internal error"), 10)
     assert asked(session.tick(5009)) == []
     assert asked(session.tick(5010)) == [("subscribe", ["BTC-USDT"])]
 
@@ -200,9 +207,9 @@ def test_requests_stay_below_the_hourly_budget():
         done += asked(session.add([Subscription("tickers", f"C{n}-USDT")], 1000 + n))
     assert len(done) == REQUESTS_PER_HOUR - 1  # one was spent on opening
     for n in range(REQUESTS_PER_HOUR - 1):
-        session.frame(ack(Subscription("tickers", f"C{n}-USDT")), 2000)
+        frame(session, ack(Subscription("tickers", f"C{n}-USDT")), 2000)
     assert asked(session.tick(3_599_999)) == []
-    session.frame(b"pong", 3_599_999)
+    frame(session, b"pong", 3_599_999)
     ((op, names),) = asked(session.tick(3_600_001))
     assert (op, len(names)) == ("subscribe", 6)
 
@@ -210,10 +217,10 @@ def test_requests_stay_below_the_hourly_budget():
 def test_upgrade_notice_asks_for_a_replacement():
     """64008 does not close: another connection comes first. Other notices are only told."""
     session = standing(BTC)
-    frame = b'{"event":"notice","msg":"Please reconnect.","code":"64008","connId":"8517149b"}'
-    assert session.frame(frame, 1) == [Replace("Please reconnect.")]
-    assert list(session.frame(PUSH, 2)) == [Deliver()]
-    (action,) = session.frame(b'{"event":"notice","msg":"hello","code":"1"}', 3)
+    notice = b'{"event":"notice","msg":"Please reconnect.","code":"64008","connId":"8517149b"}'
+    assert frame(session, notice, 1) == [Replace("Please reconnect.")]
+    assert list(frame(session, PUSH, 2)) == [PUSH]
+    (action,) = frame(session, b'{"event":"notice","msg":"hello","code":"1"}', 3)
     assert isinstance(action, Log)
 
 
@@ -238,34 +245,34 @@ def test_adding_and_removing_need_no_new_connection():
     """More and less are asked for on the same connection; a refused one may be tried again."""
     session = standing(BTC)
     assert asked(session.add([ETH, BTC], 1)) == [("subscribe", ["ETH-USDT"])]
-    session.frame(doesnt_exist(ETH), 2)
+    frame(session, doesnt_exist(ETH), 2)
     assert asked(session.add([ETH], 3)) == [("subscribe", ["ETH-USDT"])]
     assert asked(session.remove([BTC], 4)) == [("unsubscribe", ["BTC-USDT"])]
-    assert session.frame(ack(BTC, "unsubscribe"), 5)[0].level == logging.DEBUG
+    assert frame(session, ack(BTC, "unsubscribe"), 5)[0].level == logging.DEBUG
     assert session.remove([BTC], 6) == []
 
 
 def test_unknown_messages_and_garbage_harm_nothing():
     """Whatever else arrives is passed over; garbage is told three times, not for ever."""
     session = standing(BTC)
-    logs = [a for n in range(10) for a in session.frame(b"\x00\xff" * n + b"{", n)]
+    logs = [a for n in range(10) for a in frame(session, b"\x00\xff" * n + b"{", n)]
     assert len(logs) == 3
-    assert [a.level for a in session.frame(b'{"event":"brand-new"}', 1)] == [logging.DEBUG]
-    assert [a.level for a in session.frame(b'{"event":"channel-conn-count","channel":"x","connCount":"1"}', 1)] == [10]
-    assert list(session.frame(PUSH, 2)) == [Deliver()]
+    assert [a.level for a in frame(session, b'{"event":"brand-new"}', 1)] == [logging.DEBUG]
+    assert [a.level for a in frame(session, b'{"event":"channel-conn-count","channel":"x","connCount":"1"}', 1)] == [10]
+    assert list(frame(session, PUSH, 2)) == [PUSH]
 
 
 def test_a_subscription_is_made_anew_after_it_has_ended():
     """The new one is asked for when the old one's end is confirmed, or OKX knows of none; pushes go on counting."""
     session = standing(BTC, ETH)
-    session.frame(PUSH, 5)
+    frame(session, PUSH, 5)
     assert asked(session.renew([BTC], 10)) == [("unsubscribe", ["BTC-USDT"])]
     assert session.acked == [ETH]
-    assert asked(session.frame(ack(BTC, "unsubscribe"), 20)) == [("subscribe", ["BTC-USDT"])]
-    assert list(session.frame(ack(BTC), 30)) == []
+    assert asked(frame(session, ack(BTC, "unsubscribe"), 20)) == [("subscribe", ["BTC-USDT"])]
+    assert list(frame(session, ack(BTC), 30)) == []
     assert session.seen()[BTC] == Seen(1, PUSH, 30, 30)
     session.renew([BTC], 40)
-    assert asked(session.frame(doesnt_exist(BTC), 50)) == [("subscribe", ["BTC-USDT"])]
+    assert asked(frame(session, doesnt_exist(BTC), 50)) == [("subscribe", ["BTC-USDT"])]
 
 
 def test_an_end_that_is_not_confirmed_ends_the_connection():
@@ -284,9 +291,9 @@ def test_every_kind_of_request_counts_and_is_held_back():
         actions = session.renew([BTC], 1_000 + number)
         if not actions:
             break
-        for action in session.frame(ack(BTC, "unsubscribe"), 1_000 + number):
+        for action in frame(session, ack(BTC, "unsubscribe"), 1_000 + number):
             actions.append(action)
-        session.frame(ack(BTC), 1_000 + number)
+        frame(session, ack(BTC), 1_000 + number)
     assert number == (REQUESTS_PER_HOUR - 1) // 2
     assert session.renew([BTC], 60_000) == []
     assert len(asked(session.remove([ETH], 60_000))) == 1  # the last one of this hour
@@ -298,7 +305,7 @@ def test_every_kind_of_request_counts_and_is_held_back():
 def test_what_is_wanted_again_before_its_end_was_asked_for_stays():
     """An end that was held back is not asked for when the subscription is wanted again."""
     session = standing(BTC, ETH)
-    session.frame(error("60014"), 10)
+    frame(session, error("60014"), 10)
     assert session.remove([ETH], 20) == []
     session.add([ETH], 30)
     ops = [op for op, _ in asked(session.tick(20_000))]

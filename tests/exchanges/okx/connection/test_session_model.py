@@ -75,7 +75,7 @@ class Play:
                 return
             self.now = max(self.now, min(moments))
             while self.okx.answers and self.okx.answers[0][0] <= self.now:
-                self.obey(self.session.frame(self.okx.answers.popleft()[1], self.now))
+                self.obey(self.session.frames([self.okx.answers.popleft()[1]], self.now, []))
             self.obey(self.session.tick(self.now))
 
 
