@@ -16,7 +16,7 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
-from okxcli.exchanges.interface import Feed, PartlyInvalid
+from okxcli.exchanges.interface import BookPlace, Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 60.0
 #: Time between two times that freed memory is given back: the later, the more of it has new neighbours that stay.
 _GIVE_BACK_S = 10.0
+#: What comes within so long of the last that was taken is taken together: a batch is not committed much sooner.
+_TOGETHER_S = 0.02
 #: Rejected messages told one by one; the closing counts have them all.
 _TOLD = 50
 #: Rejected messages of a run that are kept in the table `quarantine`.
@@ -76,6 +78,7 @@ class Collector:
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
         self._next_giving = time.monotonic() + _GIVE_BACK_S
+        self._next_poll = 0.0
         self._wish: Config | None = None  # a configuration that is to be taken up
         self._next_try = 0.0
         self._removed: set[str] = set()
@@ -106,8 +109,11 @@ class Collector:
         self.chores.start()
         while not life.stop and (end is None or time.monotonic() < end):
             # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
-            if life.wait(None if self.keeper.full else self.feed.fileno(), self._wait_s(end)):
+            rest_s = max(self._next_poll - time.monotonic(), 0)
+            fd = None if self.keeper.full or rest_s else self.feed.fileno()
+            if life.wait(fd, min(self._wait_s(end), rest_s) if rest_s else self._wait_s(end)):
                 self.take(self.feed.poll())
+                self._next_poll = time.monotonic() + _TOGETHER_S
             self.tick()
             if life.reload:
                 life.reload = False
@@ -212,7 +218,7 @@ class Collector:
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
         self.messages += len(lines)
-        block, at = b"".join([line + b"\n" for line in lines]), 0
+        block, at = b"".join([line + b"\n" for line in lines if not self._has_book(self._normalizer.book(line))]), 0
         while at < len(block):
             made = self._normalizer.take(block, at)
             if made.taken:
@@ -222,6 +228,11 @@ class Collector:
                 end = block.index(b"\n", at)
                 self._take_one(block[at:end])
                 at = end + 1
+
+    def _has_book(self, place: BookPlace | None) -> bool:
+        """Whether a book of that time is taken already, so that this one need not be read."""
+        every = self.config.books_every_ms
+        return place is not None and every > 0 and self._book_slots.get(place[:2]) == place.timestamp // every
 
     def _take_one(self, line: bytes) -> None:
         try:

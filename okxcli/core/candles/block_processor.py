@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.candles.fill_run import FillRun
-from okxcli.core.candles.processor import RealTimeCandleProcessor
+from okxcli.core.candles.processor import Market, RealTimeCandleProcessor
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.core.tape import Run
 
@@ -79,10 +79,8 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
         super().forget(exchange, symbol)
         self._folder.watch(exchange, symbol, 0, 0, 0)
 
-    def advance(self, now_ms: int) -> int | None:
-        """Write the bars of live symbols that the wall clock says are over; return when to call again, or None."""
-        self._settle_all()
-        return super().advance(now_ms)
+    def _catch_up(self, market: Market) -> None:
+        self._settle(market.exchange, market.symbol)
 
     def finish(self) -> None:
         """Write, at end of input, what late trades changed."""

@@ -7,7 +7,7 @@ Trades go into bars of the greatest common smaller timeframe, larger bars are me
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from heapq import merge
+from heapq import heappop, heappush, merge
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.candles.fill_run import FillRun
@@ -29,11 +29,14 @@ def _by_end(candle: OHLCVCandle) -> tuple[int, int]:
     return candle.timestamp, -candle.start
 
 
-class _Market:
-    """The bars and ids of one symbol."""
+class Market:
+    """The bars and ids of one symbol; `number` is its place among the symbols, `due` when time makes it due."""
 
-    def __init__(self, exchange: str, symbol: str, owner: "RealTimeCandleProcessor") -> None:
+    def __init__(self, exchange: str, symbol: str, number: int, owner: "RealTimeCandleProcessor") -> None:
+        self.exchange = exchange
         self.symbol = symbol
+        self.number = number
+        self.due: int | None = None
         self.clock = 0  # the newest timestamp seen
         self.live = False
         self.ids = IdRanges()
@@ -60,6 +63,7 @@ class _Market:
             for series in self.series:
                 if series.timeframe.end_of(series.timeframe.start_of(part.start)) > until:
                     series.open_bar(part.start, until).merge(part)
+        self._owner.schedule(self)
 
     def trade(self, trade: StandardizedTrade) -> None:
         """Fold one trade in and write what it makes due."""
@@ -211,6 +215,7 @@ class _Market:
             if series.due is not None and series.due < action:
                 action = series.due
         self._action = min(action, clock - clock % 1000 + 1000) if self._owner.partial else action
+        self._owner.schedule(self)
 
 
 class RealTimeCandleProcessor(Outlet):
@@ -244,7 +249,11 @@ class RealTimeCandleProcessor(Outlet):
         self.trades = self.duplicates = self.overlapping = self.late = 0
         self.trade_hooks: list[Callable[[StandardizedTrade], None]] = []
         self._live = live
-        self._markets: dict[tuple[str, str], _Market] = {}
+        self._markets: dict[tuple[str, str], Market] = {}
+        self._made = 0
+        self._dormant: dict[Market, None] = {}  # those that are not live
+        self._dues: list[tuple[int, int, Market]] = []  # a heap; who is due at another time by now is passed over
+        self._scheduled = 0
 
     def on_trade(self, hook: Callable[[StandardizedTrade], None]) -> None:
         """Have `hook` called with every trade that is new, before the candles it makes due."""
@@ -292,10 +301,12 @@ class RealTimeCandleProcessor(Outlet):
         """Count ids that the exchange itself does not have as known."""
         self._market(absent.exchange, absent.symbol).absent(absent.first, absent.last)
 
-    def _market(self, exchange: str, symbol: str) -> _Market:
+    def _market(self, exchange: str, symbol: str) -> Market:
         key = (exchange, symbol)
         if key not in self._markets:
-            self._markets[key] = _Market(exchange, symbol, self)
+            self._made += 1
+            market = self._markets[key] = Market(exchange, symbol, self._made, self)
+            self._dormant[market] = None
         return self._markets[key]
 
     def forget(self, exchange: str, symbol: str) -> None:
@@ -303,28 +314,45 @@ class RealTimeCandleProcessor(Outlet):
         market = self._markets.pop((exchange, symbol), None)
         if market is not None:
             self.write(series.finish() for series in market.series)
+            self._dormant.pop(market, None)
+            market.due = None
 
     def advance(self, now_ms: int) -> int | None:
         """Write the bars of live symbols that the wall clock says are over; return when to call again, or None.
 
         They are written as not complete, and again when final, if anything differs.
         """
-        due: int | None = None
-        for market in self._markets.values():
-            if not market.live:
-                market.live = (
-                    market.clock > 0
-                    and self._live is not False
-                    and (self._live is True or now_ms - market.clock < LIVE_MS)
-                )
-                if not market.live:
-                    continue
+        for market in list(self._dormant):
+            self._catch_up(market)
+            newest = market.clock
+            if newest > 0 and self._live is not False and (self._live is True or now_ms - newest < LIVE_MS):
+                market.live = True
+                del self._dormant[market]
+                self.schedule(market)
+        ready: list[Market] = []
+        while self._dues and (self._dues[0][0] <= now_ms or self._dues[0][0] != self._dues[0][2].due):
+            due, _, market = heappop(self._dues)
+            if due == market.due:
+                market.due = None
+                ready.append(market)
+        for market in sorted(ready, key=lambda one: one.number):
+            self._catch_up(market)
             self.write(series.provisional(now_ms, self.grace_ms) for series in market.series)
-            for series in market.series:
-                end = series.next_end()
-                if end is not None and (due is None or end + self.grace_ms < due):
-                    due = end + self.grace_ms
-        return due
+            self.schedule(market)
+        return self._dues[0][0] if self._dues else None
+
+    def schedule(self, market: Market) -> None:
+        """Note when a live market is to be looked at by the wall clock."""
+        if market.live:
+            ends = [end for series in market.series if (end := series.next_end()) is not None]
+            due = min(ends) + self.grace_ms if ends else None
+            if due is not None and due != market.due:
+                self._scheduled += 1
+                heappush(self._dues, (due, self._scheduled, market))
+            market.due = due
+
+    def _catch_up(self, market: Market) -> None:
+        """Fold in what is held back of a market, before it is looked at."""
 
     def finish(self) -> None:
         """Write, at end of input, what late trades changed; running bars are not written, unless `partial`."""

@@ -263,6 +263,56 @@ def test_history_is_not_closed_by_the_wall_clock():
     assert maker.advance(T0 + 60_000) is None
 
 
+class LooksAtAll(RealTimeCandleProcessor):
+    """What `advance` is to make and return, by a look at every symbol."""
+
+    def advance(self, now_ms):
+        dues = []
+        for market in self._markets.values():
+            market.live = market.live or (market.clock > 0 and now_ms - market.clock < 60_000)
+            if market.live:
+                self.write(series.provisional(now_ms, self.grace_ms) for series in market.series)
+                dues += [end + self.grace_ms for series in market.series if (end := series.next_end()) is not None]
+        return min(dues, default=None)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_is_not_due_need_not_be_looked_at(seed):
+    """Any trades of many symbols, late and repeated ones too, at any times by the wall clock."""
+    rng = random.Random(seed)
+    options = {"lateness_ms": rng.choice([0, 1500]), "grace_ms": rng.choice([0, 700]), "fill": rng.random() < 0.5}
+    symbols = [f"S{n}-USDT" for n in range(7)]
+    ids, made, at, dues = dict.fromkeys(symbols, 1), ([], []), 0, set()
+    makers = [kind("1s,5s", made[n].append, **options) for n, kind in enumerate((RealTimeCandleProcessor, LooksAtAll))]
+    for _ in range(400):
+        at += rng.choice([0, 30, 400, 2500, 70_000 if rng.random() < 0.02 else 0])
+        symbol = rng.choice(symbols[: 1 + at // 4000])
+        ids[symbol] += rng.choice([0, 1, 1, 1, 2])
+        moment = max(0, at - rng.choice([0, 0, 0, 100, 1200, 4000]))
+        gone = rng.choice(symbols) if rng.random() < 0.02 else None
+        now = T0 + at + rng.choice([-3000, 0, 50, 900])
+        found = []
+        for maker in makers:
+            if gone is not None:
+                maker.forget("okx", gone)
+            maker.feed(trade(ids[symbol], moment, symbol=symbol))
+            found.append(maker.advance(now))
+        assert found[0] == found[1]
+        dues.add(found[0])
+    assert made[0] == made[1] and len(dues) > 20 and any(not c.complete for c in made[0])
+
+
+def test_time_alone_costs_nothing_for_symbols_that_are_not_due(monkeypatch):
+    """A thousand symbols that wait for the end of their bars are not looked at every time."""
+    maker = RealTimeCandleProcessor("1m", emit=pytest.fail)
+    for number in range(1000):
+        maker.feed(trade(1, number, symbol=f"S{number}-USDT"))
+    assert maker.advance(T0 + 1000) == T0 + 62_000
+    monkeypatch.setattr("okxcli.core.candles.series.Series.next_end", pytest.fail)
+    monkeypatch.setattr("okxcli.core.candles.series.Series.provisional", pytest.fail)
+    assert maker.advance(T0 + 61_999) == T0 + 62_000
+
+
 def test_flat_bars_only_where_the_ids_prove_the_quiet():
     """With fill, a quiet that the ids prove has flat bars at the last close; an outage never."""
     bars = run([trade(1, 0, "7"), trade(2, 3100, "8"), trade(4, 5100)], "1s", fill=True)

@@ -65,6 +65,11 @@ class Tape:
     ask_ms: int = 0
     doubts: Doubts = field(default_factory=Doubts)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is to be done for it before another line comes."""
+        return not (self.held or self.past or self.waiting is not None or self.fetching is not None or self.doubts)
+
     def hold(self, held: Held) -> None:
         """Have a line wait, in its place."""
         if self.held and held < self.held[-1]:

@@ -65,12 +65,11 @@ class GapTracker:
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._evidence_ms = evidence_ms
-        self._symbols = {name.encode(): self._begin(name, resume or {}) for name in symbols}
-        for tape in self._symbols.values():
-            tape.past |= since
+        self._symbols = {name.encode(): self._begin(name, resume or {}, since) for name in symbols}
+        self._restless = {tape.name: tape for tape in self._symbols.values()}  # those that want more than the next line
 
-    def _begin(self, name: str, resume: Mapping[str, int]) -> Tape:
-        tape = Tape(name, doubts=Doubts(self._evidence_ms))
+    def _begin(self, name: str, resume: Mapping[str, int], since: bool = False) -> Tape:
+        tape = Tape(name, past=since, doubts=Doubts(self._evidence_ms))
         if name in resume:
             tape.last = tape.lowest = resume[name]
             tape.written.add(tape.last, tape.last)
@@ -84,6 +83,7 @@ class GapTracker:
         """
         before = self._symbols
         self._symbols = {name.encode(): before.get(name.encode()) or self._begin(name, resume) for name in symbols}
+        self._restless = {tape.name: tape for tape in self._symbols.values()}
         gone = [tape for key, tape in before.items() if key not in self._symbols]
         return [line for tape in gone for line in self._all(tape, "it is not wanted any more")]
 
@@ -93,18 +93,13 @@ class GapTracker:
         """Take lines that have come; return those to be written now. `overlap`: two sockets bring them."""
         out: list[bytes] = []
         for line in lines:
-            if not line.startswith(HEAD):
-                out.append(line)
+            ids = ids_of(line) if line.startswith(HEAD) else None
+            tape = None if ids is None else self._symbols.get(ids[0])
+            if ids is None or tape is None:
+                out.append(line)  # if something is wrong with it, whoever reads it says so
                 continue
-            ids = ids_of(line)
-            if ids is None:
-                out.append(line)  # whoever reads it says what is wrong with it
-                continue
-            name, first, last = ids
-            tape = self._symbols.get(name)
-            if tape is None:
-                out.append(line)
-            elif tape.waiting is not None or (tape.past and tape.full(self._max_lines, self._max_bytes)):
+            _, first, last = ids
+            if tape.waiting is not None or (tape.past and tape.full(self._max_lines, self._max_bytes)):
                 self._put_by(tape, line)
             elif first - 1 == tape.last and not tape.held and not tape.past:
                 out.append(line)
@@ -116,6 +111,7 @@ class GapTracker:
 
     def _odd(self, tape: Tape, held: Held, out: list[bytes], overlap: bool) -> None:
         """Take a line that is not simply the next one."""
+        self._restless[tape.name] = tape
         if tape.written.covers(held.first, held.last):
             self.counts["old"] += 1
         elif tape.last is None and not tape.past:
@@ -229,6 +225,7 @@ class GapTracker:
         tape = self._symbols.get(fetch.symbol.encode())
         if tape is None or (tape.last is None and tape.fetching is not fetch):
             return []
+        self._restless[tape.name] = tape
         if fetch.doubt:
             return self._late(tape, page, now)
         out: list[bytes] = []
@@ -338,14 +335,14 @@ class GapTracker:
     def tick(self, now: int) -> list[bytes]:
         """Do what time has made due; return lines to be written."""
         out: list[bytes] = []
-        for tape in self._symbols.values():
+        for tape in self._restless.values():
             self._bound(tape, now, out)
             self._take_up(tape, now, out)
         return out
 
     def fetches(self, now: int) -> Iterator[Fetch]:
         """Yield what to ask REST for now; each stays open until `ended` or `failed`."""
-        for tape in self._symbols.values():
+        for tape in self._restless.values():
             if tape.fetching is None and now >= tape.ask_ms:
                 tape.fetching = self._fetch(tape, now)
                 if tape.fetching is not None:
@@ -367,8 +364,9 @@ class GapTracker:
 
     def due(self) -> int | None:
         """Return when `tick` and `fetches` are to be called next; None: not before something comes."""
+        self._restless = {name: tape for name, tape in self._restless.items() if not tape.at_rest}
         dues: list[int] = []
-        for tape in self._symbols.values():
+        for tape in self._restless.values():
             if tape.held and not tape.past:
                 dues.append(tape.held[0].came + self._wait_ms)
             if tape.fetching is None and (tape.past or tape.held):

@@ -55,6 +55,9 @@ class Doubts:
             return False
         return True
 
+    def __bool__(self) -> bool:
+        return bool(self._open) or self._asked is not None
+
     def drop(self) -> list[tuple[int, int]]:
         """Ask for nothing more; return the ids that are still in doubt."""
         left, self._open, self._asked = self._open, [], None

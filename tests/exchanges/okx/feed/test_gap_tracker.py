@@ -451,3 +451,25 @@ def test_any_faults_give_the_whole_tape(data):
         for n in range(int(json.loads(text)["first"]), int(json.loads(text)["last"]) + 1)
     }
     assert told <= absent
+
+
+def test_symbols_at_rest_are_not_looked_at(monkeypatch):
+    """Among a thousand symbols only the one with a hole is asked for, and only it has a due."""
+    symbols = [f"S{n}-USDT" for n in range(1000)]
+    holes = GapTracker(symbols)
+    for number in (5, 6):
+        holes.feed([line(number, symbol) for symbol in symbols], 0)
+    assert list(holes.fetches(1)) == [] and holes.due() is None
+    looked = []
+    bound = holes._bound
+    monkeypatch.setattr(holes, "_bound", lambda tape, *rest: (looked.append(tape.name), bound(tape, *rest)))
+    assert holes.feed([line(9, "S3-USDT"), line(7, "S4-USDT")], 10) == [line(7, "S4-USDT")]
+    looked.clear()
+    assert holes.tick(11) == [] and looked == ["S3-USDT"]
+    (fetch,) = holes.fetches(11)
+    assert (fetch.symbol, fetch.first, fetch.last) == ("S3-USDT", 7, 8)
+    out = holes.page(fetch, Page([line(n, "S3-USDT") for n in (7, 8)], 7, 8, [], True), 12) + holes.ended(fetch, 12)
+    assert ids(out, "S3-USDT") == [7, 8, 9]
+    assert holes.due() is None
+    looked.clear()
+    assert holes.tick(13) == [] and looked == []
