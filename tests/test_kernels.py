@@ -92,12 +92,72 @@ def test_many_lines_at_a_time_say_what_each_says():
 
 
 @built
-def test_every_recorded_push_of_trades_is_taken():
+def test_every_recorded_push_of_everyday_channels_is_taken():
     """The everyday forms are those that OKX sends."""
     normalizer = Normalizer()
-    pushes = [line for line in raw_corpus() if line.startswith(b'{"arg":{"channel":"trades')]
+    heads = tuple(b'{"arg":{"channel":"' + name for name in (b"trades", b"books5", b"tickers"))
+    pushes = [line for line in raw_corpus() if line.startswith(heads)]
     assert len(pushes) > 100
     assert [line for line in pushes if normalizer.take(line + b"\n", 0).taken != 1] == []
+
+
+def snapshot(channel, row, **behind):
+    message = {"arg": {"channel": channel, "instId": "BTC-USDT"}, "data": [row]} | behind
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def book(channel="books5", **changed):
+    row = {
+        "asks": [["10.50", "1.0", "0", "2"], ["10.6", "0", "0", "0"], ["101", "3", "0", "2"]],
+        "bids": [["10.4", "5", "0", "1"], ["9.95", "7", "0", "2"]],
+        "instId": "BTC-USDT", "ts": str(NOW), "seqId": 7,
+    }  # fmt: skip
+    return snapshot(channel, {key: value for key, value in (row | changed).items() if value is not None})
+
+
+def ticker(**changed):
+    row = {"instType": "SPOT", "instId": "BTC-USDT", "last": "10.50", "lastSz": "0", "askPx": "", "vol24h": "100.0",
+           "volCcy24h": "1050", "ts": str(NOW)}  # fmt: skip
+    return snapshot("tickers", {key: value for key, value in (row | changed).items() if value is not None})
+
+
+#: Good ones in every everyday form, and ones of which the Python road has something to say, or knows more.
+TAKEN = [
+    book(), book(seqId=None), book(instId=None), book("bbo-tbt", instId=None), book(asks=[]), book(bids=[], asks=[]),
+    book(asks=[["9", "1"], ["10", "1"], ["10.5", "1"], ["10.51", "1"], ["11", "1"]]),
+    book(asks=[["0.9", "1"], ["0.91", "1"]], bids=[["100.1", "1"], ["99.9", "1"], ["99.89", "1"]]),
+    snapshot("books5", json.loads(book())["data"][0], origin="tape", received=NOW - 3_600_000),
+    ticker(), ticker(instType="MARGIN"), ticker(instType="SWAP"), ticker(instType="FUTURES"), ticker(sodUtc8="0.0"),
+    ticker(last=None, lastSz=None), ticker(volCcy24h=""),
+    snapshot("tickers", json.loads(ticker())["data"][0], received=NOW),
+]  # fmt: skip
+LEFT = [
+    book(asks=[["10.5", "1"], ["10.50", "1"]]), book(asks=[["10.6", "1"], ["10.5", "1"]]),
+    book(bids=[["9.9", "1"], ["10", "1"]]), book(asks=[["0", "1"]]), book(asks=[["10", "-1"]]), book(asks=[["10"]]),
+    book(asks=[["10", ""]]), book(asks=[["1e1", "1"]]), book(asks=[[str(n), "1"] for n in range(1, 12)]),
+    book(instId="ETH-USDT"), book(ts=None), book(ts=str(NOW + 86_400_001)), book(ts=NOW), book(seqId="7"), book(more=1),
+    book(seqId=-1), book().replace(b'"seqId":7', b'"seqId":7,"seqId":8'), book("books5-x"),
+    snapshot("books5", json.loads(book())["data"][0], received=NOW - 3_600_001),
+    ticker(instType=""), ticker(instType=None), ticker(instType="EVENTS"), ticker(instId="X"), ticker(ts=None),
+    ticker(last="-1"), ticker(last="1e5"), ticker(last=" 1"), ticker(last=1), ticker(more=""), ticker(ts=""),
+    ticker(ts=str(NOW + 86_400_001)), ticker().replace(b'"last":', b'"last":"1","last":'),
+]  # fmt: skip
+
+
+@built
+@pytest.mark.parametrize("line", TAKEN)
+def test_everyday_books_and_tickers_are_taken(line):
+    """As the Python road reads them."""
+    normalizer = Normalizer(lambda: NOW)
+    made = normalizer.take(line + b"\n", 0)
+    assert made == (b"".join(map(encode, normalizer.feed(line))), 1, len(line) + 1, 1)
+
+
+@built
+@pytest.mark.parametrize("line", LEFT)
+def test_other_books_and_tickers_are_left(line):
+    """Whatever the Python road refuses, or reads in another way."""
+    assert Normalizer(lambda: NOW).take(line + b"\n", 0) == (b"", 0, 0, 0)
 
 
 @built

@@ -35,6 +35,7 @@ _OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
 )
 _ANY = msgspec.json.Decoder()
 _TRADES = msgspec.json.Decoder(StandardizedTrade, strict=True)
+_TICKER_KEYS = [(f'"{name}"'.encode(), name.count("_")) for name in TICKER_NUMBERS]
 _TRADE_HEAD, _NEXT_TRADE = b'{"type":"trade"', b'}\n{"type":"trade"'
 _PLUS, _BACKSLASH = b"+\\"
 #: A point without a digit on both sides. The search begins at points, of which a line has few.
@@ -139,6 +140,8 @@ def _underscores(kind: type, line: bytes, symbol: str) -> int:
         return 8 + symbol.count("_")
     if kind is BookSnapshot:
         return (b'"seq_id"' in line) + symbol.count("_")
+    if kind is Ticker:
+        return sum(count for key, count in _TICKER_KEYS if key in line) + symbol.count("_")
     return -1
 
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Counted up whenever what a kernel takes, gives or means changes: okxcli/runtime/road.py leaves others alone. */
-#define KERNEL 1
+#define KERNEL 2
 
 typedef struct {
     const char *p, *end;
@@ -86,16 +86,17 @@ static inline int label(Cursor *c, Span *span) {
     return 1;
 }
 
-/* A positive number in plain notation; the span leaves out zeros that say nothing behind the point, and its point. */
-static inline int positive(Cursor *c, Span *span) {
+/* A number in plain notation, of which `any` says that it is not zero; the span leaves out zeros that say nothing behind
+   the point, and its point. */
+static inline int decimal(Cursor *c, Span *span, char *any) {
     const char *start = c->p;
-    char any = 0;
-    while (c->p < c->end && is_digit(*c->p)) any |= (char)(*c->p++ ^ '0');
+    *any = 0;
+    while (c->p < c->end && is_digit(*c->p)) *any |= (char)(*c->p++ ^ '0');
     int size = (int)(c->p - start);
     if (size < 1 || size > WHOLE_MAX || (size > 1 && *start == '0')) return 0;
     if (c->p < c->end && *c->p == '.') {
         const char *places = ++c->p;
-        while (c->p < c->end && is_digit(*c->p)) any |= (char)(*c->p++ ^ '0');
+        while (c->p < c->end && is_digit(*c->p)) *any |= (char)(*c->p++ ^ '0');
         if (c->p == places || c->p - places > PLACES_MAX) return 0;
         const char *last = c->p;
         while (last > places && last[-1] == '0') last--;
@@ -103,7 +104,17 @@ static inline int positive(Cursor *c, Span *span) {
     }
     span->at = start;
     span->size = size;
-    return any != 0;
+    return 1;
+}
+
+static inline int positive(Cursor *c, Span *span) {
+    char any;
+    return decimal(c, span, &any) && any;
+}
+
+static inline int amount(Cursor *c, Span *span) {
+    char any;
+    return decimal(c, span, &any);
 }
 
 static inline int same(Span a, Span b) { return a.size == b.size && memcmp(a.at, b.at, (size_t)a.size) == 0; }

@@ -72,22 +72,11 @@ class Taken(NamedTuple):
     taken: int
 
 
-class BookPlace(NamedTuple):
-    """What a book is of, and of when (ms)."""
-
-    symbol: str
-    origin: str
-    timestamp: int
-
-
 class Normalizer(Protocol):
     """Raw lines in, lines of ours out; remembers what instruments are."""
 
     def take(self, block: bytes, at: int) -> Taken:
         """Read whole raw lines from an offset on, up to the first that is not of an everyday form, for `feed`."""
-
-    def book(self, line: bytes) -> BookPlace | None:
-        """Return what a raw line is of, if it is an everyday push of a book; its levels may still be wrong."""
 
     def feed(self, line: bytes) -> list[Line]:
         """Return what a raw line says; nothing for control messages and for channels that have no line.

@@ -6,6 +6,7 @@ in the inbox, which is bounded and stops reading the sockets when it is full.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
-from okxcli.exchanges.interface import BookPlace, Feed, PartlyInvalid
+from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
@@ -44,6 +45,11 @@ _TOLD = 50
 _QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
+#: How a trade begins, and the symbol, time and origin of a book; both as `core.codec` writes them.
+_TRADE = b'{"type":"trade",'
+_BOOK = re.compile(
+    rb'\{"type":"book","exchange":"[^"]*","symbol":"([^"]*)","timestamp":([0-9]+),.*"origin":"([^"]*)"\}'
+).fullmatch
 
 
 @dataclass(eq=False)
@@ -218,21 +224,35 @@ class Collector:
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
         self.messages += len(lines)
-        block, at = b"".join([line + b"\n" for line in lines if not self._has_book(self._normalizer.book(line))]), 0
+        block, at = b"".join([line + b"\n" for line in lines]), 0
         while at < len(block):
             made = self._normalizer.take(block, at)
             if made.taken:
-                self._take_fills(made.lines + b"\n")
+                self._take_made(made.lines)
             at = made.next
             if at < len(block):
                 end = block.index(b"\n", at)
                 self._take_one(block[at:end])
                 at = end + 1
 
-    def _has_book(self, place: BookPlace | None) -> bool:
-        """Whether a book of that time is taken already, so that this one need not be read."""
+    def _take_made(self, lines: bytes) -> None:
+        """Put lines of ours through: trades by the block, of books only those that are wanted."""
+        every = lines.split(b"\n")
+        trades = [line for line in every if line.startswith(_TRADE)]
+        for line in every if len(trades) < len(every) else ():
+            if not line.startswith(_TRADE) and not self._is_needless(line):
+                self._guarded(self._route, line)
+        if trades:
+            self._take_fills(b"\n".join(trades) + b"\n")
+
+    def _is_needless(self, line: bytes) -> bool:
+        found = _BOOK(line)
+        return found is not None and self._has_book(found[1].decode(), found[3].decode(), int(found[2]))
+
+    def _has_book(self, symbol: str, origin: str, timestamp: int) -> bool:
+        """Whether the span of that time has a book already: one of each is stored."""
         every = self.config.books_every_ms
-        return place is not None and every > 0 and self._book_slots.get(place[:2]) == place.timestamp // every
+        return bool(every) and self._book_slots.get((symbol, origin)) == timestamp // every
 
     def _take_one(self, line: bytes) -> None:
         try:
@@ -267,7 +287,7 @@ class Collector:
             self._candles.feed(trade)
 
     def _guarded(self, act: Callable[[Line], None], line: bytes) -> None:
-        """Do something with what a trade line says; a bug costs that line alone."""
+        """Do something with what a line of ours says; a bug costs that line alone."""
         try:
             act(decode(line))
         except BUGS as error:
@@ -290,11 +310,10 @@ class Collector:
     def _route(self, item: Line) -> None:
         """Give one line to those whom it concerns, a bar before the trade that closed it."""
         if isinstance(item, BookSnapshot):
+            if self._has_book(item.symbol, item.origin, item.timestamp):
+                return
             if self.config.books_every_ms:
-                key, slot = (item.symbol, item.origin), item.timestamp // self.config.books_every_ms
-                if self._book_slots.get(key) == slot:
-                    return
-                self._book_slots[key] = slot
+                self._book_slots[item.symbol, item.origin] = item.timestamp // self.config.books_every_ms
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self.keeper.add(item)

@@ -28,6 +28,7 @@ from okxcli.storage.write.trade_tables import is_merged
 
 _NOW = 1_747_087_200_000
 _SYMBOLS = ("BTC-USDT", "BTC-USDC", "PEPE-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP", "X")
+_EVERYDAY = tuple(b'{"arg":{"channel":"' + name for name in (b"trades", b"books5", b"bbo-tbt", b"tickers"))
 _INSTRUMENT = (
     '{"type":"instrument","exchange":"okx","symbol":"BTC-USD%s-SWAP","kind":"swap","state":"live",'
     '"contract_type":"%s","contract_value":"0.01","contract_multiplier":"1"}'
@@ -50,11 +51,11 @@ class Roads:
         return self._runs is not None
 
     def run(self, raw: list[bytes], inputs: int) -> None:
-        """Try raw lines, of trades above all, and markets."""
-        trades = Mutator(str(self._rng.random()), [line for line in raw if b'"channel":"trades' in line])
+        """Try raw lines, of what the kernels take above all, and markets."""
+        everyday = Mutator(str(self._rng.random()), [line for line in raw if line.startswith(_EVERYDAY)])
         others = Mutator(str(self._rng.random()), raw)
         for _ in range(inputs // 2):
-            self.feed((others if self._rng.random() < 0.2 else trades).next())
+            self.feed((others if self._rng.random() < 0.2 else everyday).next())
         while self.tally.inputs < inputs:
             self.market(self._rng.choice([3, 30, 200]))
 

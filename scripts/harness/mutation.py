@@ -181,12 +181,26 @@ def raw_corpus() -> list[bytes]:
             for row in islice(json.loads(gzip.decompress(path.read_bytes()))["data"], 200):
                 push = {"arg": {"channel": "instruments", "instType": row["instType"]}, "data": [row]}
                 lines.append(json.dumps(push, separators=(",", ":")).encode())
+    lines += [book for line in lines if (book := _few_levels(line))]
     # Most recordings are of the merged channel; the tape is another one.
     lines += [line.replace(b'"channel":"trades"', b'"channel":"trades-all"') for line in lines[:2_000]]
     stamped = (line[:-1] + b',"origin":"rest","received":1747087163601}' for line in lines[:1_000])
     lines += [line for line in stamped if line.startswith(b'{"arg"')]
     lines.append(b'{"event":"absent","arg":{"channel":"trades-all","instId":"BTC-USDT"},"first":"105","last":"106"}')
     return lines
+
+
+def _few_levels(line: bytes) -> bytes | None:
+    """Return a push of `books5` with the levels of a recorded one of `books`; None of all else."""
+    if not line.startswith(b'{"arg":{"channel":"books"'):
+        return None
+    push = json.loads(line)
+    instrument = push["arg"]["instId"]
+    kept = ("asks", "bids", "ts", "seqId")
+    rows = [{key: value for key, value in row.items() if key in kept} for row in push["data"]]
+    rows = [{**row, "asks": row["asks"][:5], "bids": row["bids"][:5], "instId": instrument} for row in rows]
+    book = {"arg": {"channel": "books5", "instId": instrument}, "data": rows}
+    return json.dumps(book, separators=(",", ":")).encode()
 
 
 def our_corpus(raw: Sequence[bytes]) -> list[bytes]:

@@ -28,9 +28,6 @@ class _Normalizer:
     def take(self, block, at):
         return Taken(b"", 0, at, 0)
 
-    def book(self, line):
-        return None
-
     def feed(self, line):
         parts = line.decode().split(";")
         if len(parts) != 7 or parts[0] != "TOY":

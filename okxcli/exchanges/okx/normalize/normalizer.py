@@ -14,10 +14,10 @@ from okxcli.core import checks
 from okxcli.core.codec import any_json
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
-from okxcli.exchanges.interface import BookPlace, PartlyInvalid, Taken
+from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
-from okxcli.exchanges.okx.normalize.push_pattern import PushPattern, book_of
+from okxcli.exchanges.okx.normalize.push_pattern import PushPattern
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
     TIMEFRAMES,
@@ -123,12 +123,8 @@ class Normalizer:
         return self._message(line)
 
     def take(self, block: bytes, at: int) -> Taken:
-        """Turn raw lines from an offset on into trade lines, up to the first that is no everyday push of trades."""
+        """Turn raw lines from an offset on into lines of ours, up to the first that is no everyday push."""
         return Taken(*self._pushes.normalize(block, at, self._clock()))
-
-    def book(self, line: bytes) -> BookPlace | None:
-        """Return what a raw line is of, if it is an everyday push of a book."""
-        return book_of(line)
 
     def counts(self) -> dict[str, int]:
         """Return the counts for the closing line of a filter."""

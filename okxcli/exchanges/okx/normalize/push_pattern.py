@@ -1,13 +1,13 @@
 """Everyday pushes of trades to trade lines by one regular expression a block: what a machine without kernels does.
 
-It takes what the kernel beside it takes, but for rarer forms: several rows, needless zeros, other orders of keys. What
+It takes what the kernel beside it takes of trades, but for rarer forms: several rows, needless zeros, keys in another
+order. What
 it does not match to the byte is left to `Normalizer.feed`.
 """
 
 import re
 
 from okxcli.core.model import AHEAD_MS, UNSTAMPED_AHEAD_MS
-from okxcli.exchanges.interface import BookPlace
 
 #: Bytes matched at a time.
 _PIECE = 1 << 15
@@ -22,18 +22,6 @@ _LINE = re.compile(
     rf'(?:,"origin":"([a-z0-9][a-z0-9-]{{0,31}})")?(?:,"received":{_TIME})?\}}|[^\n]*)\n'
 ).findall
 _Groups = tuple[str, ...]
-_LEVEL = rb'\["[0-9.]{1,40}","[0-9.]{1,40}","0","[0-9]{1,9}"\]'
-_SIDE = rb"\[(?:%b(?:,%b){0,4})?\]" % (_LEVEL, _LEVEL)
-_BOOK = re.compile(
-    rb'\{"arg":\{"channel":"(books5|bbo-tbt)","instId":"([A-Za-z0-9][A-Za-z0-9-]{0,63})"\},"data":\[\{"asks":%b,"bids":%b'
-    rb'(?:,"instId":"\2")?,"ts":"([1-9][0-9]{12})","seqId":[0-9]{1,18}\}\](?:,"received":[0-9]{13})?\}' % (_SIDE, _SIDE)
-).fullmatch
-
-
-def book_of(line: bytes) -> BookPlace | None:
-    """Return what an everyday push of a book is of, without looking at its levels; None for any other line."""
-    found = _BOOK(line)
-    return None if found is None else BookPlace(found[2].decode(), found[1].decode(), int(found[3]))
 
 
 class PushPattern:

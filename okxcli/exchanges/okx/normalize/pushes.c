@@ -1,10 +1,10 @@
-/* Pushes of trades, a block at a time, to trade lines: those that OKX sends every day, byte for byte as the Python road
-   writes them. The first line that is not exactly such a push ends the call: it is the Python road's. */
+/* Pushes, a block at a time, to lines of ours: those of trades, small books and tickers that OKX sends every day, byte for
+   byte as the Python road writes them. The first line that is not exactly such a push ends the call: it is the Python road's. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include "../../../core/text.h"
+#include "snapshots.h"
 
 /* What one row can come to at most: its parts are bounded, and so are the words around them. */
 #define ROW_MAX 640
@@ -16,12 +16,6 @@ typedef struct {
     Span id, price, size, side, time, count, source;
     int64_t timestamp;
 } Row;
-
-/* What comes after the rows of a push. */
-typedef struct {
-    Span received, origin;
-    int64_t received_ms;
-} Tail;
 
 /* One value of a row, behind its key and colon; 0 where it is none of the usual, or the key came before. */
 static int value(Cursor *c, int key, Row *row, Span symbol, int *seen) {
@@ -92,18 +86,6 @@ static int row_of(Cursor *c, Span symbol, Row *row) {
            (row->count.size == row->id.size && memcmp(row->count.at, row->id.at, (size_t)row->id.size) <= 0);
 }
 
-static int tail_of(Cursor *c, Span channel, Tail *tail) {
-    tail->received = (Span){NULL, 0};
-    tail->received_ms = 0;
-    tail->origin = channel;
-    if (!LITERAL(c, "]")) return 0;
-    int told = LITERAL(c, ",\"origin\":\"");
-    if (told && (!label(c, &tail->origin) || !LITERAL(c, "\""))) return 0;
-    if (LITERAL(c, ",\"received\":") && !moment(c, &tail->received, &tail->received_ms)) return 0;
-    if (!told && LITERAL(c, ",\"origin\":\"") && (!label(c, &tail->origin) || !LITERAL(c, "\""))) return 0;
-    return LITERAL(c, "}") && c->p == c->end;
-}
-
 static void write_row(Text *text, Span symbol, const Row *row, const Tail *tail) {
     PUT(text, "{\"type\":\"trade\",\"exchange\":\"okx\",\"symbol\":\"");
     PUT_SPAN(text, symbol);
@@ -119,9 +101,7 @@ static void write_row(Text *text, Span symbol, const Row *row, const Tail *tail)
     PUT_SPAN(text, row->size);
     PUT(text, "\",\"timestamp\":");
     PUT_SPAN(text, row->time);
-    PUT(text, ",\"received\":");
-    if (tail->received_ms) PUT_SPAN(text, tail->received);
-    else PUT(text, "null");
+    put_received(text, tail);
     PUT(text, ",\"source\":");
     if (row->source.size) PUT_SPAN(text, row->source);
     else PUT(text, "null");
@@ -130,19 +110,12 @@ static void write_row(Text *text, Span symbol, const Row *row, const Tail *tail)
     PUT(text, "\"}\n");
 }
 
-/* One line without its newline: the number of lines that it gave, 0 if it is not ours, -1 without memory. The rows are
-   read twice where there are several, since what is said behind them goes into each. */
-static int push(const char *start, const char *end, int64_t now, Text *text) {
-    Cursor c = {start, end};
-    Span channel, symbol;
+/* The rows of a push of trades: how many, 0 if they are not ours, -1 without memory. They are read twice where there are
+   several, since what is said behind them goes into each. */
+static int trades(Cursor c, Span channel, Span symbol, int64_t now, Text *text) {
     Tail tail;
     Row row;
     int rows = 0;
-    if (!LITERAL(&c, "{\"arg\":{\"channel\":\"")) return 0;
-    channel.at = c.p;
-    if (!LITERAL(&c, "trades-all\"") && !LITERAL(&c, "trades\"")) return 0;
-    channel.size = (int)(c.p - channel.at) - 1;
-    if (!LITERAL(&c, ",\"instId\":\"") || !symbol_name(&c, &symbol) || !LITERAL(&c, "\"},\"data\":[")) return 0;
     Cursor first = c;
     do {
         if (!row_of(&c, symbol, &row)) return 0;
@@ -164,6 +137,21 @@ static int push(const char *start, const char *end, int64_t now, Text *text) {
         write_row(text, symbol, &row, &tail);
     }
     return rows;
+}
+
+/* One line without its newline: the number of lines that it gave, 0 if it is not ours, -1 without memory. */
+static int push(const char *start, const char *end, int64_t now, Text *text) {
+    Cursor c = {start, end};
+    Span channel, symbol;
+    if (!LITERAL(&c, "{\"arg\":{\"channel\":\"")) return 0;
+    channel.at = c.p;
+    int fills = LITERAL(&c, "trades-all\"") || LITERAL(&c, "trades\"");
+    int books = !fills && (LITERAL(&c, "books5\"") || LITERAL(&c, "bbo-tbt\""));
+    if (!fills && !books && !LITERAL(&c, "tickers\"")) return 0;
+    channel.size = (int)(c.p - channel.at) - 1;
+    if (!LITERAL(&c, ",\"instId\":\"") || !symbol_name(&c, &symbol) || !LITERAL(&c, "\"},\"data\":[")) return 0;
+    if (fills) return trades(c, channel, symbol, now, text);
+    return books ? book(&c, channel, symbol, now, text) : ticker(&c, channel, symbol, now, text);
 }
 
 static PyObject *normalize(PyObject *self, PyObject *args) {
@@ -203,7 +191,7 @@ done:
 
 PyDoc_STRVAR(normalize_doc,
              "normalize(block, at, now_ms) -> (lines, made, next, taken)\n\n"
-             "Turn the whole lines of a block from an offset on into trade lines, up to the first that is no everyday push.\n"
+             "Turn the whole lines of a block from an offset on into lines of ours, up to the first that is no everyday push.\n"
              "`lines` are joined by newlines, `made` is how many they are, `taken` how many were read, up to `next`.");
 
 static PyMethodDef methods[] = {{"normalize", normalize, METH_VARARGS, normalize_doc}, {NULL, NULL, 0, NULL}};
@@ -213,7 +201,7 @@ static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_pushes", "Everyday pushes of trades to trade lines.", 0, methods, slots, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_pushes", "Everyday pushes to lines of ours.", 0, methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__pushes(void);

@@ -245,34 +245,6 @@ def test_books(channel, inner):
     )
 
 
-SIDES = {"asks": BOOK["asks"], "bids": BOOK["bids"]}
-
-
-@pytest.mark.parametrize(
-    ("line", "place"),
-    [
-        (push("books5", {**SIDES, "instId": "BTC-USDT", "ts": BOOK["ts"], "seqId": 7}), "books5"),
-        (push("bbo-tbt", {**BOOK, "asks": []}, received=1747087163600), "bbo-tbt"),
-        (push("books5", {**BOOK, "instId": "ETH-USDT"}), None),  # of another symbol than its push
-        (push("books5", BOOK, BOOK), None),
-        (push("books5", {**BOOK, "asks": [["1", "-1", "0", "1"]]}), None),
-        (push("books5", {**BOOK, "ts": "1"}), None),
-        (push("books5", {**BOOK, "x": 1}), None),
-        (push("books", BOOK), None),
-        (push("trades-all", TRADE), None),
-        (push("books5", BOOK) + b" ", None),
-        (b"pong", None),
-    ],
-)
-def test_what_a_book_is_of_is_known_without_reading_it(line, place):
-    """An everyday push tells symbol, channel and time as `feed` does; of any other nothing is told."""
-    found = Normalizer().book(line)
-    assert (found is None) == (place is None)
-    if found is not None:
-        book = one(line)
-        assert found == (book.symbol, book.origin, book.timestamp) and found.origin == place
-
-
 def test_books_of_a_thin_or_old_market():
     """A side may be empty, sides may cross, old recordings have no sequence."""
     assert one(push("books5", {**BOOK, "asks": []})).asks == ()
