@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from functools import cached_property
 from importlib.metadata import version
@@ -20,16 +20,16 @@ from pathlib import Path
 
 import orjson
 
+from harness import bench_live
 from harness.bench_database import COLUMNS, Postgres
 from harness.bench_inputs import OKX, SYMBOL, DailyFile, Inputs, run
-from harness.bench_table import Act, Contest, machine, markdown
+from harness.bench_table import PURE, Act, C, Contest, Report, machine, markdown
 from okxcli.runtime.road import road
 from okxcli.storage.server.embedded import THROWAWAY, EmbeddedServer, throwaway_base
 
 ROOT = Path(__file__).resolve().parents[2]
 _PEERS = ROOT / "scripts" / "peers"
 SIX = "1m,5m,15m,1h,4h,1d"
-C, PURE = "okx, C kernels", "okx, Python alone"
 #: A local exchange that is not there: neither is the real one asked, nor a simulation stored as real.
 _NOWHERE = {"OKX_WS_URL": "ws://127.0.0.1:1", "OKX_REST_URL": "http://127.0.0.1:1"}
 _LOAD = """
@@ -52,10 +52,12 @@ _REQUIREMENTS = {
 class Bench:
     """The inputs, the database and the peers, each made when it is first asked for."""
 
-    def __init__(self, folder: Path, rows: int, peers: Path) -> None:
+    def __init__(self, folder: Path, rows: int, peers: Path, seconds: float = 60.0) -> None:
         self.folder = folder
         self.rows = rows
+        self.seconds = seconds
         self._peers = peers
+        self._ends = ExitStack()
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -70,16 +72,21 @@ class Bench:
     @cached_property
     def postgres(self) -> Postgres:
         """A server; `close` ends it."""
-        self._base = throwaway_base()
-        self._server = EmbeddedServer(self._base, THROWAWAY)
-        self._server.__enter__()
-        return Postgres(self._server.dsn)
+        return self._server(THROWAWAY)
+
+    @cached_property
+    def timed_postgres(self) -> Postgres:
+        """A server that remembers when rows were committed."""
+        return self._server({**THROWAWAY, "shared_buffers": "256MB", "track_commit_timestamp": "on"})
+
+    def _server(self, settings: Mapping[str, str]) -> Postgres:
+        base = throwaway_base()
+        self._ends.callback(shutil.rmtree, base, ignore_errors=True)
+        return Postgres(self._ends.enter_context(EmbeddedServer(base, settings)))
 
     def close(self) -> None:
-        """End the server, if there is one."""
-        if "postgres" in self.__dict__:
-            self._server.__exit__(None, None, None)
-            shutil.rmtree(self._base, ignore_errors=True)
+        """End the servers, if there are any."""
+        self._ends.close()
 
     def python_of(self, peer: str) -> str:
         """Return the Python that has a peer; it is installed the first time."""
@@ -294,7 +301,7 @@ def start_up(bench: Bench) -> Contest:
     )  # fmt: skip
 
 
-ROWS: dict[str, Callable[[Bench], Contest]] = {
+ROWS: dict[str, Callable[[Bench], Contest | Report]] = {
     "normalize-jq": normalize_jq,
     "normalize-script": normalize_script,
     "candles": candles_msgspec,
@@ -306,13 +313,14 @@ ROWS: dict[str, Callable[[Bench], Contest]] = {
     "files": files,
     "read": read,
     "start-up": start_up,
+    **bench_live.ROWS,
 }
 
 
 @contextmanager
-def _bench(rows: int, peers: Path) -> Iterator[Bench]:
+def _bench(rows: int, peers: Path, seconds: float) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="okx-bench-") as folder:
-        bench = Bench(Path(folder), rows, peers)
+        bench = Bench(Path(folder), rows, peers, seconds)
         try:
             yield bench
         finally:
@@ -325,6 +333,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="pushes, or trades (2 million)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="N", help="how long what is live goes on (60)")
     parser.add_argument("--peers", type=Path, default=ROOT / ".bench", metavar="DIR", help="where peers are installed")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to a file as well")
     options = parser.parse_args()
@@ -335,7 +344,7 @@ def main() -> int:
     )
     print(head, flush=True)
     parts, missed = [head], []
-    with _bench(options.rows, options.peers) as bench:
+    with _bench(options.rows, options.peers, options.seconds) as bench:
         for name in options.names or ROWS:
             contest = ROWS[name](bench)
             contest.run(max(options.rounds, 15) if name == "start-up" else options.rounds)

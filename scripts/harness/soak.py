@@ -46,13 +46,13 @@ FROM raw_trades WHERE timestamp >= to_timestamp(%(since)s / 1000.0)
 GROUP BY floor((extract(epoch FROM timestamp) * 1000 - %(since)s) / %(step)s)
 ORDER BY floor((extract(epoch FROM timestamp) * 1000 - %(since)s) / %(step)s)
 """
-_LAGS = """
+LAGS = sql.SQL("""
 SELECT array_agg((extract(epoch FROM lag) * 1000)::bigint ORDER BY lag) FROM (
     SELECT unnest(percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY {} - timestamp)) AS lag
     FROM raw_trades WHERE timestamp >= to_timestamp(%s / 1000.0)) AS lags
-"""
+""")
 #: The moments that are compared with the exchange's stamp.
-_COMMIT, _RECEIPT = sql.SQL("pg_xact_commit_timestamp(xmin)"), sql.SQL("received")
+COMMIT, _RECEIPT = sql.SQL("pg_xact_commit_timestamp(xmin)"), sql.SQL("received")
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ class Soak:
     def _ask(self, since_ms: int, behind_ms: int) -> None:
         """Ask Postgres for the lags, and for the rows of the other channels."""
         with psycopg.connect(self._dsn, autocommit=True) as connection:
-            for moment, lags in ((_COMMIT, self.result.lags_ms), (_RECEIPT, self.result.receipts_ms)):
-                row = connection.execute(sql.SQL(_LAGS).format(moment), [since_ms]).fetchone()
+            for moment, lags in ((COMMIT, self.result.lags_ms), (_RECEIPT, self.result.receipts_ms)):
+                row = connection.execute(LAGS.format(moment), [since_ms]).fetchone()
                 lags[:] = [int(lag) - behind_ms for lag in row[0]] if row is not None and row[0] else lags
             step = max(1, int(self.result.seconds * 100))
             values = {"since": since_ms, "step": step}

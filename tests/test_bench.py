@@ -1,0 +1,138 @@
+"""The rows of `scripts/bench` with few rows and seconds, and that a wrong answer ends them."""
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from harness import bench_live, bench_source
+from harness.bench import Bench
+from harness.bench_table import PURE, C, Gauge, Report, markdown
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc tells the CPU of a process")
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A bench of few rows."""
+    one = Bench(tmp_path, 2_000, tmp_path / "peers", seconds=1.5)
+    yield one
+    one.close()
+
+
+def gauge(report, name):
+    return next(one for one in report.gauges if one.what.endswith(name))
+
+
+def test_a_gauge_above_its_limit_is_a_target_missed():
+    """The median counts, and it is told with its spread."""
+    report = Report("a row", lambda rounds: [Gauge("this", [1.0, 9.0, 2.0], "ms", 2.0)] * rounds, "says")
+    report.run(1)
+    assert report.met()
+    assert "| this | 2 ms | 1 to 9 | 2 |" in markdown(report)
+    assert not Report("a row", lambda _: [], gauges=[Gauge("this", [3.0], "ms", 2.0)]).met()
+
+
+def test_stream_has_its_rival(bench):
+    """Both roads and the bare loop write what was sent."""
+    contest = bench_live.stream(bench)
+    contest.run(1)
+    assert set(contest.taken) == {C, PURE, contest.rival}
+    assert (bench.folder / "stream.lines").read_bytes().count(b"\n") == 2_000
+
+
+@pytest.mark.parametrize("damage", [lambda line: b"", lambda line: line.replace(b'"px":"', b'"px":"1', 1)])
+def test_a_line_that_is_lost_or_wrong_is_noticed(bench, damage, tmp_path):
+    """Of ours as of the rival's."""
+    sent, made = tmp_path / "sent", tmp_path / "made"
+    bench_source.write_frames(tmp_path / "frames", sent, ["A-B", "C-D"], 50)
+    lines = sent.read_bytes().splitlines(keepends=True)
+    made.write_bytes(b'{"arg":{"channel":"instruments"}}\n' + b"".join(lines))
+    bench_live.compare_lines(made, sent)
+    for at in (0, 20, 49):
+        made.write_bytes(b"".join([*lines[:at], damage(lines[at]), *lines[at + 1 :]]))
+        with pytest.raises(SystemExit, match="not the lines that were sent"):
+            bench_live.compare_lines(made, sent)
+
+
+@needs_proc
+def test_collect_is_measured(bench):
+    """CPU, memory and lags of a second of three channels; what was sent is stored."""
+    load = bench_live.Load(
+        "collect", bench_live.many(4), {"trades-all": 200, "books5": 100, "tickers": 100}, cpu=10_000
+    )
+    report = bench_live.row_of(bench, load, pure=False)
+    report.run(1)
+    assert report.met()
+    assert gauge(report, "CPU").median > 0 and gauge(report, "peak memory").median > 10
+    assert 0 <= gauge(report, "committed, p50").median <= gauge(report, "committed, p99").median < 60_000
+    assert gauge(report, ": sent").median > 250
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("DELETE FROM raw_trades WHERE trade_id = (SELECT max(trade_id) FROM raw_trades)", "not the fills"),
+        ("DELETE FROM raw_trades WHERE trade_id = (SELECT min(trade_id) FROM raw_trades)", "not the fills"),
+        ("DELETE FROM tickers WHERE symbol = 'S0001-USDT'", "tickers:"),
+        ("DELETE FROM order_books WHERE symbol = 'S0001-USDT'", "order_books:"),
+    ],
+)
+def test_what_is_not_stored_is_noticed(bench, change, told):
+    """A fill, a ticker, the books of a symbol."""
+    with bench.postgres.fresh() as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        base = bench_source.FIRST_ID
+        connection.execute("CREATE TABLE part PARTITION OF raw_trades DEFAULT")
+        for table in ("tickers", "order_books"):
+            connection.execute(f"CREATE TABLE part_{table} PARTITION OF {table} DEFAULT")
+        for symbol in ("S0000-USDT", "S0001-USDT"):
+            for number in (1, 2, 3):
+                connection.execute(
+                    "INSERT INTO raw_trades VALUES ('okx', %s, %s, 1, 'buy', 1, 1, now(), NULL, NULL, 'trades-all')",
+                    [symbol, base + number],
+                )
+            for table in ("tickers", "order_books"):
+                fill_with_anything(connection, table, symbol)
+        report = {"ids": {"S0000-USDT": base + 3, "S0001-USDT": base + 3}, "same": {}}
+        report["sent"] = {"trades-all": 6, "tickers": 2, "books5": 2}
+        bench_live.compare(connection, report)
+        connection.execute(change)
+        with pytest.raises(SystemExit, match=told):
+            bench_live.compare(connection, report)
+
+
+def fill_with_anything(connection, table, symbol):
+    """Insert a row of some values, whatever columns the table has."""
+    rows = connection.execute(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s AND is_nullable = 'NO'"
+        " AND column_default IS NULL",
+        [table],
+    ).fetchall()
+    values = {"text": "x", "timestamp with time zone": "now", "numeric": 1, "ARRAY": "{}", "bigint": 1, "boolean": True}
+    row = {name: symbol if name == "symbol" else values.get(kind, 1) for name, kind in rows}
+    places = ", ".join(["%s"] * len(row))
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", list(row.values()))
+
+
+def test_the_source_sends_what_it_reports():
+    """Frames are as long as they say, ids follow on each other, the time is that of the sending."""
+    source = bench_source.Source(
+        {"symbols": ["A-B"], "channels": ["trades-all", "tickers"], "rates": {"trades-all": 1, "tickers": 1}}
+    )
+    source.listener.close()
+    for number in (1, 2, 3):
+        made = source._push(("trades-all", "A-B"), b"1747087163557")
+        assert made[1] == 126 and int.from_bytes(made[2:4]) == len(made) - 4
+        (row,) = json.loads(made[4:])["data"]
+        assert (row["tradeId"], row["ts"]) == (str(bench_source.FIRST_ID + number), "1747087163557")
+    ticker = source._push(("tickers", "A-B"), b"1747087163557")
+    assert json.loads(ticker[4:])["data"][0]["ts"] == "1747087163557"
+    assert source._push(("tickers", "A-B"), b"1747087163557") and source.same == {"tickers": 1}
+    assert source.sent == {"trades-all": 3, "tickers": 2}
+
+
+def test_the_bare_loop_is_a_script_of_its_own():
+    """It needs nothing of okx."""
+    text = (Path(bench_live.__file__).parents[1] / "peers" / "plain_stream.py").read_text()
+    assert "okxcli" not in text and "recv_data" in text
