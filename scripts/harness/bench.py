@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from harness import bench_live
+from harness import bench_latency, bench_live
 from harness.bench_database import COLUMNS, Postgres
 from harness.bench_inputs import OKX, SYMBOL, DailyFile, Inputs, run
 from harness.bench_table import PURE, Act, C, Contest, Report, machine, markdown
@@ -314,6 +314,7 @@ ROWS: dict[str, Callable[[Bench], Contest | Report]] = {
     "read": read,
     "start-up": start_up,
     **bench_live.ROWS,
+    **bench_latency.ROWS,
 }
 
 

@@ -27,7 +27,7 @@ from okxcli.storage.server import postmaster
 if TYPE_CHECKING:
     from harness.bench import Bench
 
-_SCRIPTS = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(__file__).resolve().parents[1]
 #: A connection is dialled a second, and there are 50 subscriptions on each.
 _DIALS_S, _SETTLE_S = 2.0, 60.0
 _WARM_UP_S = 3.0
@@ -39,7 +39,7 @@ class Source:
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
         command = [sys.executable, "-m", "harness.bench_source", json.dumps(plan)]
-        env = {**os.environ, "PYTHONPATH": str(_SCRIPTS)}
+        env = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         os.set_blocking(self._out.fileno(), False)
         self._read = b""
@@ -283,7 +283,7 @@ def stream(bench: "Bench") -> Contest:
     write_frames(frames, lines, list(SYMBOLS), rows)
     plan = {"symbols": SYMBOLS, "channels": ["trades-all"], "file": str(frames)}
     names = ",".join(SYMBOLS)
-    script = [sys.executable, str(_SCRIPTS / "peers" / "plain_stream.py")]
+    script = [sys.executable, str(SCRIPTS / "peers" / "plain_stream.py")]
 
     def taken(command: Callable[[str], list[str]], **env: str) -> float:
         with Source(plan) as source, out.open("wb") as target:
