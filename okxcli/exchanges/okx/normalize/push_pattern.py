@@ -1,8 +1,7 @@
 """Everyday pushes of trades to trade lines by one regular expression a block: what a machine without kernels does.
 
 It takes what the kernel beside it takes of trades, but for rarer forms: several rows, needless zeros, keys in another
-order. What
-it does not match to the byte is left to `Normalizer.feed`.
+order. What it does not match to the byte is left to `Normalizer.feed`.
 """
 
 import re
