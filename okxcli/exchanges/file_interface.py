@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpack
 
-from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.model import Instrument
 from okxcli.core.timeframes import Timeframe
-from okxcli.runtime.proxy import Proxies
+
+if TYPE_CHECKING:
+    from okxcli.core.candles.bucket import TimeframeBucket
+    from okxcli.runtime.proxy import Proxies
 
 #: What the rows of a bulk file are: fill by fill, or merged trades.
 RowsAs = Literal["fills", "aggregates"]
@@ -56,7 +58,7 @@ class WholeFile(Protocol):
 
     def buckets(
         self, symbol: str, frame: Timeframe, since_ms: int, until_ms: int, instrument: Instrument | None
-    ) -> list[TimeframeBucket] | None:
+    ) -> "list[TimeframeBucket] | None":
         """Return the bars of a fixed length in a span, oldest first; None where sums do not make them."""
 
 
@@ -95,7 +97,7 @@ class DownloadOptions(TypedDict, total=False):
     `quiet`: the caller tells what is missing, and a file that cannot be had whole in a few attempts is missing too.
     """
 
-    proxies: Proxies
+    proxies: "Proxies"
     sleep: Callable[[float], object]
     stop: Callable[[], bool]
     progress: Callable[[int, int | None], None]

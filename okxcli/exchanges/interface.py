@@ -6,14 +6,16 @@ only its own `Normalizer` understands.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import NamedTuple, Protocol, Required, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Required, Self, TypedDict, Unpack
 
 from okxcli.core.model import Instrument, Line, OHLCVCandle
 from okxcli.core.timeframes import Timeframe
 from okxcli.errors import Early, InvalidLine
-from okxcli.exchanges.file_interface import FileSource
-from okxcli.runtime.clock import SteadyClock
-from okxcli.runtime.proxy import Proxies
+
+if TYPE_CHECKING:
+    from okxcli.exchanges.file_interface import FileSource
+    from okxcli.runtime.clock import SteadyClock
+    from okxcli.runtime.proxy import Proxies
 
 #: Tells the time, in ms.
 Clock = Callable[[], int]
@@ -95,7 +97,7 @@ class Normalizer(Protocol):
 class Feed(Protocol):
     """The present: raw lines as they are pushed, fills repaired from the past where some are missing."""
 
-    clock: SteadyClock
+    clock: "SteadyClock"
 
     @property
     def wall_offset_ms(self) -> int | None:
@@ -193,7 +195,7 @@ class Market(Protocol):
 
     base_url: str
 
-    def clock(self) -> SteadyClock:
+    def clock(self) -> "SteadyClock":
         """Return a clock that goes by the exchange's; the machine's own where that does not tell."""
 
     def history(self, clock: Clock) -> History:
@@ -239,7 +241,7 @@ class FeedOptions(TypedDict, total=False):
 
     ws_url: Required[str]
     rest_url: Required[str]
-    proxies: Proxies
+    proxies: "Proxies"
     connect_timeout_s: float
     stamp: bool
     repair: bool
@@ -279,7 +281,7 @@ class Exchange(Protocol):
     page: int
     horizon_ms: int
     preface: tuple[bytes, ...]
-    files: FileSource | None
+    files: "FileSource | None"
 
     def origin_of(self, url: str) -> str:
         """Return where data of `url` comes from: a site of the exchange, `local` for this machine, else the host."""
@@ -300,7 +302,7 @@ class Exchange(Protocol):
             UsageError: it has no such bars.
         """
 
-    def market(self, rest_url: str, proxies: Proxies, **options: Unpack[MarketOptions]) -> Market:
+    def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return the exchange as it answers requests."""
 
     def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> Feed:

@@ -2,11 +2,14 @@
 
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from okxcli.errors import ConfigError, UsageError
-from okxcli.exchanges.file_interface import FileSource
-from okxcli.exchanges.interface import Exchange
-from okxcli.runtime.configuration.config import Config
+
+if TYPE_CHECKING:
+    from okxcli.exchanges.file_interface import FileSource
+    from okxcli.exchanges.interface import Exchange
+    from okxcli.runtime.configuration.config import Config
 
 #: Name: the module whose `EXCHANGE` it is. The first one is meant where none is named.
 _MODULES = {"okx": "okxcli.exchanges.okx.okx_exchange"}
@@ -15,7 +18,7 @@ DEFAULT = next(iter(_MODULES))
 
 
 @cache
-def exchange(name: str = DEFAULT) -> Exchange:
+def exchange(name: str = DEFAULT) -> "Exchange":
     """Return an exchange.
 
     Raises:
@@ -27,7 +30,7 @@ def exchange(name: str = DEFAULT) -> Exchange:
     return found
 
 
-def configured(config: Config) -> Exchange:
+def configured(config: "Config") -> "Exchange":
     """Return the exchange that a configuration names.
 
     Raises:
@@ -44,7 +47,7 @@ def exchange_of(line: bytes) -> Exchange | None:
     return next((one for one in map(exchange, _MODULES) if one.is_raw(line)), None)
 
 
-def files_of(source: Exchange) -> FileSource:
+def files_of(source: "Exchange") -> "FileSource":
     """Return the bulk files of an exchange.
 
     Raises:

@@ -5,7 +5,6 @@ What cannot be written is an OutputError that names it, whatever it is: a file, 
 
 import contextlib
 import errno
-import gzip
 import io
 import os
 import select
@@ -77,6 +76,8 @@ def open_input(path: Path) -> BinaryIO:
     """
     try:
         if path.suffix == ".gz":
+            import gzip
+
             return cast(BinaryIO, gzip.open(path, "rb"))
         raw = path.open("rb")
     except OSError as error:
@@ -191,6 +192,8 @@ class OutputFile:
 
     def _packed(self, sink: BinaryIO) -> Any:
         if self._path.suffix == ".gz":
+            import gzip
+
             return gzip.GzipFile(self._path.name, "wb", compresslevel=6, fileobj=sink)
         if self._path.suffix == ".zst":
             import zstandard

@@ -9,10 +9,10 @@ from okxcli.exchanges.file_interface import ArchiveOptions, DownloadOptions
 from okxcli.exchanges.interface import Exchange, FeedOptions, Market, MarketOptions
 from okxcli.exchanges.okx import sites
 from okxcli.exchanges.okx.channels import TRADES_PAGE
-from okxcli.runtime.proxy import Proxies
 
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
+    from okxcli.runtime.proxy import Proxies
 
 _DAY_MS = 86_400_000
 
@@ -98,7 +98,7 @@ class OKX:
 
         return bar_of(timeframe)
 
-    def market(self, rest_url: str, proxies: Proxies, **options: Unpack[MarketOptions]) -> Market:
+    def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return OKX's REST."""
         from okxcli.exchanges.okx.rest.rest_market import RestMarket
 

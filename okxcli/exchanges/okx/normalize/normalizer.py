@@ -17,7 +17,6 @@ from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
 from okxcli.exchanges.okx.normalize import converters
-from okxcli.exchanges.okx.normalize.push_pattern import PushPattern
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
     TIMEFRAMES,
@@ -91,7 +90,7 @@ class Normalizer:
         self._clock = clock
         self.others: Counter[str] = Counter()
         self._kinds: dict[str, str] = {}
-        self._pushes: Any = kernel("exchanges.okx.normalize._pushes") or PushPattern()
+        self._pushes: Any = kernel("exchanges.okx.normalize._pushes") or _pattern()
         self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
             b"trades-all": (_TRADES, converters.trade),
             b"trades": (_TRADES, converters.trade),
@@ -230,6 +229,12 @@ class Normalizer:
             return kind in _SPOT_KINDS
         dashes = symbol.count("-")
         return None if dashes == 0 else dashes == 1
+
+
+def _pattern() -> Any:
+    from okxcli.exchanges.okx.normalize.push_pattern import PushPattern  # its expression takes a while to compile
+
+    return PushPattern()
 
 
 def _absent(message: dict[str, Any]) -> Absent:
