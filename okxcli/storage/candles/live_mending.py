@@ -20,9 +20,11 @@ from okxcli.storage.server.pooled_connection import Connection
 
 _log = logging.getLogger(__name__)
 
-#: A bar is looked at this long after it was written, and again, for so long; later it is backfill's.
+#: The bars of a symbol are looked at this long after one was written, and again, ever more rarely: a look is several
+#: queries, and hundreds of symbols begin at once. After so long they are backfill's.
 FIRST_MS = 1_000
 AGAIN_MS = 5_000
+_RAREST_MS = 60_000
 GIVE_UP_MS = 600_000
 #: Bars remembered; the oldest goes first.
 _MOST = 2_000
@@ -48,7 +50,7 @@ class LiveMender:
         self._watched: dict[_Key, tuple[OHLCVCandle, int]] = {}  # and when it was written first
         self._begun: set[tuple[str, str, str]] = set()
         self._opening: dict[_Key, tuple[OHLCVCandle, int]] = {}  # the first bar of each series, and when it came
-        self._next: int | None = None
+        self._due: dict[tuple[str, str], tuple[int, int]] = {}  # when a symbol is looked at, and the pause after that
 
     def note(self, bar: OHLCVCandle) -> None:
         """Take notice of a closed bar that is being written."""
@@ -56,7 +58,7 @@ class LiveMender:
         if self._fill and key[:3] not in self._begun and bar.first_trade_id is not None:
             self._begun.add(key[:3])
             self._opening[key] = (bar, self._clock())
-            self._next = self._next or self._clock() + FIRST_MS
+            self._soon(key[:2])
         if bar.complete or bar.first_trade_id is None:
             self._watched.pop(key, None)
             return
@@ -64,12 +66,16 @@ class LiveMender:
         self._watched[key] = (bar, self._watched[key][1] if key in self._watched else now)
         if len(self._watched) > _MOST:
             del self._watched[next(iter(self._watched))]
-        if self._next is None:
-            self._next = now + FIRST_MS
+        self._soon(key[:2])
+
+    def _soon(self, symbol: tuple[str, str]) -> None:
+        at = self._clock() + FIRST_MS
+        self._due[symbol] = min(at, self._due[symbol][0] if symbol in self._due else at), AGAIN_MS
 
     def due_in(self) -> float | None:
         """Return the seconds until `tick` has something to do; None when nothing is watched."""
-        return None if self._next is None else max(self._next - self._clock(), 0) / 1000
+        at = min((at for at, _ in self._due.values()), default=None)
+        return None if at is None else max(at - self._clock(), 0) / 1000
 
     def tick(self) -> None:
         """Make the watched bars again that the ledger proves by now, if it is time to look.
@@ -78,17 +84,20 @@ class LiveMender:
             DatabaseUnavailable: it is looked again later.
         """
         now = self._clock()
-        if self._next is None or now < self._next:
+        due = sorted(symbol for symbol, (at, _) in self._due.items() if at <= now)
+        if not due:
             return
-        self._next = now + AGAIN_MS
         self._watched = {key: found for key, found in self._watched.items() if now - found[1] < GIVE_UP_MS}
         self._opening = {key: found for key, found in self._opening.items() if now - found[1] < GIVE_UP_MS}
-        if self._watched or self._opening:
+        for symbol in due:
+            pause = self._due[symbol][1]
+            self._due[symbol] = now + pause, min(2 * pause, _RAREST_MS)
+        if any(key[:2] in due for key in (*self._watched, *self._opening)):
             with self._session() as connection:
-                for exchange, symbol in sorted({key[:2] for key in (*self._watched, *self._opening)}):
-                    self._mend(connection, exchange, symbol)
-        if not self._watched and not self._opening:
-            self._next = None
+                for exchange, name in due:
+                    self._mend(connection, exchange, name)
+        held = {key[:2] for key in (*self._watched, *self._opening)}
+        self._due = {symbol: at for symbol, at in self._due.items() if symbol in held}
 
     def _mend(self, connection: Connection, exchange: str, symbol: str) -> None:
         proof = Proof.load(connection, exchange, symbol)

@@ -9,7 +9,7 @@ from storage_samples import bars_of, made, market, store
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.candles.candle_chain import Chain
 from okxcli.storage.candles.flat_bars import flats, store_flats
-from okxcli.storage.candles.live_mending import AGAIN_MS, FIRST_MS, LiveMender
+from okxcli.storage.candles.live_mending import AGAIN_MS, FIRST_MS, GIVE_UP_MS, LiveMender
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger.proof import Proof
 
@@ -124,4 +124,29 @@ def test_a_collector_that_was_started_anew_after_a_quiet(database, connection):
         assert len(found) == mender.mended > 0
         assert found <= flat(wanted) and ("1s", quiet) in found
         mender.note(first)
+        assert mender.due_in() is None
+
+
+def test_a_bar_that_cannot_be_proved_is_looked_at_ever_more_rarely(database, connection):
+    """Hundreds of symbols have one at the start; a new bar of the symbol is looked at soon all the same."""
+    bars = sorted(made(market(600, seed=3), NAMES).values(), key=lambda bar: bar.timestamp)
+    some = [replace(bar, complete=False) for bar in bars if bar.timeframe == "1s"][:2]
+    clock, looks = Clock(), []
+    began = clock.now
+    with open_database(database, create=False) as opened:
+
+        def session():
+            looks.append(clock.now - began)
+            return opened.session()
+
+        mender = LiveMender(session, FRAMES, clock)
+        mender.note(some[0])
+        while mender.due_in() is not None and clock.now - began < 300_000:
+            clock.now += round(mender.due_in() * 1000)
+            mender.tick()
+        assert looks[:5] == [1_000, 6_000, 16_000, 36_000, 76_000] and looks[-1] - looks[-2] == 60_000
+        mender.note(some[1])
+        assert mender.due_in() == FIRST_MS / 1000
+        clock.now += GIVE_UP_MS
+        mender.tick()
         assert mender.due_in() is None
