@@ -42,7 +42,7 @@ def configured(config: "Config") -> "Exchange":
         raise ConfigError(f"{config.path}: exchange.name: {error}") from None
 
 
-def exchange_of(line: bytes) -> Exchange | None:
+def exchange_of(line: bytes) -> "Exchange | None":
     """Return the exchange whose raw line this is; None: of none, or nobody can tell."""
     return next((one for one in map(exchange, _MODULES) if one.is_raw(line)), None)
 
