@@ -19,7 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The sources; each becomes `_NAME.abi3.so` in its folder, which any CPython from 3.11 on loads.
 SOURCES = tuple(
     Path("okxcli", name)
-    for name in ("core/candles/runs.c", "exchanges/okx/normalize/pushes.c", "storage/rows/fill_rows.c")
+    for name in (
+        "core/candles/runs.c",
+        "exchanges/okx/bulk_files/rows.c",
+        "exchanges/okx/normalize/pushes.c",
+        "storage/rows/fill_rows.c",
+    )
 )
 
 

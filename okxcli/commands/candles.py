@@ -1,15 +1,10 @@
 """`okx candles`: trade lines in, right-aligned candle lines out."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from okxcli import options
-
-if TYPE_CHECKING:
-    from okxcli.core.candles.block_processor import BlockCandleProcessor
-    from okxcli.runtime.filters import Taking
-    from okxcli.runtime.lines import Output as LinesOut
 
 _TF = Annotated[
     str, typer.Option("--tf", metavar="LIST", help="Timeframes to make: 30s, 1m, 4h, 1d, 1w, 1M; 1d+8 for UTC+8 days.")
@@ -48,18 +43,20 @@ def candles(
     Reads trade lines (and instrument and absent lines, which say what sizes mean and which ids never were) and writes
     a candle line for every bar that is over, in every timeframe asked for. A bar covers [start, timestamp) and is
     never written before it has ended. Other lines are dropped unless --pass keeps them. The same input gives the same
-    bytes, however it arrives.
+    bytes, however it arrives. A FILE called .csv, .csv.gz or .zip is a bulk file of the exchange: its fills come as
+    okx history --files and okx normalize would give them, of all symbols that it names (--from 1m: its bars). What a
+    size of a contract is worth stands in no such file: name one with its instrument line before it, or - .
     """
     from okxcli.core.candles.block_processor import BlockCandleProcessor
     from okxcli.core.candles.processor import RealTimeCandleProcessor
     from okxcli.core.candles.rollup import CandleRollup
-    from okxcli.core.codec import UnknownType, encode
+    from okxcli.core.codec import encode
     from okxcli.core.model import OHLCVCandle
-    from okxcli.core.origin import site_told
-    from okxcli.core.trade_pieces import TradePieces
     from okxcli.errors import InvalidLine, UsageError
+    from okxcli.exchanges.registry import exchange_of_file
+    from okxcli.pipeline.candle_feed import CandleFeed
     from okxcli.runtime import log
-    from okxcli.runtime.clock import SteadyClock, now_ms, parse_duration
+    from okxcli.runtime.clock import SteadyClock, parse_duration
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.road import kernel
 
@@ -83,20 +80,7 @@ def candles(
             maker = RealTimeCandleProcessor(*rules)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    pieces = TradePieces(now_ms)
-    feed, read = maker.feed, pieces.decode
-
-    def handle(line: bytes) -> None:
-        try:
-            feed(read(line))
-        except UnknownType:
-            if not pass_lines and site_told(line) is None:  # bars of a simulation are none of the market either
-                return
-            write(line)
-            return
-        if pass_lines:
-            write(line)
-
+    feed = CandleFeed(maker, run.out, pass_lines)
     clock = SteadyClock()  # a wall clock that is set ahead must not end all bars at once
 
     def tick() -> float | None:
@@ -104,18 +88,8 @@ def candles(
         due = maker.advance(now)
         return None if due is None else max(due - now, 0) / 1000
 
-    take = _taking(maker, run.out if pass_lines else None) if isinstance(maker, BlockCandleProcessor) else None
-    raise typer.Exit(run.run(handle, tick, maker.finish, maker.counts, take, pieces.look))
-
-
-def _taking(maker: "BlockCandleProcessor", out: "LinesOut | None") -> "Taking":
-    """Return how `maker` takes blocks, whose lines go to `out` as well."""
-    from okxcli.runtime.clock import now_ms
-
-    def take(block: bytes, at: int) -> tuple[int, int]:
-        end, taken = maker.take(block, at, now_ms())
-        if out is not None and taken:
-            out.block(block[at : end - 1], taken)
-        return end, taken
-
-    return take
+    files_named = any(exchange_of_file(path) for path in files or ())
+    if files_named and source not in (None, "1m"):
+        raise UsageError(f"bulk files hold bars of one minute: --from 1m, not --from {source}")
+    take = feed.take if files_named or feed.by_block else None
+    raise typer.Exit(run.run(feed.handle, tick, maker.finish, maker.counts, take, feed.look, feed.reader))

@@ -178,9 +178,8 @@ def _from_files(archive: "Archive", market: "Market", output: Path | None, life:
                 out.line(line)
         except ExchangeUnavailable as error:
             _log.warning("no instruments: %s", error)
-        for lines in archive.lines():
-            for line in lines:
-                out.line(line)
+        for lines, count in archive.pushes():
+            out.block(lines, count)
             out.flush()
             if life.stop:
                 break

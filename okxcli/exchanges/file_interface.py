@@ -62,6 +62,22 @@ class WholeFile(Protocol):
         """Return the bars of a fixed length in a span, oldest first; None where sums do not make them."""
 
 
+class FileRows(NamedTuple):
+    """Whole lines of fills, the first of which has a number; messages name it and `source`.
+
+    `columns` tells by a letter each what the cells of a line hold (core/cells.h), `symbol` is that of all lines where
+    none does; without columns the lines are raw lines. `raw` turns a line into the raw line that it stands for: into
+    nothing if it is damaged, which was told.
+    """
+
+    source: str
+    number: int
+    data: bytes
+    columns: bytes
+    symbol: bytes
+    raw: Callable[[bytes], list[bytes]]
+
+
 class Archive(Protocol):
     """Bulk files as raw lines. `damaged` counts rows that could not be read, `unreadable` files."""
 
@@ -73,8 +89,14 @@ class Archive(Protocol):
     def paths(self) -> list[Path]:
         """The files that may hold what is wanted, oldest first."""
 
+    def pushes(self) -> Iterator[tuple[bytes, int]]:
+        """Yield raw lines joined by newlines, oldest first, some thousand at a time, and how many they are."""
+
     def lines(self) -> Iterator[list[bytes]]:
-        """Yield raw lines, oldest first, in lists of some thousand."""
+        """Yield the lines of `pushes` in lists."""
+
+    def blocks(self) -> Iterator[FileRows]:
+        """Yield what `pushes` does, of fills that stand in order the rows as they are."""
 
 
 class Downloader(Protocol):
@@ -118,12 +140,16 @@ class FileSource(Protocol):
     """The exchange's archive of files, a file a symbol and day.
 
     Its days begin `offset_ms` before midnight UTC; a file is there `published_ms` after its day. `url` is where they
-    are.
+    are. `bars` is the channel of one-minute bars that files stand in for.
     """
 
     url: str
+    bars: str
     offset_ms: int
     published_ms: int
+
+    def is_one(self, path: Path) -> bool:
+        """Whether a file is called as bulk files are."""
 
     def folder(self, url: str | None) -> Path:
         """Return where files are kept unless told otherwise."""
@@ -132,9 +158,9 @@ class FileSource(Protocol):
         """Return what fetches files from `url`, else from their own place, into a folder."""
 
     def archive(
-        self, places: Iterable[str | Path], symbols: Iterable[str], **options: Unpack[ArchiveOptions]
+        self, places: Iterable[str | Path], symbols: Iterable[str] | None, **options: Unpack[ArchiveOptions]
     ) -> Archive:
-        """Return what files, folders and patterns hold of symbols.
+        """Return what files, folders and patterns hold of symbols; None: of all.
 
         Raises:
             UsageError: no such file or pattern, an odd symbol, a channel that no file stands in for.

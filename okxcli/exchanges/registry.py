@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from okxcli.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from okxcli.exchanges.file_interface import FileSource
     from okxcli.exchanges.interface import Exchange
     from okxcli.runtime.configuration.config import Config
@@ -45,6 +47,12 @@ def configured(config: "Config") -> "Exchange":
 def exchange_of(line: bytes) -> "Exchange | None":
     """Return the exchange whose raw line this is; None: of none, or nobody can tell."""
     return next((one for one in map(exchange, _MODULES) if one.is_raw(line)), None)
+
+
+def exchange_of_file(path: "Path") -> "Exchange | None":
+    """Return the exchange as whose bulk files this one is called; None: as those of none."""
+    every = map(exchange, _MODULES)
+    return next((one for one in every if one.files is not None and one.files.is_one(path)), None)
 
 
 def files_of(source: "Exchange") -> "FileSource":

@@ -44,6 +44,7 @@ class LineFilter:
         self.name = name
         self.lines_in = 0
         self.rejected = 0
+        self._unread = 0
         self._life: Lifecycle | None = None
         self._files = files
         self._strict = strict
@@ -64,13 +65,15 @@ class LineFilter:
         counts: Callable[[], dict[str, int]] | None = None,
         take: Taking | None = None,
         look: Callable[[bytes], None] | None = None,
+        reader: Callable[[Lifecycle, list[Path] | None], LineReader] = LineReader,
     ) -> int:
         """Give every line to `handle`, then end; return 0, or 65 when lines were rejected.
 
         `tick` is called when input runs dry, every 20 ms while it does not, and when its timer is due; it returns the
         seconds until it wants to be called again (None: whenever more comes). `finish` is called at end of input or a
         stop, before the last flush. `counts` adds to the closing counts. With `take` only those lines go to `handle`
-        that it has left: all that are not of an everyday form. `look` gets each block before its lines.
+        that it has left: all that are not of an everyday form. `look` gets each block before its lines. `reader` makes
+        what reads the files.
 
         Raises:
             InputError: a bad line, with `strict`.
@@ -82,7 +85,7 @@ class LineFilter:
             try:
                 with self.out, self._rejects or nullcontext():
                     try:
-                        self._read(LineReader(life, self._files), handle, tick, take, look)
+                        self._read(reader(life, self._files), handle, tick, take, look)
                         if finish is not None:
                             finish()
                     except InputError as error:
@@ -110,6 +113,7 @@ class LineFilter:
         next_tick = 0.0
         for block in reader.blocks():
             self._source = reader.source
+            self._note_unread(reader)
             if look is not None:
                 look(block.data)
             left = block.lines() if take is None or isinstance(block.data, Overlong) else self._left(block, take)
@@ -132,6 +136,15 @@ class LineFilter:
                 self.out.flush()
                 if self._rejects is not None:
                     self._rejects.flush()
+
+        self._note_unread(reader)
+
+    def _note_unread(self, reader: LineReader) -> None:
+        """Count what a reader left out as rejected."""
+        self.rejected += reader.unread - self._unread
+        self._unread = reader.unread
+        if reader.unread and self._strict:
+            raise InputError("some of the input cannot be read: see above")
 
     def _left(self, block: Block, take: Taking) -> Iterator[tuple[int, bytes]]:
         """Let `take` have what it takes of a block, and yield the lines between, with their numbers."""

@@ -102,11 +102,13 @@ class LineReader:
     """Whole lines from standard input or from files, one after the other.
 
     `blocks` yields blocks of lines, and an empty one whenever input has run dry or `due_s` is over. A line longer than
-    `MAX_LINE` is a block of its own, its first bytes as an `Overlong`. `source` says where the lines are from.
+    `MAX_LINE` is a block of its own, its first bytes as an `Overlong`. `source` says where the lines are from, `unread`
+    how much was left out by the reader itself, which was told.
     """
 
     def __init__(self, life: Lifecycle, files: list[Path] | None = None) -> None:
         self.source = "line"
+        self.unread = 0
         self.due_s: float | None = None
         self._life = life
         self._files = files or []
@@ -119,7 +121,10 @@ class LineReader:
         if not self._files:
             yield from self._from_fd(0)
             return
-        for path in self._files:
+        yield from self._lines_of(self._files)
+
+    def _lines_of(self, files: list[Path]) -> Iterator[Block]:
+        for path in files:
             if str(path) == "-":
                 yield from self._from_fd(0)
             else:

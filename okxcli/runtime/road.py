@@ -11,7 +11,12 @@ from types import ModuleType
 #: What a kernel must say of itself (`core/scan.h`): one that was built from older sources is left alone.
 KERNEL = 2
 #: Every kernel, below the package.
-KERNELS = ("core.candles._runs", "exchanges.okx.normalize._pushes", "storage.rows._fill_rows")
+KERNELS = (
+    "core.candles._runs",
+    "exchanges.okx.bulk_files._rows",
+    "exchanges.okx.normalize._pushes",
+    "storage.rows._fill_rows",
+)
 
 
 def kernel(name: str) -> ModuleType | None:

@@ -22,6 +22,11 @@ class Folder(Protocol):
     def take(self, block: bytes, at: int, now_ms: int, /) -> tuple[int, int]:
         """Fold the lines of a block from an offset on, up to the first that no run may hold; return where, how many."""
 
+    def take_rows(
+        self, block: bytes, at: int, now_ms: int, exchange: bytes, columns: bytes, symbol: bytes, /
+    ) -> tuple[int, int]:
+        """Do the same with rows of cells; `columns` tells by a letter each what they hold (core/cells.h)."""
+
     def watch(self, exchange: str, symbol: str, next_id: int, since: int, until: int, /) -> None:
         """Fold fills of a symbol from here on whose ids follow on from `next_id`, in times `[since, until)`."""
 
@@ -46,6 +51,18 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
         Nothing is folded where a hook wants to see every trade.
         """
         return (at, 0) if self.trade_hooks else self._folder.take(block, at, now_ms)
+
+    def take_rows(
+        self, block: bytes, at: int, now_ms: int, exchange: str, columns: bytes, symbol: bytes
+    ) -> tuple[int, int]:
+        """Fold rows of cells of one exchange, as `take` does lines.
+
+        `columns` tells by a letter each what the cells hold (core/cells.h), `symbol` is that of all rows where none
+        does.
+        """
+        if self.trade_hooks:
+            return at, 0
+        return self._folder.take_rows(block, at, now_ms, exchange.encode(), columns, symbol)
 
     def trade(self, trade: StandardizedTrade) -> None:
         """Fold one trade in. Duplicates, by id, change nothing."""

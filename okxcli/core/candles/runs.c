@@ -1,11 +1,11 @@
-/* Trade lines, a block at a time, folded into runs: fills of one symbol that follow on each other by id and lie in one
-   bar, before the next moment at which anything is due. Whoever owns the bars says what the next run may hold; the first
-   line that no run may hold ends the call, and is the Python road's. */
+/* Trade lines, or rows of a file, a block at a time, folded into runs: fills of one symbol that follow on each other by
+   id and lie in one bar, before the next moment at which anything is due. Whoever owns the bars says what the next run
+   may hold; the first line that no run may hold ends the call, and is the Python road's. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-#include "../fill.h"
+#include "../cells.h"
 #include "../symbols.h"
 
 /* The run of a symbol; none where `count` is 0. */
@@ -29,16 +29,18 @@ static int compare(Number a, Number b) {
     return (left > right) - (left < right);
 }
 
-/* Fold a fill into the run of its symbol; 0 and nothing changed where it may not. */
-static int fold(Folder *folder, const Fill *fill, int64_t now) {
-    int64_t at = symbols_find(&folder->symbols, fill->exchange, fill->symbol);
+/* What a run takes of a fill. */
+typedef struct {
+    int64_t id, timestamp;
     Number price, size;
-    if (at < 0) return 0;
-    Entry *entry = &folder->entries[at];
+    int buy;
+} Piece;
+
+/* Add a fill to a run; 0 and nothing changed where it may not be there. */
+static int add_piece(Entry *entry, const Piece *fill) {
     if (fill->id != entry->next) return 0;
     if (fill->timestamp < entry->since || fill->timestamp >= entry->until) return 0;
-    if (!has_come(fill->timestamp, fill->received, now)) return 0;
-    if (!number_of(fill->price, &price) || !number_of(fill->size, &size)) return 0;
+    Number price = fill->price, size = fill->size;
     Sum none = {0, 0};
     Sum volume = entry->count ? entry->volume : none;
     Sum buy = entry->count ? entry->buy : none;
@@ -67,14 +69,28 @@ static int fold(Folder *folder, const Fill *fill, int64_t now) {
     return 1;
 }
 
+/* Fold a fill into the run of its symbol; 0 and nothing changed where it may not. */
+static int fold(Folder *folder, const Fill *fill, int64_t now) {
+    int64_t at = symbols_find(&folder->symbols, fill->exchange, fill->symbol);
+    if (at < 0 || !has_come(fill->timestamp, fill->received, now)) return 0;
+    Piece piece = {fill->id, fill->timestamp, {0, 0}, {0, 0}, fill->buy};
+    if (!number_of(fill->price, &piece.price) || !number_of(fill->size, &piece.size)) return 0;
+    return add_piece(&folder->entries[at], &piece);
+}
+
+static int in_block(Py_ssize_t at, const Py_buffer *block) {
+    if (at >= 0 && at <= block->len) return 1;
+    PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
+    return 0;
+}
+
 static PyObject *take(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, taken = 0;
     long long now;
     if (!PyArg_ParseTuple(args, "y*nL", &block, &at, &now)) return NULL;
-    if (at < 0 || at > block.len) {
+    if (!in_block(at, &block)) {
         PyBuffer_Release(&block);
-        PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
         return NULL;
     }
     const char *start = block.buf;
@@ -87,6 +103,48 @@ static PyObject *take(PyObject *self, PyObject *args) {
     }
     PyBuffer_Release(&block);
     return Py_BuildValue("(nn)", at, taken);
+}
+
+/* Rows are of one exchange, of which a symbol is looked up where it is another than that of the row before. */
+static Py_ssize_t fold_rows(Folder *folder, const Py_buffer *block, Py_ssize_t *at, const Columns *columns, Span exchange,
+                            int64_t now) {
+    const char *start = block->buf;
+    Cells cells = {0};
+    Entry *entry = NULL;
+    Span symbol = {"", 0};
+    Py_ssize_t taken = 0;
+    while (*at < block->len) {
+        const char *end = memchr(start + *at, '\n', (size_t)(block->len - *at));
+        if (end == NULL || !cells_of(start + *at, end, columns, &cells)) break;
+        if (entry == NULL || !same(symbol, cells.symbol)) {
+            int64_t found = symbols_find(&folder->symbols, exchange, cells.symbol);
+            if (found < 0) break;
+            entry = &folder->entries[found];
+            symbol = cells.symbol;
+        }
+        Piece piece = {cells.id, cells.timestamp, cells.price, cells.size, cells.buy};
+        if (!has_come(cells.timestamp, 0, now) || !add_piece(entry, &piece)) break;
+        taken++;
+        *at = end + 1 - start;
+    }
+    return taken;
+}
+
+static PyObject *take_rows(PyObject *self, PyObject *args) {
+    Py_buffer block;
+    Py_ssize_t at, count, size, length, taken = 0;
+    long long now;
+    const char *kinds, *symbol;
+    Span exchange;
+    Columns columns;
+    if (!PyArg_ParseTuple(args, "y*nLy#y#y#", &block, &at, &now, &exchange.at, &length, &kinds, &count, &symbol, &size))
+        return NULL;
+    int inside = in_block(at, &block);
+    exchange.size = (int)length;
+    if (inside && length <= LABEL_MAX && columns_of(kinds, count, symbol, size, &columns))
+        taken = fold_rows((Folder *)self, &block, &at, &columns, exchange, now);
+    PyBuffer_Release(&block);
+    return inside ? Py_BuildValue("(nn)", at, taken) : NULL;
 }
 
 static int names_of(const char *exchange, const char *symbol, Span *first, Span *second) {
@@ -177,6 +235,10 @@ PyDoc_STRVAR(take_doc,
              "take(block, at, now_ms) -> (next, taken)\n\n"
              "Fold the trade lines of a block from an offset on, up to the first that no run may hold.\n"
              "`taken` is how many there were, `next` the offset behind them.");
+PyDoc_STRVAR(take_rows_doc,
+             "take_rows(block, at, now_ms, exchange, columns, symbol) -> (next, taken)\n\n"
+             "Fold rows of cells between commas from an offset on, up to the first that no run may hold. `columns` tells by a\n"
+             "letter each what they hold (core/cells.h), `symbol` is that of all rows where no column tells it.");
 PyDoc_STRVAR(watch_doc,
              "watch(exchange, symbol, next_id, since, until)\n\n"
              "From here on fold fills of this symbol whose ids follow on from `next_id`, in times [since, until) in ms.");
@@ -187,6 +249,7 @@ PyDoc_STRVAR(run_doc,
 
 static PyMethodDef methods[] = {
     {"take", take, METH_VARARGS, take_doc},
+    {"take_rows", take_rows, METH_VARARGS, take_rows_doc},
     {"watch", watch, METH_VARARGS, watch_doc},
     {"run", run, METH_VARARGS, run_doc},
     {NULL, NULL, 0, NULL},

@@ -23,6 +23,10 @@ class _Files:
     url = sites.FILES_URL
     offset_ms = sites.OFFSET_MS
     published_ms = 2 * _DAY_MS
+    bars = "candle1m"
+
+    def is_one(self, path: Path) -> bool:
+        return path.name.lower().endswith((".zip", ".csv", ".csv.gz", ".csv.zst"))
 
     def folder(self, url: str | None) -> Path:
         from okxcli.exchanges.okx.bulk_files.download import default_folder
@@ -37,7 +41,7 @@ class _Files:
         return Downloader(url or self.url, folder, **options)
 
     def archive(
-        self, places: Iterable[str | Path], symbols: Iterable[str], **options: Unpack[ArchiveOptions]
+        self, places: Iterable[str | Path], symbols: Iterable[str] | None, **options: Unpack[ArchiveOptions]
     ) -> file_interface.Archive:
         from okxcli.exchanges.okx.bulk_files.raw_lines import Archive
 

@@ -46,6 +46,12 @@ SHAPE: dict[str, bytes] = {
     **dict.fromkeys(("price", "size", "open", "high", "low", "close"), _POSITIVE),
     **dict.fromkeys(("vol", "vol_ccy", "vol_quote"), _AMOUNT),
 }
+#: What the kernel `_rows` calls the columns of trades (core/cells.h), and how many it knows.
+_LETTERS = {
+    "instrument_name": b"s", "trade_id": b"i", "side": b"d", "price": b"p", "size": b"z", "created_time": b"t",
+    "source": b"f",
+}  # fmt: skip
+_MOST_LETTERS, _MOST_OF_A_NAME = 32, 64
 #: No column is called like that.
 _DATA = re.compile(r"[0-9.]+|buy|sell")
 _OTHER = rb"[^,\r\n]*"
@@ -66,6 +72,11 @@ class FileName(NamedTuple):
     kind: Literal["trades", "aggtrades", "candlesticks"]
     since_ms: int
     until_ms: int
+
+    @property
+    def of_many(self) -> bool:
+        """Whether it is of several symbols: a family's, or all."""
+        return self.stem.startswith("all") or self.stem.endswith("chain")
 
     def may_hold(self, symbol: str) -> bool:
         """Whether a file of this name is a place to look for `symbol`: its own, its family's, or one of all."""
@@ -108,6 +119,7 @@ def read_name(name: str) -> FileName | None:
 class Layout:
     """How the rows of one file are read. `symbol` is that of all rows where no column tells it.
 
+    `letters` tells the kernel what the columns of trades are; it is empty where it cannot read them.
     `run_on`: a row stands in the line of the header, whose end is lost; nobody can tell them apart.
     """
 
@@ -116,6 +128,7 @@ class Layout:
     symbol: bytes | None
     header: bool
     run_on: bool
+    letters: bytes
     _fast: re.Pattern[bytes]
     _convert: Callable[[tuple[bytes, ...]], Row]
 
@@ -183,7 +196,10 @@ def read_layout(first_line: bytes, symbol: str | None) -> Layout:
     own = None if "instrument_name" in known else (symbol or "").encode()
     pattern = b",".join(b"(" + SHAPE[name] + b")" if name in SHAPE else _OTHER for name in columns)
     fast = re.compile(rb"^" + pattern + rb"\r?$", re.MULTILINE)
-    return Layout(kind, columns, own, header, run_on, fast, _converter(named, key, time, taken, own))
+    letters = b"".join(_LETTERS.get(name, b"-") for name in columns) if kind == "trades" else b""
+    if len(letters) > _MOST_LETTERS or len(own or b"") > _MOST_OF_A_NAME:
+        letters = b""
+    return Layout(kind, columns, own, header, run_on, letters, fast, _converter(named, key, time, taken, own))
 
 
 def _converter(

@@ -7,15 +7,15 @@ neither overlap nor are out of order are read straight through; the others are s
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from heapq import merge
 from pathlib import Path
+from typing import NamedTuple
 
-from okxcli.core.model import FILE_MERGED
 from okxcli.errors import InputError, UsageError
-from okxcli.exchanges.file_interface import RowsAs
+from okxcli.exchanges.file_interface import FileRows, RowsAs
+from okxcli.exchanges.okx.bulk_files.everyday import Everyday, candle_pushes, newlines, trade_pushes
 from okxcli.exchanges.okx.bulk_files.layouts import DAY_MS, Kind, Row, UnknownLayout, check_symbol, read_name
-from okxcli.exchanges.okx.bulk_files.scan import FOREVER, Part, scan
+from okxcli.exchanges.okx.bulk_files.scan import FOREVER, Part, left, scan
 from okxcli.exchanges.okx.bulk_files.sorting import in_order
 from okxcli.exchanges.okx.bulk_files.unpacking import find, tables
 
@@ -27,12 +27,22 @@ CHANNELS: dict[str, Kind] = {"trades-all": "trades", "candle1m": "candles"}
 _BATCH = 5_000
 
 
+class _Text(NamedTuple):
+    """Whole lines of a part, of which the first has a number, as they stand in the file and in the order wanted."""
+
+    part: Part
+    everyday: Everyday
+    number: int
+    data: bytes
+
+
 class Archive:
     """The rows of `symbols` in the bulk files at `paths` (files, folders, patterns), from `since_ms` to `until_ms`.
 
-    With `since_ms`, the fill right before the first one comes along if it is there: the link that proves the first
-    bar. `damaged` counts rows that could not be read, `unreadable` files, `rows` what was given out; `progress` is
-    called with bytes done and all bytes. `rows_as` says what rows of trades are, whatever they look like.
+    Without `symbols` those of all symbols that rows and names tell. With `since_ms`, the fill right before the first
+    one comes along if it is there: the link that proves the first bar. `damaged` counts rows that could not be read,
+    `unreadable` files, `rows` the raw lines given out; `progress` is called with bytes done and all bytes. `rows_as`
+    says what rows of trades are, whatever they look like.
 
     Raises:
         UsageError: no such file or pattern, an odd symbol, a channel that no file stands in for.
@@ -41,14 +51,15 @@ class Archive:
     def __init__(
         self,
         paths: Iterable[str | Path],
-        symbols: Iterable[str],
+        symbols: Iterable[str] | None,
         since_ms: int | None = None,
         until_ms: int | None = None,
         channel: str = "trades-all",
         progress: Callable[[int, int], None] | None = None,
         rows_as: RowsAs | None = None,
     ) -> None:
-        self.symbols = list(dict.fromkeys(symbols))
+        self.symbols = list(dict.fromkeys(symbols or ()))
+        self._wanted = None if symbols is None else self.symbols
         for symbol in self.symbols:
             check_symbol(symbol)
         if channel not in CHANNELS:
@@ -69,33 +80,52 @@ class Archive:
         return sorted(self._sizes, key=lambda path: (_period(path), path))
 
     def lines(self) -> Iterator[list[bytes]]:
-        """Yield raw lines, without newlines, in lists of some thousand.
+        """Yield raw lines, without newlines, in lists of some thousand; see `pushes`."""
+        for lines, _ in self.pushes():
+            yield lines.split(b"\n")
+
+    def pushes(self) -> Iterator[tuple[bytes, int]]:
+        """Yield raw lines joined by newlines, some thousand at a time, and how many they are.
 
         They are pushes of OKX with an `origin`: fills of `trades-all`; merged ones of `trades`, with an origin that
         proves nothing; bars. Each symbol's come by id (candles: by time); symbols that have files of their own take
         turns file by file.
         """
-        for merged, rows in self.blocks():
-            if self.kind == "candles":
-                yield [_candle(symbol) % (key, *cells) for key, _, symbol, cells in rows]
-            else:
-                yield [
-                    _trade(symbol, merged, len(cells)) % (key, cells[1], cells[2], cells[0], time, *cells[3:])
-                    for key, time, symbol, cells in rows
-                ]
+        for merged, found in self._found():
+            yield from self._pushes(merged, found)
 
-    def blocks(self) -> Iterator[tuple[bool, list[Row]]]:
+    def blocks(self) -> Iterator[FileRows]:
+        """Yield what `pushes` does; fills that stand in order in their file as the rows of that file."""
+        number = 1
+        for merged, found in self._found():
+            if isinstance(found, _Text) and not merged and found.part.layout.letters:
+                part, layout = found.part, found.part.layout
+                source = f"{part.table}: row"
+                yield FileRows(source, found.number, found.data, layout.letters, layout.symbol or b"", part.pushes)
+                continue
+            for lines, count in self._pushes(merged, found):
+                yield FileRows("sorted row", number, lines + b"\n", b"", b"", lambda line: [line])
+                number += count
+
+    def _pushes(self, merged: bool, found: list[Row] | _Text) -> Iterator[tuple[bytes, int]]:
+        if isinstance(found, _Text):
+            for lines, count in _pushes_of(found, merged):
+                self.rows += count
+                yield lines, count
+        elif found:
+            self.rows += len(found)
+            made = trade_pushes(found, merged) if self.kind == "trades" else candle_pushes(found)
+            yield b"\n".join(made), len(found)
+
+    def _found(self) -> Iterator[tuple[bool, list[Row] | _Text]]:
         """Yield (whether they are merged trades, rows of one or several symbols), in the order of `lines`."""
         windows = [_Window(self.since_ms, self.until_ms, self.kind == "trades") for _ in (False, True)]
         for cluster in self._clusters():
             plans = (_groups(part for part in cluster if part.merged is merged) for merged in (False, True))
             for group in merge(*plans, key=lambda group: group[0].since_ms):
                 merged = group[0].merged
-                for rows in self._rows(group):
-                    kept = windows[merged].of(rows)
-                    if kept:
-                        self.rows += len(kept)
-                        yield merged, kept
+                for found in self._read(group):
+                    yield merged, windows[merged].of(found)
                 for part in group:
                     self._advance(part.table.path)
 
@@ -110,7 +140,7 @@ class Archive:
             return False
         if self.until_ms is not None and name.since_ms - DAY_MS >= self.until_ms:
             return False
-        return any(name.may_hold(symbol) for symbol in self.symbols)
+        return self._wanted is None or any(name.may_hold(symbol) for symbol in self._wanted)
 
     def _clusters(self) -> Iterator[list[Part]]:
         """Yield the parts of files, those together that must be looked at together to know their order.
@@ -132,7 +162,7 @@ class Archive:
     def _scan(self, path: Path) -> list[Part]:
         """Return what a file holds; nothing, after a word, if it cannot be read."""
         try:
-            found = [scan(table, self.symbols, self.kind, self._rows_as) for table in tables(path)]
+            found = [scan(table, self._wanted, self.kind, self._rows_as) for table in tables(path)]
         except (InputError, UnknownLayout) as error:
             self.unreadable += 1
             _log.warning("left out: %s", error if isinstance(error, InputError) else f"{path}: {error}")
@@ -148,11 +178,16 @@ class Archive:
         self._done += self._sizes[path]
         self._progress(self._done, 2 * sum(self._sizes.values()))
 
-    def _rows(self, group: list[Part]) -> Iterator[list[Row]]:
-        """Yield the rows of files that belong together, by symbol and key or as they stand if that is in order."""
+    def _read(self, group: list[Part]) -> Iterator[list[Row] | _Text]:
+        """Yield the rows of files that belong together, as they stand if that is in order, else by symbol and key."""
         if len(group) == 1 and group[0].rising:
-            for rows in group[0].read():
-                yield rows if self.kind == "trades" else list(filter(_confirmed, rows))
+            part = group[0]
+            if self.kind == "candles":
+                yield from (list(filter(_confirmed, rows)) for rows in part.read())
+                return
+            everyday = Everyday(part.layout)
+            for number, data in part.texts():
+                yield _Text(part, everyday, number, data)
             return
         every = (row for part in group for rows in part.read() for row in rows)
         ordered = in_order(every) if self.kind == "trades" else _one_each(in_order(filter(_confirmed, every)))
@@ -179,13 +214,21 @@ class _Window:
         self._before: dict[bytes, Row] = {}  # the last one before the span
         self._began: set[bytes] = set()
 
-    def of(self, rows: list[Row]) -> list[Row]:
-        """Return those of `rows` that are to be written."""
+    def of(self, found: list[Row] | _Text) -> list[Row] | _Text:
+        """Return those of some rows that are to be written."""
         if self._all:
-            return rows
+            return found
+        if isinstance(found, _Text):
+            data = found.data
+            match self._place(found):
+                case "inside":
+                    return found
+                case "before":
+                    data = data[data.rfind(b"\n", 0, -1) + 1 :]  # nothing but the last row may be of any use
+            found = found.part.rows_of(found.number, data)
         kept: list[Row] = []
         before, began = self._before, self._began
-        for row in rows:
+        for row in found:
             _, time, symbol, _ = row
             if time >= self._until:
                 continue
@@ -198,6 +241,35 @@ class _Window:
                     kept.append(before[symbol])
             kept.append(row)
         return kept
+
+    def _place(self, found: _Text) -> str:
+        """Return "inside" where all rows of a block are to be written, "before" where no row is of the span.
+
+        Anything else means that each is to be looked at.
+        """
+        end, every = found.everyday.scan(found.data, 0)
+        stretches = [one for one in every if one.symbol in found.part.extents]
+        symbols = {one.symbol for one in stretches}
+        if end < len(found.data):
+            return ""
+        if symbols <= self._began and all(one.high < self._until for one in stretches):
+            return "inside"
+        alone = len(symbols) == len({one.symbol for one in every}) == 1
+        return "before" if alone and not symbols & self._began and all(one.high < self._since for one in every) else ""
+
+
+def _pushes_of(text: _Text, merged: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield the raw lines of a part's rows, joined by newlines, and how many."""
+    number, data, at = text.number, text.data, 0
+    while at < len(data):
+        lines, count, end = text.everyday.pushes(data, at, text.part.extents, merged)
+        if count:
+            yield lines[:-1], count
+        number += newlines(data, at, end)
+        at = left(data, end)
+        if odd := trade_pushes(text.part.rows_of(number, data[end:at]), merged):
+            yield b"\n".join(odd), len(odd)
+        number += newlines(data, end, at)
 
 
 def _groups(parts: Iterable[Part]) -> list[list[Part]]:
@@ -228,22 +300,3 @@ def _one_each(rows: Iterable[Row]) -> Iterator[Row]:
             continue
         last = row
         yield row
-
-
-@lru_cache(1024)
-def _trade(symbol: bytes, merged: bool, cells: int) -> bytes:
-    """Return the push of one symbol with places for id, price, size, side, time and, of four cells, source."""
-    channel, origin = ("trades", FILE_MERGED) if merged else ("trades-all", "file")
-    source = ',"source":"%b"' if cells == 4 else ""
-    name = symbol.decode()
-    return (
-        f'{{"arg":{{"channel":"{channel}","instId":"{name}"}},"data":[{{"instId":"{name}","tradeId":"%d","px":"%b",'
-        f'"sz":"%b","side":"%b","ts":"%d"{source}}}],"origin":"{origin}"}}'
-    ).encode()
-
-
-@lru_cache(1024)
-def _candle(symbol: bytes) -> bytes:
-    """Return the push of one symbol with places for the nine elements of a bar."""
-    row = '"%d"' + ',"%b"' * 8
-    return f'{{"arg":{{"channel":"candle1m","instId":"{symbol.decode()}"}},"data":[[{row}]],"origin":"file"}}'.encode()

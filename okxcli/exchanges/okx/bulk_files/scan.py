@@ -11,6 +11,7 @@ from operator import lt
 
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.file_interface import RowsAs
+from okxcli.exchanges.okx.bulk_files.everyday import Everyday, Stretch, newlines, trade_pushes
 from okxcli.exchanges.okx.bulk_files.layouts import FileName, Kind, Layout, Row, read_layout, read_name
 from okxcli.exchanges.okx.bulk_files.unpacking import Table, blocks, first_line
 
@@ -22,6 +23,8 @@ _BITS = 16
 _MASK = (1 << _BITS) - 1
 #: 32 MiB for 268 million ids, three times the largest month known.
 _MAX_PAGES = 4_096
+#: Rows that cannot be read, by line number with the reason.
+_Faults = list[tuple[int, str]]
 #: Damaged rows of a file that are told one by one.
 _TOLD = 10
 #: A header, and blank lines before it.
@@ -113,6 +116,16 @@ class Extent:
             for key in keys:
                 self._ids.add(key)
 
+    def extend(self, stretch: Stretch) -> None:
+        """Take note of rows that follow on each other, in the order of the file."""
+        self.rising &= stretch.first > self._newest
+        self.first, self.last = min(self.first, stretch.first), max(self.last, stretch.last)
+        self.since_ms = min(self.since_ms, stretch.low)
+        self.rows += stretch.last - stretch.first + 1
+        self._newest = stretch.last
+        if self._ids is not None:
+            self._ids.add_run(stretch.first, stretch.last)
+
     def are_aggregates(self, damaged: int) -> bool:
         """Whether the ids have more holes than files of fills do; each damaged row excuses one. To be asked once."""
         ids, self._ids = self._ids, None
@@ -143,10 +156,26 @@ class Part:
         Raises:
             InputError: the file is damaged as a whole.
         """
-        wanted = self.extents.keys()
-        for rows, _ in _rows(self.table, self.layout):
-            if kept := [row for row in rows if row[2] in wanted]:
+        for number, text in self.texts():
+            if kept := self.rows_of(number, text):
                 yield kept
+
+    def texts(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (number of its first line, whole lines of rows), block by block.
+
+        Raises:
+            InputError: the file is damaged as a whole.
+        """
+        return bodies(self.table, self.layout)
+
+    def rows_of(self, number: int, text: bytes) -> list[Row]:
+        """Return the rows of whole lines that are of this part, damaged ones left out."""
+        rows, _ = _rows(self.layout, number, text)
+        return [row for row in rows if row[2] in self.extents]
+
+    def pushes(self, line: bytes) -> list[bytes]:
+        """Return the raw line of one line; nothing if that is damaged, or of none of these symbols."""
+        return trade_pushes(self.rows_of(1, line + b"\n"), self.merged)
 
     def clashes(self, later: "Part") -> bool:
         """Whether rows of `later` belong before or among the rows of this one."""
@@ -156,8 +185,10 @@ class Part:
         )
 
 
-def layout_of(table: Table, symbols: Collection[str], kind: Kind) -> tuple[FileName | None, Layout | None]:
+def layout_of(table: Table, symbols: Collection[str] | None, kind: Kind) -> tuple[FileName | None, Layout | None]:
     """Return what a table's name tells, and its layout; None if it is of another kind, empty, or of none of `symbols`.
+
+    `symbols` of None are all that there are.
 
     Raises:
         InputError: the file is damaged as a whole.
@@ -169,13 +200,17 @@ def layout_of(table: Table, symbols: Collection[str], kind: Kind) -> tuple[FileN
     head = first_line(table)
     if not head.strip():
         return name, None
-    own = name.stem if name is not None else next(iter(symbols)) if len(symbols) == 1 else None
+    own = next(iter(symbols)) if symbols is not None and len(symbols) == 1 else None
+    if name is not None:
+        own = None if symbols is None and name.of_many else name.stem
     layout = read_layout(head, own)
-    right = layout.kind == kind and (layout.symbol is None or own in symbols)
+    right = layout.kind == kind and (layout.symbol is None or symbols is None or own in symbols)
     return name, layout if right else None
 
 
-def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | None = None) -> tuple[list[Part], int]:
+def scan(
+    table: Table, symbols: Collection[str] | None, kind: Kind, rows_as: RowsAs | None = None
+) -> tuple[list[Part], int]:
     """Read a table; return its parts, none if `layout_of` gives none, and how many of its rows are damaged.
 
     `rows_as` says what rows of trades are, whatever they look like.
@@ -189,16 +224,27 @@ def scan(table: Table, symbols: Collection[str], kind: Kind, rows_as: RowsAs | N
         return [], 0
     damaged = 0
     extents: dict[bytes, Extent] = {}
-    wanted = {symbol.encode() for symbol in symbols}
-    for rows, faults in _rows(table, layout):
+    wanted = None if symbols is None else {symbol.encode() for symbol in symbols}
+
+    def extent_of(symbol: bytes) -> Extent:
+        if symbol not in extents:
+            extents[symbol] = Extent(kind == "trades")
+        return extents[symbol]
+
+    for stretches, rows, faults in _seen(table, layout):
         for number, reason in faults:
             damaged += 1
             if damaged <= _TOLD:
                 _log.warning("%s: row %d: %s", table, number, reason)
-        for symbol in {row[2] for row in rows} & wanted:
-            extents.setdefault(symbol, Extent(kind == "trades")).add(
-                [row[0] for row in rows if row[2] == symbol], [row[1] for row in rows if row[2] == symbol]
-            )
+        for stretch in stretches:
+            if wanted is None or stretch.symbol in wanted:
+                extent_of(stretch.symbol).extend(stretch)
+        by_symbol: dict[bytes, list[Row]] = {}
+        for row in rows:
+            by_symbol.setdefault(row[2], []).append(row)
+        for symbol, some in by_symbol.items():
+            if wanted is None or symbol in wanted:
+                extent_of(symbol).add([row[0] for row in some], [row[1] for row in some])
     if damaged > _TOLD:
         _log.warning("%s: %d rows are damaged and passed over", table, damaged)
     named = name is not None and name.kind == "aggtrades"
@@ -229,21 +275,37 @@ def bodies(table: Table, layout: Layout) -> Iterator[tuple[int, bytes]]:
             yield number + lead[0].count(b"\n"), block[lead.end() :]
 
 
-def _rows(table: Table, layout: Layout) -> Iterator[tuple[list[Row], list[tuple[int, str]]]]:
-    """Yield (rows, faults as (line number, reason)) block by block."""
+def _seen(table: Table, layout: Layout) -> Iterator[tuple[list[Stretch], list[Row], _Faults]]:
+    """Yield what stands in a table, in its order: stretches of everyday rows, and the other rows with their faults."""
     if layout.run_on:
-        yield [], [(1, "a row runs on in the line of the header")]
-    for number, text in bodies(table, layout):
-        rows = layout.rows(text)
-        if rows is not None:
-            yield rows, []
+        yield [], [], [(1, "a row runs on in the line of the header")]
+    everyday = Everyday(layout)
+    for first, text in bodies(table, layout):
+        number, at = first, 0
+        while at < len(text):
+            end, stretches = everyday.scan(text, at)
+            number += sum(one.last - one.first + 1 for one in stretches)
+            at = left(text, end)
+            yield stretches, *_rows(layout, number, text[end:at])
+            number += newlines(text, end, at)
+
+
+def left(text: bytes, at: int) -> int:
+    """Return where what the kernel left of a block ends: it knows some rows, so that is one row, or no row at all."""
+    return text.find(b"\n", at) + 1 if 0 < at < len(text) else len(text)
+
+
+def _rows(layout: Layout, number: int, text: bytes) -> tuple[list[Row], _Faults]:
+    """Return the rows of whole lines, of which the first has that number, and what is wrong with the others."""
+    found = layout.rows(text)
+    if found is not None:
+        return found, []
+    rows, faults = [], []
+    for place, line in enumerate(text[:-1].split(b"\n"), number):
+        if not line.strip():
             continue
-        rows, faults = [], []
-        for place, line in enumerate(text[:-1].split(b"\n"), number):
-            if not line.strip():
-                continue
-            try:
-                rows.append(layout.row(line.rstrip(b"\r")))
-            except InvalidLine as reason:
-                faults.append((place, str(reason)))
-        yield rows, faults
+        try:
+            rows.append(layout.row(line.rstrip(b"\r")))
+        except InvalidLine as reason:
+            faults.append((place, str(reason)))
+    return rows, faults

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from okxcli.errors import InputError, UsageError
+from okxcli.exchanges.okx.bulk_files.everyday import newlines
 from okxcli.runtime.files import expanded, open_input, read_some
 
 _SUFFIXES = (".zip", ".csv", ".csv.gz", ".csv.zst")
-_READ = 1 << 20
+_READ = 1 << 17
 #: OKX's files unpack to some 8 times their size; what unpacks to more than this is made to fill memory or disk.
 _RATIO = 200
 _ALWAYS = 64 << 20
@@ -138,7 +139,7 @@ def blocks(table: Table, size: int = _READ) -> Iterator[tuple[int, bytes]]:
             rest = chunk[cut:]
             if cut:
                 yield number, chunk[:cut]
-                number += chunk.count(b"\n", 0, cut)
+                number += newlines(chunk, 0, cut)
             if len(rest) > MAX_LINE:
                 rest = rest[:MAX_LINE] + _skip(pieces)
     if rest:

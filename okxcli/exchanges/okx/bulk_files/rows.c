@@ -1,0 +1,256 @@
+/* Blocks of a bulk file of trades: what ids and times stand there, and their rows as the pushes that OKX would have sent.
+   The first row that is not of the everyday form ends the call: it is the Python road's. */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "../../../core/cells.h"
+#include "../../../core/symbols.h"
+#include "../../../core/text.h"
+
+/* What one row can come to at most: its parts are bounded, and so are the words around them. */
+#define ROW_MAX 640
+
+/* Fills of one symbol whose ids follow on each other, in the times low to high. */
+typedef struct {
+    int64_t first, last, low, high;
+    uint32_t symbol;
+} Stretch;
+
+typedef struct {
+    Stretch *some;
+    uint32_t used, room;
+    Symbols symbols;
+    uint32_t *newest; /* of each symbol: its newest stretch */
+    uint32_t known;
+} Extents;
+
+static const Span NOBODY = {"", 0};
+
+static int add_row(Extents *extents, const Cells *cells) {
+    int64_t symbol = symbols_find(&extents->symbols, NOBODY, cells->symbol);
+    if (symbol >= 0) {
+        Stretch *newest = &extents->some[extents->newest[symbol]];
+        if (cells->id == newest->last + 1) {
+            newest->last = cells->id;
+            if (cells->timestamp < newest->low) newest->low = cells->timestamp;
+            if (cells->timestamp > newest->high) newest->high = cells->timestamp;
+            return 1;
+        }
+    } else {
+        symbol = symbols_add(&extents->symbols, NOBODY, cells->symbol);
+        if (symbol < 0) return 0;
+        if (extents->known < extents->symbols.room) {
+            uint32_t *newest = PyMem_Realloc(extents->newest, extents->symbols.room * sizeof(uint32_t));
+            if (newest == NULL) return 0;
+            extents->newest = newest;
+            extents->known = extents->symbols.room;
+        }
+    }
+    if (extents->used == extents->room) {
+        uint32_t room = extents->room ? extents->room * 2 : 64;
+        Stretch *some = PyMem_Realloc(extents->some, room * sizeof(Stretch));
+        if (some == NULL) return 0;
+        extents->some = some;
+        extents->room = room;
+    }
+    extents->newest[symbol] = extents->used;
+    extents->some[extents->used++] =
+        (Stretch){cells->id, cells->id, cells->timestamp, cells->timestamp, (uint32_t)symbol};
+    return 1;
+}
+
+static PyObject *stretches(const Extents *extents) {
+    PyObject *list = PyList_New((Py_ssize_t)extents->used);
+    for (uint32_t i = 0; list != NULL && i < extents->used; i++) {
+        const Stretch *one = &extents->some[i];
+        const Symbol *symbol = &extents->symbols.symbols[one->symbol];
+        PyObject *item = Py_BuildValue(
+            "(y#LLLL)", symbol->text + 1, (Py_ssize_t)symbol->size - 1, (long long)one->first, (long long)one->last,
+            (long long)one->low, (long long)one->high);
+        if (item == NULL || PyList_SetItem(list, (Py_ssize_t)i, item) < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static int in_block(Py_ssize_t at, const Py_buffer *block, int known) {
+    if (at < 0 || at > block->len) PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
+    else if (!known) PyErr_SetString(PyExc_ValueError, "columns that make no fill");
+    else return 1;
+    return 0;
+}
+
+static PyObject *scan(PyObject *self, PyObject *args) {
+    Py_buffer block;
+    Py_ssize_t at, count, size;
+    const char *kinds, *symbol;
+    Extents extents = {NULL, 0, 0, {NULL, NULL, 0, 0, 0, 0}, NULL, 0};
+    Columns columns;
+    Cells cells = {0};
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*ny#y#", &block, &at, &kinds, &count, &symbol, &size)) return NULL;
+    if (!in_block(at, &block, columns_of(kinds, count, symbol, size, &columns))) goto done;
+    const char *start = block.buf;
+    while (at < block.len) {
+        const char *end = memchr(start + at, '\n', (size_t)(block.len - at));
+        if (end == NULL || !cells_of(start + at, end, &columns, &cells)) break;
+        if (!add_row(&extents, &cells)) {
+            PyErr_NoMemory();
+            goto done;
+        }
+        at = end + 1 - start;
+    }
+    PyObject *found = stretches(&extents);
+    if (found != NULL) result = Py_BuildValue("(nN)", at, found);
+done:
+    PyMem_Free(extents.some);
+    PyMem_Free(extents.newest);
+    symbols_free(&extents.symbols);
+    PyBuffer_Release(&block);
+    return result;
+}
+
+static void write_row(Text *text, const Cells *cells, Span channel, Span origin, int source) {
+    PUT(text, "{\"arg\":{\"channel\":\"");
+    PUT_SPAN(text, channel);
+    PUT(text, "\",\"instId\":\"");
+    PUT_SPAN(text, cells->symbol);
+    PUT(text, "\"},\"data\":[{\"instId\":\"");
+    PUT_SPAN(text, cells->symbol);
+    PUT(text, "\",\"tradeId\":\"");
+    PUT_SPAN(text, cells->id_text);
+    PUT(text, "\",\"px\":\"");
+    PUT_SPAN(text, cells->price_text);
+    PUT(text, "\",\"sz\":\"");
+    PUT_SPAN(text, cells->size_text);
+    PUT(text, "\",\"side\":\"");
+    PUT_SPAN(text, cells->side);
+    PUT(text, "\",\"ts\":\"");
+    PUT_SPAN(text, cells->time_text);
+    if (source) {
+        PUT(text, "\",\"source\":\"");
+        PUT_SPAN(text, cells->source);
+    }
+    PUT(text, "\"}],\"origin\":\"");
+    PUT_SPAN(text, origin);
+    PUT(text, "\"}\n");
+}
+
+/* Names, a line each: the rows of others are passed over. */
+static int names_of(Symbols *table, const char *names, Py_ssize_t size) {
+    const char *end = names + size;
+    while (names < end) {
+        const char *stop = memchr(names, '\n', (size_t)(end - names));
+        if (stop == NULL) stop = end;
+        Span name = {names, (int)(stop - names)};
+        if (stop - names <= SYMBOL_MAX && symbols_find(table, NOBODY, name) < 0 && symbols_add(table, NOBODY, name) < 0)
+            return 0;
+        names = stop + 1;
+    }
+    return 1;
+}
+
+static PyObject *pushes(PyObject *self, PyObject *args) {
+    Py_buffer block;
+    Py_ssize_t at, count, size, names, channel_size, origin_size, made = 0;
+    const char *kinds, *symbol, *wanted;
+    Span channel, origin;
+    Columns columns;
+    Cells cells = {0};
+    Symbols table = {NULL, NULL, 0, 0, 0, 0};
+    Text text = {NULL, 0, 0};
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(
+            args, "y*ny#y#y#y#y#", &block, &at, &kinds, &count, &symbol, &size, &wanted, &names, &channel.at,
+            &channel_size, &origin.at, &origin_size))
+        return NULL;
+    int known = columns_of(kinds, count, symbol, size, &columns) && channel_size <= LABEL_MAX && origin_size <= LABEL_MAX;
+    if (!in_block(at, &block, known)) goto done;
+    channel.size = (int)channel_size;
+    origin.size = (int)origin_size;
+    if (!names_of(&table, wanted, names)) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    const char *start = block.buf;
+    int source = memchr(kinds, 'f', (size_t)count) != NULL;
+    while (at < block.len) {
+        const char *end = memchr(start + at, '\n', (size_t)(block.len - at));
+        if (end == NULL || !cells_of(start + at, end, &columns, &cells)) break;
+        if (symbols_find(&table, NOBODY, cells.symbol) >= 0) {
+            if (!reserve(&text, ROW_MAX)) {
+                PyErr_NoMemory();
+                goto done;
+            }
+            write_row(&text, &cells, channel, origin, source);
+            made++;
+        }
+        at = end + 1 - start;
+    }
+    result = Py_BuildValue("(y#nn)", text.used ? text.start : "", (Py_ssize_t)text.used, made, at);
+done:
+    PyMem_Free(text.start);
+    symbols_free(&table);
+    PyBuffer_Release(&block);
+    return result;
+}
+
+/* Sixteen bytes side by side, in counts of a byte each: a compiler makes one instruction of them. */
+static Py_ssize_t count_newlines(const char *at, const char *end) {
+    Py_ssize_t found = 0;
+    while (end - at >= 16) {
+        unsigned char counts[16] = {0};
+        for (int turn = 0; turn < 255 && end - at >= 16; turn++, at += 16)
+            for (int i = 0; i < 16; i++) counts[i] = (unsigned char)(counts[i] + (at[i] == '\n'));
+        for (int i = 0; i < 16; i++) found += counts[i];
+    }
+    for (; at < end; at++) found += *at == '\n';
+    return found;
+}
+
+static PyObject *newlines(PyObject *self, PyObject *args) {
+    Py_buffer block;
+    Py_ssize_t at, end;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*nn", &block, &at, &end)) return NULL;
+    const char *start = block.buf;
+    int inside = in_block(at, &block, 1) && in_block(end, &block, 1);
+    Py_ssize_t found = inside ? count_newlines(start + at, start + end) : 0;
+    PyBuffer_Release(&block);
+    return inside ? PyLong_FromSsize_t(found) : NULL;
+}
+
+PyDoc_STRVAR(newlines_doc, "newlines(block, at, end) -> int\n\nCount the newlines between two offsets, twenty times as fast as bytes.count.");
+PyDoc_STRVAR(scan_doc,
+             "scan(block, at, columns, symbol) -> (next, stretches)\n\n"
+             "Read the rows of a block from an offset on, up to the first that is not of the everyday form.\n"
+             "A stretch is (symbol, first id, last id, lowest time, highest time) of rows of a symbol with consecutive ids,\n"
+             "in the order of their first rows.");
+PyDoc_STRVAR(pushes_doc,
+             "pushes(block, at, columns, symbol, wanted, channel, origin) -> (lines, made, next)\n\n"
+             "Turn the rows of a block from an offset on into raw lines, up to the first that is not of the everyday form.\n"
+             "Those of symbols that are not `wanted` (joined by newlines) are passed over.");
+
+static PyMethodDef methods[] = {
+    {"newlines", newlines, METH_VARARGS, newlines_doc},
+    {"scan", scan, METH_VARARGS, scan_doc},
+    {"pushes", pushes, METH_VARARGS, pushes_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module, "KERNEL", KERNEL); }
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_rows", "Everyday rows of bulk files.", 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__rows(void);
+
+PyMODINIT_FUNC PyInit__rows(void) { return PyModuleDef_Init(&module); }
