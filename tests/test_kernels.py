@@ -35,12 +35,17 @@ NOW = 1_747_087_200_000
 #: Damaged inputs and markets through both roads, in a process whose kernels look at every access.
 SANITIZED = """
 import sys
+from pathlib import Path
+from harness.fuzz_bulk import BulkRoads
 from harness.fuzz_roads import Roads
 from harness.mutation import raw_corpus
 roads = Roads("sanitized")
 assert roads.built
 roads.run(raw_corpus(), int(sys.argv[1]))
-print(roads.tally.inputs, roads.tally.accepted, roads.tally.findings)
+bulk = BulkRoads("sanitized", Path.cwd())
+bulk.run(int(sys.argv[1]) // 100)
+accepted = roads.tally.accepted * (bulk.tally.accepted > 10)
+print(roads.tally.inputs, accepted, roads.tally.findings + bulk.tally.findings)
 """
 
 

@@ -1,5 +1,5 @@
 /* The kernels under libFuzzer: each line of an input lies in memory of its own, so that a read beyond it is seen.
-   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DPUSHES (or RUNS, or ROWS) \
+   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DPUSHES (or RUNS, CELLS, ROWS) \
        -I/usr/include/python3.11 scripts/harness/fuzz_kernels.c -lpython3.11 -o fuzz && ./fuzz -max_len=2000 CORPUS
    with lines of OKX or of ours as the corpus (Debian: clang, libclang-rt-14-dev, libpython3.11-dev). Nothing of Python
    runs: what the kernels need of it stands here. */
@@ -7,6 +7,8 @@
 #include "../../okxcli/exchanges/okx/normalize/pushes.c"
 #elif defined RUNS
 #include "../../okxcli/core/candles/runs.c"
+#elif defined CELLS
+#include "../../okxcli/exchanges/okx/bulk_files/rows.c"
 #else
 #include "../../okxcli/storage/rows/fill_rows.c"
 #endif
@@ -54,6 +56,31 @@ static void line(const char *start, const char *end) {
 static void finish(void) {
     symbols_free(&folder.symbols);
     free(folder.entries);
+}
+#elif defined CELLS
+/* The columns that a file may have: the input says which by its first byte. */
+static const char *const layouts[] = {"sidpzt", "sidpztf", "idzpt", "idzpt--", "-tzpdis", "fdsztpi", "t-f-izpds"};
+static Extents extents;
+static void begin(void) { memset(&extents, 0, sizeof extents); }
+static void line(const char *start, const char *end) {
+    Cells cells = {0};
+    Columns columns;
+    Text text = {NULL, 0, 0};
+    if (start == end) return;
+    const char *kinds = layouts[(unsigned char)*start % 7];
+    int named = strchr(kinds, 's') != NULL;
+    if (!columns_of(kinds, (Py_ssize_t)strlen(kinds), "X-Y", named ? 0 : 3, &columns)) abort();
+    if (!cells_of(start + 1, end, &columns, &cells)) return;
+    if (cells.price.mantissa <= 0 || cells.size.mantissa <= 0 || cells.id <= 0) abort();
+    if (!add_row(&extents, &cells) || !reserve(&text, ROW_MAX)) abort();
+    write_row(&text, &cells, cells.symbol, cells.side, strchr(kinds, 'f') != NULL);
+    if (text.used > ROW_MAX) abort();
+    free(text.start);
+}
+static void finish(void) {
+    free(extents.some);
+    free(extents.newest);
+    symbols_free(&extents.symbols);
 }
 #else
 static Runs runs;
