@@ -23,7 +23,7 @@ typedef struct {
 } Cells;
 
 /* A positive number in plain notation, of no more digits than a product may have. */
-static inline int amount(Cursor *c, Span *span, Number *number) {
+static inline int exact(Cursor *c, Span *span, Number *number) {
     uint64_t found, part;
     int places = 0;
     span->at = c->p;
@@ -74,9 +74,9 @@ static inline int cell(Cursor *c, char kind, Cells *cells) {
     case 'd':
         return side(c, &cells->side, &cells->buy);
     case 'p':
-        return amount(c, &cells->price_text, &cells->price);
+        return exact(c, &cells->price_text, &cells->price);
     case 'z':
-        return amount(c, &cells->size_text, &cells->size);
+        return exact(c, &cells->size_text, &cells->size);
     case 't':
         return moment(c, &cells->time_text, &cells->timestamp);
     case 'f': /* empty where nothing is said */
