@@ -21,6 +21,7 @@ from pathlib import Path
 import orjson
 
 from harness import bench_latency, bench_live
+from harness.bench_bulk import bulk
 from harness.bench_database import COLUMNS, Postgres
 from harness.bench_inputs import OKX, SYMBOL, DailyFile, Inputs, run
 from harness.bench_table import PURE, Act, C, Contest, Report, machine, markdown
@@ -312,6 +313,7 @@ ROWS: dict[str, Callable[[Bench], Contest | Report]] = {
     "store": store,
     "files": files,
     "read": read,
+    "bulk": lambda bench: bulk(bench.folder, bench.rows),
     "start-up": start_up,
     **bench_live.ROWS,
     **bench_latency.ROWS,

@@ -21,6 +21,7 @@ from harness import decoder
 from harness.fuzz_files import Files, Replay
 from harness.fuzz_lines import Candles, Normalize
 from harness.fuzz_processes import Processes
+from harness.fuzz_bulk import BulkRoads
 from harness.fuzz_roads import Roads
 from harness.fuzz_store import Store
 from harness.mutation import Mutator, our_corpus, raw_corpus
@@ -63,7 +64,9 @@ class Fuzz:
         roads = Roads(self._seed)
         if roads.built:
             roads.run(self._raw, self._counts["roads"])
-        targets = (normalize, candles, store, replay, files, self._processes(), *[roads] * roads.built)
+        bulk = BulkRoads(self._seed, self._folder)
+        bulk.run(max(self._counts["roads"] // 100, 1))
+        targets = (normalize, candles, store, replay, files, self._processes(), *[roads, bulk] * roads.built)
         return [target.tally for target in targets]
 
     def _feed(self, name: str, corpus: list[bytes], feed: Callable[[bytes], None]) -> None:
