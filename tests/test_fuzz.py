@@ -114,7 +114,7 @@ def test_damaged_recordings_of_okx():
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(r"^(.+?)  +([0-9,]+)  +([0-9,]+)  +([0-9,]+)  +0  +0  +[0-9.]+$", done.stdout, re.MULTILINE)
     rows = {name: [int(n.replace(",", "")) for n in counts] for name, *counts in found}
-    roads = {"roads"} if kernel("core.candles._runs") else set()
+    roads = {"roads", "bulk roads"} if kernel("core.candles._runs") else set()
     assert rows.keys() == {"normalize", "candles", "store", "replay", "CSV reader", "processes", "all"} | roads
     assert all(accepted and rejected for _, accepted, rejected in rows.values()), done.stdout
     assert rows["all"][0] >= 2000
