@@ -53,7 +53,6 @@ def candles(
     from okxcli.core.codec import encode
     from okxcli.core.model import OHLCVCandle
     from okxcli.errors import InvalidLine, UsageError
-    from okxcli.exchanges.registry import exchange_of_file
     from okxcli.pipeline.candle_feed import CandleFeed
     from okxcli.runtime import log
     from okxcli.runtime.clock import SteadyClock, parse_duration
@@ -88,8 +87,7 @@ def candles(
         due = maker.advance(now)
         return None if due is None else max(due - now, 0) / 1000
 
-    files_named = any(exchange_of_file(path) for path in files or ())
-    if files_named and source not in (None, "1m"):
+    if (bulk := feed.names_bulk(files or [])) and source not in (None, "1m"):
         raise UsageError(f"bulk files hold bars of one minute: --from 1m, not --from {source}")
-    take = feed.take if files_named or feed.by_block else None
+    take = feed.take if bulk or feed.by_block else None
     raise typer.Exit(run.run(feed.handle, tick, maker.finish, maker.counts, take, feed.look, feed.reader))

@@ -7,6 +7,7 @@ and takes the way of the pipe of commands.
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
@@ -15,12 +16,13 @@ from okxcli.core.codec import UnknownType, encode
 from okxcli.core.model import Line
 from okxcli.core.origin import site_told
 from okxcli.core.trade_pieces import TradePieces
-from okxcli.exchanges.file_interface import FileRows
-from okxcli.exchanges.interface import Exchange, Normalizer
-from okxcli.exchanges.registry import exchange_of_file, files_of
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.lines import Block, LineReader, Output
 from okxcli.runtime.signals import Lifecycle
+
+if TYPE_CHECKING:
+    from okxcli.exchanges.file_interface import FileRows
+    from okxcli.exchanges.interface import Exchange, Normalizer
 
 
 class CandleFeed:
@@ -44,11 +46,19 @@ class CandleFeed:
         """Whether blocks of lines are taken, not lines alone."""
         return self._by_block is not None
 
+    def names_bulk(self, files: list[Path]) -> bool:
+        """Whether any of some files is a bulk file by its name."""
+        if not files:
+            return False
+        from okxcli.exchanges.registry import exchange_of_file
+
+        return any(exchange_of_file(path) for path in files)
+
     def reader(self, life: Lifecycle, files: list[Path] | None) -> LineReader:
         """Return what reads the files."""
         return _Reader(self, life, files)
 
-    def read(self, source: Exchange, paths: list[Path]) -> "_Rows":
+    def read(self, source: "Exchange", paths: list[Path]) -> "_Rows":
         """Return the rows of bulk files."""
         if self._exchange != source.name:
             self._exchange, self._normalizer = source.name, source.normalizer()
@@ -129,7 +139,9 @@ class _Rows:
     `plain`: raw lines alone. `bars`: those of one minute, not fills.
     """
 
-    def __init__(self, source: Exchange, paths: list[Path], plain: bool, bars: bool) -> None:
+    def __init__(self, source: "Exchange", paths: list[Path], plain: bool, bars: bool) -> None:
+        from okxcli.exchanges.registry import files_of
+
         files = files_of(source)
         self._archive = files.archive(paths, None, channel=files.bars) if bars else files.archive(paths, None)
         self._plain = plain or bars
@@ -138,8 +150,10 @@ class _Rows:
     def unread(self) -> int:
         return self._archive.damaged + self._archive.unreadable
 
-    def blocks(self) -> Iterator[FileRows]:
+    def blocks(self) -> Iterator["FileRows"]:
         """Yield them, oldest first."""
+        from okxcli.exchanges.file_interface import FileRows
+
         if not self._plain:
             yield from self._archive.blocks()
             return
@@ -160,13 +174,16 @@ class _Reader(LineReader):
         """Yield blocks of lines or of rows."""
         if not self._files:
             yield from super().blocks()
+            return
+        from okxcli.exchanges.registry import exchange_of_file
+
         for source, paths in groupby(self._files, exchange_of_file):
             if source is None:
                 yield from self._lines_of(list(paths))
             else:
                 yield from self._rows_of(source, list(paths))
 
-    def _rows_of(self, source: Exchange, paths: list[Path]) -> Iterator[Block]:
+    def _rows_of(self, source: "Exchange", paths: list[Path]) -> Iterator[Block]:
         rows, before = self._feed.read(source, paths), self.unread
         try:
             for block in rows.blocks():

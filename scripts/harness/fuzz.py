@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 
 from harness import decoder
+from harness.fuzz_bulk import BulkRoads
 from harness.fuzz_files import Files, Replay
 from harness.fuzz_lines import Candles, Normalize
 from harness.fuzz_processes import Processes
-from harness.fuzz_bulk import BulkRoads
 from harness.fuzz_roads import Roads
 from harness.fuzz_store import Store
 from harness.mutation import Mutator, our_corpus, raw_corpus

@@ -14,14 +14,15 @@ COLUMNS = {
 }
 duckdb.execute("SET enable_progress_bar = false")
 duckdb.execute(
-    f"""
+    """
     COPY (
         SELECT instrument_name, created_time // 60000 * 60000 AS start,
             arg_min(price, trade_id), max(price), min(price), arg_max(price, trade_id),
             sum(size), sum(price * size), coalesce(sum(size) FILTER (side = 'buy'), 0),
             count(*), min(trade_id), max(trade_id)
-        FROM read_csv('{sys.argv[1]}', header = true, columns = {COLUMNS})
+        FROM read_csv($path, header = true, columns = $columns)
         GROUP BY ALL ORDER BY instrument_name, start
     ) TO '/dev/stdout' (FORMAT csv, HEADER false)
-    """
+    """,
+    {"path": sys.argv[1], "columns": COLUMNS},
 )
