@@ -79,6 +79,19 @@ def test_a_block_is_taken_up_to_the_first_odd_row():
 
 
 @built
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_a_row_that_is_spelt_anew_is_left(name):
+    """What the usual form does not know has its numbers in their shortest spelling."""
+    layout, text = parts(name, 1)
+    everyday = Everyday(layout)
+    for time, taken in ((1_299_999_999_999, 0), (1_300_000_000_000, 1), (3_999_999_999_999, 1), (4_000_000_000_000, 0)):
+        row = text.replace(b"%d" % MIDNIGHT, b"%d" % time)
+        assert (everyday.scan(row, 0)[0] > 0) == bool(taken)
+        assert everyday.pushes(row, 0, [b"BTC-USDT"], False)[1] == taken
+        assert (layout.rows(row) is not None) == bool(taken)
+
+
+@built
 def test_stretches_are_told_by_symbol_in_the_order_of_their_first_rows():
     """A new one begins where the id is not the next of its symbol."""
     rows = [("A-X", 5), ("B-X", 9), ("A-X", 6), ("A-X", 8), ("B-X", 10), ("A-X", 7)]
