@@ -17,12 +17,13 @@ from pathlib import Path
 import psycopg
 
 from okxcli.core.candles.bucket import TimeframeBucket
+from okxcli.core.codec import decode
 from okxcli.core.model import UNSTAMPED_AHEAD_MS, Instrument
 from okxcli.core.tape import Run, is_complete
 from okxcli.core.timeframes import Timeframe, common, parse_list
 from okxcli.errors import InputError, InvalidLine
 from okxcli.exchanges.file_interface import Fills, RowsAs, WholeFile
-from okxcli.exchanges.interface import Exchange
+from okxcli.exchanges.interface import Exchange, Normalizer, Taken
 from okxcli.exchanges.registry import files_of
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.candles.flat_bars import store_flats
@@ -33,6 +34,7 @@ from okxcli.storage.ledger import id_ledger, time_steps
 from okxcli.storage.ledger.id_ledger import Covered
 from okxcli.storage.ledger.proof import Proof
 from okxcli.storage.rows import reader
+from okxcli.storage.rows.fill_block import FillBlock, FillScanner
 from okxcli.storage.rows.reader import Series
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
@@ -92,6 +94,7 @@ class BulkLoader:
         self._rows_as = rows_as
         self._writer = Writer(database.connect, where=database.where)
         self._proven = Writer(database.connect, where=database.where, proven=True)
+        self._scanner = FillScanner()
         self._loaded = Loaded()
         self.by_symbol: dict[str, Counter[str]] = {symbol: Counter() for symbol in self.symbols}
         self._edges: dict[tuple[str, str, int], tuple[int, int]] = {}  # incomplete bars made here: first and last id
@@ -202,14 +205,8 @@ class BulkLoader:
         """Store what a file holds through the same steps as the pipe of commands."""
         archive = self._files.archive([path], symbols, since_ms=since, until_ms=until, rows_as=self._rows_as)
         normalizer = self._exchange.normalizer()
-        for lines in archive.lines():
-            for line in lines:
-                try:
-                    for found in normalizer.feed(line):
-                        self._writer.add(found)
-                except InvalidLine as reason:
-                    self._loaded.damaged += 1
-                    _log.warning("%s: %s", path, reason)
+        for lines, _ in archive.pushes():
+            self._raw(lines + b"\n", normalizer, path)
             if self._stop():
                 break
         self._writer.flush()
@@ -218,6 +215,37 @@ class BulkLoader:
         for symbol in symbols if archive.damaged or archive.unreadable else ():
             if self._files.may_hold(path, symbol):
                 self.by_symbol[symbol] += Counter(damaged=archive.damaged, unreadable=archive.unreadable)
+
+    def _raw(self, block: bytes, normalizer: Normalizer, path: Path) -> None:
+        """Write raw lines, everyday ones by the block."""
+        at = 0
+        while at < len(block):
+            made = normalizer.take(block, at) if self._scanner.built else Taken(b"", 0, at, 0)
+            if made.made:
+                self._fills(made.lines + b"\n")
+            if made.next < len(block):
+                end = block.index(b"\n", made.next)
+                try:
+                    for found in normalizer.feed(block[made.next : end]):
+                        self._writer.add(found)
+                except InvalidLine as reason:
+                    self._loaded.damaged += 1
+                    _log.warning("%s: %s", path, reason)
+                at = end + 1
+            else:
+                at = made.next
+
+    def _fills(self, block: bytes) -> None:
+        """Write trade lines."""
+        at = 0
+        while at < len(block):
+            end, some = self._scanner.take(block, at, now_ms(), self._writer.room)
+            if some:
+                self._writer.add_fills(FillBlock(block[at:end], some))
+            else:
+                end = block.index(b"\n", at) + 1
+                self._writer.add(decode(block[at : end - 1], now_ms()))
+            at = end
 
     # Bars
 

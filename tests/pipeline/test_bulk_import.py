@@ -16,6 +16,7 @@ from okxcli.exchanges.okx.bulk_files.duckdb_reader import opened as opened_file
 from okxcli.exchanges.okx.bulk_files.unpacking import tables
 from okxcli.exchanges.registry import exchange
 from okxcli.pipeline.bulk_import import BulkLoader
+from okxcli.runtime.road import kernel
 from okxcli.storage.database import open_database
 from okxcli.storage.write import bulk_load
 from okxcli.storage.write.writer import Writer
@@ -220,6 +221,25 @@ def test_without_duckdb_it_takes_longer(opened, other, tmp_path, monkeypatch, ca
     monkeypatch.setattr(builtins, "__import__", without)
     load(opened, tmp_path)
     assert stored(opened) == stored(other) and "okxcli[duckdb]" in caplog.text
+
+
+def test_a_file_with_faults_goes_in_by_the_block_too(opened, other, tmp_path, monkeypatch):
+    """As many rows as are everyday ones, to the same end as one by one: odd spellings, damage, wild times, twice."""
+    fills = made(900)
+    fills[700].ts = 4_000_000_000_000
+    data = modern(SPOT, fills).replace(b",1007,", b",100x7,").replace(b",1100,buy,", b',"1100",BUY,')
+    lines = data.splitlines(keepends=True)
+    write(tmp_path, "BTC-USDT-trades-2026-05-17", b"".join([*lines, lines[300], lines[301].replace(b",5", b",6")]))
+    one_by_one = []
+    add = Writer.add
+    monkeypatch.setattr(Writer, "add", lambda *some: (one_by_one.append(type(some[1])), add(*some))[1])
+    done = load(opened, tmp_path)
+    assert (done.trades, done.damaged) == (898, 2)
+    built = kernel("storage.rows._fill_rows") is not None
+    assert one_by_one.count(StandardizedTrade) < (20 if built else 1_000)
+    monkeypatch.setenv("OKX_PURE", "1")
+    assert load(other, tmp_path) == done
+    assert stored(opened) == stored(other)
 
 
 def test_damaged_rows_and_aggregates(opened, tmp_path):

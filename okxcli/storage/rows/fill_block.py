@@ -57,6 +57,11 @@ class FillScanner:
     def __init__(self) -> None:
         self._kernel: Any = kernel("storage.rows._fill_rows")
 
+    @property
+    def built(self) -> bool:
+        """Whether there is a kernel."""
+        return self._kernel is not None
+
     def take(self, block: bytes, at: int, now_ms: int, most: int) -> tuple[int, int]:
         """Return the offset behind the everyday lines of fills from an offset on, at most so many, and how many."""
         return (at, 0) if self._kernel is None else self._kernel.scan(block, at, now_ms, most)
