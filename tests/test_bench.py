@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from harness import bench_live, bench_source
+from harness import bench_growth, bench_latency, bench_live, bench_memory, bench_source
 from harness.bench import Bench
 from harness.bench_table import PURE, C, Gauge, Report, markdown
 
@@ -130,6 +130,80 @@ def test_the_source_sends_what_it_reports():
     assert json.loads(ticker[4:])["data"][0]["ts"] == "1747087163557"
     assert source._push(("tickers", "A-B"), b"1747087163557") and source.same == {"tickers": 1}
     assert source.sent == {"trades-all": 3, "tickers": 2}
+
+
+@needs_proc
+def test_latency_is_measured(bench):
+    """Of every fill that is sent there is a line, from the pipe and from the bare loop."""
+    report = bench_latency.to_a_line(bench)
+    report.run(1)
+    assert {one.what.split(":")[0] for one in report.gauges} == {"C kernels", "Python alone", "bare loop"}
+    assert all(0 < one.median < 60_000 for one in report.gauges)
+    limits = {one.what: one.most for one in report.gauges if one.most is not None}
+    assert limits["C kernels: p50"] == gauge(report, "bare loop: p50").median + 1
+    assert limits["C kernels: p99"] == gauge(report, "bare loop: p99").median + 5
+
+
+def test_a_fill_without_a_line_is_noticed():
+    """Lines are known by symbol and id, and count when they are whole."""
+    blocks = [
+        (5_000_000, b'{"type":"trade","symbol":"A-B","trade_id":7,"x":1}\n{"symbol":"A-'),
+        (9_000_000, b'B","trade_id":8}\n'),
+    ]
+    read = bench_latency.read_at(blocks, bench_latency._OURS)
+    assert bench_latency.delays({(b"A-B", 7): 1_000_000, (b"A-B", 8): 2_000_000}, read) == [4.0, 7.0]
+    with pytest.raises(SystemExit, match="1 of 3 fills"):
+        bench_latency.delays({(b"A-B", 7): 1, (b"A-B", 8): 2, (b"A-B", 9): 3}, read)
+
+
+@pytest.mark.parametrize("row", [bench_growth.timeframes, bench_growth.merged])
+def test_growth_of_pipes_is_measured(bench, row):
+    """Each variant takes all trades, and all but the first are told beside the first."""
+    report = row(bench)
+    report.run(1)
+    ratios = [one for one in report.gauges if one.what.endswith("beside the first")]
+    assert len(report.gauges) == 2 * len(ratios) + 1 and all(one.most == bench_growth.FLAT for one in ratios)
+
+
+def test_growth_beyond_a_fifth_is_a_target_missed():
+    """By medians."""
+    flat = Report("", lambda _: bench_growth.gauges({"one": [1.0, 5.0, 1.0], "ten": [1.1, 1.2, 9.0]}))
+    flat.run(1)
+    assert flat.met()
+    steep = Report("", lambda _: bench_growth.gauges({"one": [1.0], "ten": [1.3]}))
+    steep.run(1)
+    assert not steep.met()
+
+
+def test_trades_that_candles_did_not_take_are_noticed(tmp_path):
+    """Its counts must tell of each."""
+    stats = tmp_path / "stats"
+    stats.write_text(json.dumps({"trades": 8, "duplicates": 1, "overlapping": 1, "late": 0}))
+    bench_growth.counted(stats, 10)
+    with pytest.raises(SystemExit, match="of 11 trades"):
+        bench_growth.counted(stats, 11)
+
+
+@needs_proc
+@pytest.mark.parametrize("row", [bench_growth.database, bench_growth.ledger])
+def test_growth_of_a_database_is_measured(bench, row, monkeypatch):
+    """Fills are stored beside those that SQL has made; one that is not is noticed."""
+    bench.big = 3_000
+    report = row(bench)
+    report.run(2)
+    assert len(report.gauges) == 3
+    stored = bench_growth._newer
+    monkeypatch.setattr(bench_growth, "_newer", lambda connection: min(stored(connection), 300))
+    with pytest.raises(SystemExit, match="of 400 trades were stored"):
+        row(bench).run(1)
+
+
+def test_memory_is_measured(bench):
+    """Of every filter and of `read`, which shows what `store` has stored."""
+    report = bench_memory.memory(bench)
+    report.run(1)
+    assert [one.what.split()[0] for one in report.gauges] == ["normalize", "candles", "candles", "store", "read"]
+    assert all(8 < one.median < 500 and one.most == 64 for one in report.gauges)
 
 
 def test_the_bare_loop_is_a_script_of_its_own():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from harness import bench_latency, bench_live
+from harness import bench_growth, bench_latency, bench_live, bench_memory
 from harness.bench_bulk import bulk
 from harness.bench_database import COLUMNS, Postgres
 from harness.bench_inputs import OKX, SYMBOL, DailyFile, Inputs, run
@@ -53,10 +53,11 @@ _REQUIREMENTS = {
 class Bench:
     """The inputs, the database and the peers, each made when it is first asked for."""
 
-    def __init__(self, folder: Path, rows: int, peers: Path, seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, rows: int, peers: Path, seconds: float = 60.0, big: int = 5_000_000) -> None:
         self.folder = folder
         self.rows = rows
         self.seconds = seconds
+        self.big = big
         self._peers = peers
         self._ends = ExitStack()
 
@@ -79,6 +80,11 @@ class Bench:
     def timed_postgres(self) -> Postgres:
         """A server that remembers when rows were committed."""
         return self._server({**THROWAWAY, "shared_buffers": "256MB", "track_commit_timestamp": "on"})
+
+    @cached_property
+    def still_postgres(self) -> Postgres:
+        """A server that does nothing by itself."""
+        return self._server({**THROWAWAY, "shared_buffers": "256MB", "autovacuum": "off", "max_wal_size": "16GB"})
 
     def _server(self, settings: Mapping[str, str]) -> Postgres:
         base = throwaway_base()
@@ -317,13 +323,15 @@ ROWS: dict[str, Callable[[Bench], Contest | Report]] = {
     "start-up": start_up,
     **bench_live.ROWS,
     **bench_latency.ROWS,
+    **bench_growth.ROWS,
+    **bench_memory.ROWS,
 }
 
 
 @contextmanager
-def _bench(rows: int, peers: Path, seconds: float) -> Iterator[Bench]:
+def _bench(options: argparse.Namespace) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="okx-bench-") as folder:
-        bench = Bench(Path(folder), rows, peers, seconds)
+        bench = Bench(Path(folder), options.rows, options.peers, options.seconds, options.big)
         try:
             yield bench
         finally:
@@ -337,6 +345,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="pushes, or trades (2 million)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="N", help="how long what is live goes on (60)")
+    parser.add_argument("--big", type=int, default=5_000_000, metavar="N", help="rows of a large database (5 million)")
     parser.add_argument("--peers", type=Path, default=ROOT / ".bench", metavar="DIR", help="where peers are installed")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to a file as well")
     options = parser.parse_args()
@@ -347,7 +356,7 @@ def main() -> int:
     )
     print(head, flush=True)
     parts, missed = [head], []
-    with _bench(options.rows, options.peers, options.seconds) as bench:
+    with _bench(options) as bench:
         for name in options.names or ROWS:
             contest = ROWS[name](bench)
             contest.run(max(options.rounds, 15) if name == "start-up" else options.rounds)
