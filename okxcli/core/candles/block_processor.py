@@ -15,6 +15,9 @@ from okxcli.core.candles.processor import Market, RealTimeCandleProcessor
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.core.tape import Run
 
+#: Time between two looks at symbols that are not live: of old trades there may be thousands, and a block every few ms.
+_WAKE_MS = 250
+
 
 class Folder(Protocol):
     """What the kernel `_runs` gives."""
@@ -43,6 +46,8 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
     def __init__(self, folder: Folder, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._folder = folder
+        self._woken_ms = 0
+        self._wake_ms: int | None = None  # when to find out who is live, if that was put off
 
     def take(self, block: bytes, at: int, now_ms: int) -> tuple[int, int]:
         """Fold the lines of a block from an offset on; return that of the first to be fed as a line, and how many.
@@ -95,6 +100,19 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
         self._settle(exchange, symbol)
         super().forget(exchange, symbol)
         self._folder.watch(exchange, symbol, 0, 0, 0)
+
+    def advance(self, now_ms: int) -> int | None:
+        """Write the bars of live symbols that the wall clock says are over; return when to call again, or None."""
+        due = super().advance(now_ms)
+        return due if self._wake_ms is None else self._wake_ms if due is None else min(due, self._wake_ms)
+
+    def _wake(self, now_ms: int) -> None:
+        """Find out who is live by now, unless that was done a moment ago: it takes what was folded of every symbol."""
+        if self._dormant and 0 <= now_ms - self._woken_ms < _WAKE_MS:
+            self._wake_ms = self._woken_ms + _WAKE_MS
+            return
+        self._woken_ms, self._wake_ms = now_ms, None
+        super()._wake(now_ms)
 
     def _catch_up(self, market: Market) -> None:
         self._settle(market.exchange, market.symbol)

@@ -322,13 +322,8 @@ class RealTimeCandleProcessor(Outlet):
 
         They are written as not complete, and again when final, if anything differs.
         """
-        for market in list(self._dormant):
-            self._catch_up(market)
-            newest = market.clock
-            if newest > 0 and self._live is not False and (self._live is True or now_ms - newest < LIVE_MS):
-                market.live = True
-                del self._dormant[market]
-                self.schedule(market)
+        if self._live is not False:
+            self._wake(now_ms)
         ready: list[Market] = []
         while self._dues and (self._dues[0][0] <= now_ms or self._dues[0][0] != self._dues[0][2].due):
             due, _, market = heappop(self._dues)
@@ -340,6 +335,15 @@ class RealTimeCandleProcessor(Outlet):
             self.write(series.provisional(now_ms, self.grace_ms) for series in market.series)
             self.schedule(market)
         return self._dues[0][0] if self._dues else None
+
+    def _wake(self, now_ms: int) -> None:
+        """Find out who is live by now."""
+        for market in list(self._dormant):
+            self._catch_up(market)
+            if market.clock > 0 and (self._live or now_ms - market.clock < LIVE_MS):
+                market.live = True
+                del self._dormant[market]
+                self.schedule(market)
 
     def schedule(self, market: Market) -> None:
         """Note when a live market is to be looked at by the wall clock."""

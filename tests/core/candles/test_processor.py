@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.candles.rollup import CandleRollup
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
@@ -311,6 +312,38 @@ def test_time_alone_costs_nothing_for_symbols_that_are_not_due(monkeypatch):
     monkeypatch.setattr("okxcli.core.candles.series.Series.next_end", pytest.fail)
     monkeypatch.setattr("okxcli.core.candles.series.Series.provisional", pytest.fail)
     assert maker.advance(T0 + 61_999) == T0 + 62_000
+
+
+class NoFolds:
+    """A kernel that folds nothing, and counts how often it is asked what it has."""
+
+    asked = 0
+
+    def watch(self, *place):
+        pass
+
+    def run(self, *place):
+        self.asked += 1
+
+
+def test_old_trades_of_many_symbols_are_not_looked_at_with_every_block():
+    """Nor is it put off for long that one is live: who advances is told when to come again."""
+    folder, made = NoFolds(), []
+    maker = BlockCandleProcessor(folder, "1m", made.append)
+    for number in range(100):
+        maker.feed(trade(1, number, symbol=f"S{number}-USDT"))
+    now = T0 + 3_600_000
+    folder.asked = 0
+    assert maker.advance(now) is None and folder.asked == 100
+    for later in range(1, 250, 10):
+        assert maker.advance(now + later) == now + 250
+    assert folder.asked == 100
+    maker.feed(trade(2, 3_600_100, symbol="S7-USDT"))
+    assert maker.advance(now + 200) == now + 250
+    assert maker.advance(now + 250) == now + 62_000
+    made.clear()
+    maker.advance(now + 62_000)
+    assert [(bar.symbol, bar.complete) for bar in made] == [("S7-USDT", False)]
 
 
 def test_flat_bars_only_where_the_ids_prove_the_quiet():
