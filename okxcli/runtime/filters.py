@@ -116,7 +116,8 @@ class LineFilter:
             self._note_unread(reader)
             if look is not None:
                 look(block.data)
-            left = block.lines() if take is None or isinstance(block.data, Overlong) else self._left(block, take)
+            alone = take is None or isinstance(block.data, Overlong)
+            left = block.lines() if take is None or alone else self._left(block, take, reader)
             for self._number, self._line in left:
                 self.lines_in += 1
                 try:
@@ -146,7 +147,7 @@ class LineFilter:
         if reader.unread and self._strict:
             raise InputError("some of the input cannot be read: see above")
 
-    def _left(self, block: Block, take: Taking) -> Iterator[tuple[int, bytes]]:
+    def _left(self, block: Block, take: Taking, reader: LineReader) -> Iterator[tuple[int, bytes]]:
         """Let `take` have what it takes of a block, and yield the lines between, with their numbers."""
         data, at, number = block.data, 0, block.number
         while True:
@@ -154,6 +155,7 @@ class LineFilter:
             self.lines_in += taken
             number += taken
             if at >= len(data):
+                reader.told(number - block.number)
                 return
             end = data.index(b"\n", at)
             line = data[at:end]

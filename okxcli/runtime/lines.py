@@ -114,7 +114,13 @@ class LineReader:
         self._files = files or []
         self._rest = b""
         self._skipping: bytes | None = None
-        self._next = 1
+        self._next = 1  # the number of the first line of the last block, or of the one behind it
+        self._uncounted = b""  # that block, as long as its lines are not counted
+
+    def told(self, lines: int) -> None:
+        """Take note of how many lines the last block had, from who has looked at each: counting them takes time."""
+        self._next += lines
+        self._uncounted = b""
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks in order, until the end of input or a stop."""
@@ -125,12 +131,12 @@ class LineReader:
 
     def _lines_of(self, files: list[Path]) -> Iterator[Block]:
         for path in files:
+            self._next, self._uncounted = 1, b""
             if str(path) == "-":
                 yield from self._from_fd(0)
             else:
                 self.source = f"{path}: line"
                 yield from self._from_file(path)
-            self._next = 1
 
     def _from_fd(self, fd: int) -> Iterator[Block]:
         life, dry = self._life, Block(0, b"")
@@ -183,9 +189,9 @@ class LineReader:
             self._skipping, self._rest = self._rest[:_HEAD], b""
 
     def _numbered(self, data: bytes) -> Block:
-        number = self._next
-        self._next += 1 if isinstance(data, Overlong) else data.count(b"\n")
-        return Block(number, data)
+        self.told(1 if isinstance(self._uncounted, Overlong) else self._uncounted.count(b"\n"))
+        self._uncounted = data
+        return Block(self._next, data)
 
     def _last(self) -> Iterator[Block]:
         """Yield a last line that has no newline."""

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okxcli.errors import InvalidLine
+from okxcli.runtime.filters import LineFilter
 from okxcli.runtime.lines import MAX_LINE, LineReader, Overlong
 from okxcli.runtime.signals import Lifecycle
 
@@ -192,6 +194,38 @@ def test_cutting_the_input_anywhere_changes_nothing(data, sizes):
     assert [line for block in got for line in block.lines()] == [
         (n, line) for n, line in enumerate(data.split(b"\n"), 1) if line
     ]
+
+
+@pytest.mark.parametrize("taking", [True, False])
+def test_a_bad_line_is_told_by_its_number(tmp_path, monkeypatch, capsys, taking):
+    """Whoever counts the lines, across blocks, blank lines, lines that are too long, and files."""
+    monkeypatch.setattr("okxcli.runtime.lines._READ", 64)
+    monkeypatch.setattr("okxcli.runtime.lines.MAX_LINE", 100)
+    some = [b"good"] * 40
+    some[5], some[13], some[20], some[39] = b"bad", b"", b"x" * 150, b"bad"
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"\n".join(some))
+
+    def handle(line):
+        if line == b"bad":
+            raise InvalidLine("no")
+
+    def take(block, at):
+        taken = 0
+        while block.startswith(b"good\n", at):
+            at, taken = at + 5, taken + 1
+        return at, taken
+
+    run = LineFilter("test", paths, quiet=True)
+    assert run.run(handle, take=take if taking else None) == 65
+    told = [line.removeprefix("okx test: ") for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        f"{path}: line {number}: {reason}"
+        for path in paths
+        for number, reason in ((6, "no"), (21, "longer than 1 MiB"), (40, "no"))
+    ]
+    assert run.lines_in == 78
 
 
 @settings(max_examples=25, deadline=None)
