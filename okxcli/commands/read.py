@@ -165,7 +165,10 @@ def _run(
         plan = replace(plan, span=span, first=first, newest=newest, context=context, running=running)
         with reader.snapshot(connection):
             positions = plan.positions(connection) if which.follow else {}
-            _write(plan.lines(connection), out, life)
+            if plan.plain:
+                _write_blocks(plan.blocks(connection), out, life)
+            else:
+                _write(plan.lines(connection), out, life)
         out.flush()
         while which.follow and not life.stop:
             life.wait(None, _POLL_S)
@@ -181,3 +184,10 @@ def _write(lines: "Iterator[Line]", out: "Output", life: "Lifecycle") -> None:
         if life.stop:
             return
         out.line(encode(line))
+
+
+def _write_blocks(blocks: "Iterator[tuple[bytes, int]]", out: "Output", life: "Lifecycle") -> None:
+    for lines, count in blocks:
+        if life.stop:
+            return
+        out.block(lines, count)

@@ -26,7 +26,7 @@ from okxcli.core.model import (
     OHLCVCandle,
     StandardizedTrade,
 )
-from okxcli.storage.rows.row_format import fields_of, stamp
+from okxcli.storage.rows.row_format import TRADE_LINE, fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import SNAPSHOT, Connection
 
@@ -139,6 +139,42 @@ def trades(
 
     With `newest` the last so many only.
     """
+    for source, values in _fills(connection, series, span, newest, above):
+        query = sql.SQL("SELECT {} {} ORDER BY trade_id").format(fields_of(StandardizedTrade), source)
+        yield from _stream(connection, query, values, lambda row: StandardizedTrade(*row))
+
+
+def trade_lines(
+    connection: Connection, series: Series, span: Span, newest: int | None = None, most: int | None = None
+) -> Iterator[tuple[bytes, int]]:
+    """Yield the lines of those fills as Postgres spells them: some joined by newlines, and how many. At most so many.
+
+    They are what `codec.encode` makes of the fills that `trades` gives. Within a `snapshot`.
+    """
+    left = most
+    for source, values in _fills(connection, series, span, newest):
+        query = sql.SQL("SELECT {} {} ORDER BY trade_id").format(TRADE_LINE, source)
+        name = sql.Identifier(f"okx_read_{next(_numbers)}")
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("DECLARE {} CURSOR FOR {}").format(name, query), values)
+            while left is None or left > 0:
+                size = _FETCH if left is None else min(left, _FETCH)
+                found = cursor.execute(sql.SQL("FETCH FORWARD {} FROM {}").format(sql.Literal(size), name)).pgresult
+                count = 0 if found is None else found.ntuples
+                if found is None or not count:
+                    break
+                lines = b"\n".join([found.get_value(row, 0) or b"" for row in range(count)])
+                if not lines.isascii():  # names of ours are, those that others stored may not be
+                    lines = lines.decode(connection.info.encoding).encode()
+                yield lines, count
+                left = None if left is None else left - count
+            cursor.execute(sql.SQL("CLOSE {}").format(name))
+
+
+def _fills(
+    connection: Connection, series: Series, span: Span, newest: int | None, above: int = 0
+) -> Iterator[tuple[sql.Composed, list[Any]]]:
+    """Yield the sources whose rows are the fills of a symbol, one after the other, each with its parameters."""
     if series.origin == "trades":
         parts = [span]
         source = _TRADES.format(sql.Identifier("merged_trades"))
@@ -149,8 +185,7 @@ def trades(
         parts, first = _tail(connection, source, series, parts, newest)
         above = max(above, first - 1)
     for part in parts:
-        query = sql.SQL("SELECT {} {} ORDER BY trade_id").format(fields_of(StandardizedTrade), source)
-        yield from _stream(connection, query, [*_bounds(series, part), above], lambda row: StandardizedTrade(*row))
+        yield source, [*_bounds(series, part), above]
 
 
 # The tables are given, the values are parameters.

@@ -62,6 +62,15 @@ def fields_of(kind: type[msgspec.Struct], *table: str) -> sql.Composed:
 #: A time as a line has it. `extract` gives a numeric: exact.
 _MS = sql.SQL("(extract(epoch FROM {}) * 1000)::bigint")
 
+#: A trade's row as its line: what `codec.encode` makes of it, a few times as fast. A test holds both together.
+TRADE_LINE = sql.SQL(
+    """'{{"type":"trade","exchange":"' || exchange || '","symbol":"' || symbol || '","trade_id":' || trade_id"""
+    """ || ',"count":' || count || ',"side":"' || side || '","price":"' || trim_scale(price)"""
+    """ || '","size":"' || trim_scale(size) || '","timestamp":' || {}"""
+    """ || ',"received":' || coalesce({}::text, 'null') || ',"source":' || coalesce(source::text, 'null')"""
+    """ || ',"origin":"' || origin || '"}}'"""
+).format(_MS.format(sql.Identifier("timestamp")), _MS.format(sql.Identifier("received")))
+
 
 @lru_cache(4096)
 def escaped(text: str) -> str:

@@ -24,12 +24,17 @@ def connection(database):
 
 
 def read(connection, kind, symbols=("BTC-USDT",), timeframes=(None,), origin=None, **limits):
-    """Return what a query yields."""
+    """Return what a query yields; where Postgres can write its lines itself, they are the same."""
     from dataclasses import replace
 
     plan = replace(follow.query(connection, kind, list(symbols), "here", timeframes, origin), **limits)
     with reader.snapshot(connection):
-        return list(plan.lines(connection))
+        found = list(plan.lines(connection))
+        if plan.plain:
+            blocks = list(plan.blocks(connection))
+            assert [line for lines, _ in blocks for line in lines.split(b"\n")] == [encode(line) for line in found]
+            assert all(lines.count(b"\n") == count - 1 for lines, count in blocks)
+    return found
 
 
 def test_lines_come_back_as_they_were(database, connection):
@@ -46,6 +51,37 @@ def test_lines_come_back_as_they_were(database, connection):
     assert read(connection, "candles", timeframes=("1m",)) == bars
     assert read(connection, "books") == books
     assert read(connection, "books", origin="bbo-tbt") == books[2:]
+
+
+@pytest.mark.parametrize("table", ["raw_trades", "merged_trades"])
+def test_rows_of_others_are_spelt_as_lines(database, connection, table):
+    """Whoever stored them, and however: needless zeros, microseconds, more fills than one, names of any letters."""
+    store(database, [trade(1), trade(5, count=2, origin="trades")])
+    connection.execute(f"TRUNCATE {table}")
+    numbers = ["0.10", "100", "1e-25", "1e25", "12345678901234567890.123456789000", "0.000000000001", "NaN", "0.0"]
+    for number, text in enumerate(numbers, 10):
+        connection.execute(
+            f"INSERT INTO {table} (exchange, symbol, trade_id, count, side, price, size, timestamp, received, source,"
+            " origin) VALUES ('okx', 'BTC-USDT', %s, %s, 'buy', %s::numeric, %s::numeric, to_timestamp(%s) +"
+            " %s::interval, to_timestamp(%s) - %s::interval, %s, %s)",
+            [number, number % 3, text, numbers[-1 - number % 7], T0 // 1000, f"{number * 1237} us",
+             None if number % 2 else T0 // 1000, f"{number * 500} us", number - 11, 'caf\u00e9 \\t "x"'],
+        )  # fmt: skip
+    connection.execute("UPDATE trade_ledger SET first_time = '2010-01-01', last_time = '2099-01-01'")
+    origin = None if table == "raw_trades" else "trades"
+    assert len(read(connection, "trades", origin=origin)) == len(numbers)
+    assert len(read(connection, "trades", origin=origin, first=3)) == 3
+    assert read(connection, "trades", origin=origin, first=0) == read(connection, "trades", origin=origin, newest=0)
+
+
+def test_more_fills_than_are_fetched_at_a_time(database, connection, monkeypatch):
+    """Blocks follow on each other without a seam, over days and at their ends, with every limit."""
+    monkeypatch.setattr(reader, "_FETCH", 3)
+    fills = [trade(i, timestamp=MIDNIGHT + (i - 9) * 1000) for i in range(1, 19)]
+    store(database, fills)
+    for most in (None, 1, 2, 3, 4, 8, 9, 18, 30):
+        assert read(connection, "trades", first=most) == fills[:most]
+        assert read(connection, "trades", newest=most) == fills[-most if most else 0 :]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
