@@ -83,7 +83,7 @@ static inline char *digits(Wide mantissa, int places, char *text) {
 }
 
 typedef struct {
-    Span exchange, symbol, id_text, price, size, source, origin; /* source is empty where there is none */
+    Span exchange, symbol, price, size, source, origin; /* source is empty where there is none */
     int64_t id, timestamp, received;                             /* received is 0 where there is none */
     int buy;
 } Fill;
@@ -99,7 +99,7 @@ static inline int fill_of(const char *start, const char *end, Fill *fill) {
     int64_t number;
     if (!LITERAL(&c, "{\"type\":\"trade\",\"exchange\":\"") || !label(&c, &fill->exchange)) return 0;
     if (!LITERAL(&c, "\",\"symbol\":\"") || !symbol_name(&c, &fill->symbol)) return 0;
-    if (!LITERAL(&c, "\",\"trade_id\":") || !whole(&c, &fill->id_text, &fill->id) || fill->id == 0) return 0;
+    if (!LITERAL(&c, "\",\"trade_id\":") || !whole(&c, &span, &fill->id) || fill->id == 0) return 0;
     if (!LITERAL(&c, ",\"count\":1,\"side\":\"")) return 0;
     fill->buy = LITERAL(&c, "buy\",\"price\":\"");
     if (!fill->buy && !LITERAL(&c, "sell\",\"price\":\"")) return 0;

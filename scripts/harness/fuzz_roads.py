@@ -6,27 +6,22 @@ go to the candle makers in blocks that are cut anywhere.
 
 import random
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
+from harness.fuzz_rows import NOW, stored
 from harness.mutation import Mutator
 from harness.tally import Tally
 from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode, decode_trades, encode
-from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP, StandardizedTrade
+from okxcli.core.model import MAX_TIMESTAMP, MIN_TIMESTAMP
 from okxcli.core.trade_pieces import TradePieces
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.exchanges.okx.normalize.push_pattern import PushPattern
 from okxcli.runtime.road import kernel
-from okxcli.storage.ledger.checksum import checksum
-from okxcli.storage.rows.row_format import trade_rows
-from okxcli.storage.schema.partitions import DAY_MS
-from okxcli.storage.write.trade_tables import is_merged
 
-_NOW = 1_747_087_200_000
 _SYMBOLS = ("BTC-USDT", "BTC-USDC", "PEPE-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP", "X")
 _EVERYDAY = tuple(b'{"arg":{"channel":"' + name for name in (b"trades", b"books5", b"bbo-tbt", b"tickers"))
 _INSTRUMENT = (
@@ -43,7 +38,6 @@ class Roads:
         self._rng = random.Random(f"{seed}/roads")
         self._pushes: list[bytes] = []
         self._runs: Any = kernel("core.candles._runs")
-        self._rows: Any = kernel("storage.rows._fill_rows")
 
     @property
     def built(self) -> bool:
@@ -64,7 +58,7 @@ class Roads:
         self.tally.try_one(self._raw, line.replace(b"\n", b" "))
 
     def _raw(self, line: bytes) -> bool:
-        now = self._rng.choice([_NOW, MAX_TIMESTAMP])
+        now = self._rng.choice([NOW, MAX_TIMESTAMP])
         normalizer = Normalizer(lambda: now)
         self._pushes.append(line)
         if len(self._pushes) == 40:
@@ -105,7 +99,7 @@ class Roads:
         ends = sorted({*(rng.randrange(len(lines) + 1) for _ in range(rng.choice([0, 1, 8]))), len(lines)})
         self.tally.inputs += len(lines)
         self.pieces(block)
-        self._stored(block)
+        stored(block, self._rng, self.tally)
         taken, shown = self._by_block(lines, ends, rules)
         expected = self._by_line(lines, ends, rules)
         if shown != expected:
@@ -124,60 +118,14 @@ class Roads:
 
     def pieces(self, block: bytes) -> int:
         """Compare lines that are decoded many at a time with each by itself; return how many those were."""
-        pieces = TradePieces(lambda: _NOW)
+        pieces = TradePieces(lambda: NOW)
         pieces.look(block)
         for line in block.split(b"\n"):
             if line and line != b"\r":
-                found, expected = (_said(read, line) for read in (pieces.decode, lambda line: decode(line, _NOW)))
+                found, expected = (_said(read, line) for read in (pieces.decode, lambda line: decode(line, NOW)))
                 if found != expected:
                     self.tally.disagree(f"{found} of many at a time, {expected} by itself", line)
-        return len(decode_trades(block, _NOW) or [])
-
-    def _stored(self, block: bytes) -> None:
-        """Compare the rows, and what the ledger is told of them."""
-        kept = b""
-        for line in block.splitlines(keepends=True):
-            if self._rows.scan(line, 0, _NOW, 1)[1]:
-                kept += line
-                try:
-                    trade = decode(line[:-1], _NOW)
-                except InvalidLine as reason:
-                    self.tally.disagree(f"taken as a row, and {reason}", line)
-                    return
-                if not isinstance(trade, StandardizedTrade) or is_merged(trade):
-                    self.tally.disagree("taken as a row of the tape", line)
-                    return
-        groups: dict[tuple[object, ...], list[StandardizedTrade]] = {}
-        last: dict[str, StandardizedTrade] = {}
-        for line in kept.splitlines():
-            trade = decode(line)
-            before = last.get(trade.symbol)
-            if (
-                before is None
-                or trade.trade_id != before.trade_id + 1
-                or trade.timestamp // DAY_MS != before.timestamp // DAY_MS
-            ):
-                groups[trade.symbol, len(groups)] = []
-            last[trade.symbol] = trade
-            next(group for (symbol, _), group in reversed(groups.items()) if symbol == trade.symbol).append(trade)
-        expected = [
-            (
-                *(group[0].exchange, group[0].symbol, group[0].trade_id, group[-1].trade_id),
-                *(
-                    min(times := [t.timestamp for t in group]),
-                    max(times),
-                    max(max(times[: i + 1]) - at for i, at in enumerate(times)),
-                ),
-                *(times[0] // DAY_MS, checksum(group), "".join(trade_rows(group)).encode()),
-            )
-            for group in groups.values()
-        ]
-        try:
-            found = [(*run[:8], Decimal(run[8]), run[9]) for run in self._rows.rows(kept)]
-        except OverflowError:
-            return
-        if found != expected:
-            self.tally.disagree(f"rows {found} instead of {expected}"[:3000], kept)
+        return len(decode_trades(block, NOW) or [])
 
     def _by_block(self, lines: list[bytes], ends: list[int], rules: dict[str, Any]) -> tuple[int, list[object]]:
         shown: list[object] = []
@@ -186,14 +134,14 @@ class Roads:
         for number, end in enumerate(ends):
             block, at = b"".join(line + b"\n" for line in lines[begin:end]), 0
             while True:
-                at, taken = maker.take(block, at, _NOW)
+                at, taken = maker.take(block, at, NOW)
                 total += taken
                 if at == len(block):
                     break
                 stop = block.index(b"\n", at)
                 _feed(maker, block[at:stop], shown)
                 at = stop + 1
-            shown.append(maker.advance(_NOW + number * 1000))
+            shown.append(maker.advance(NOW + number * 1000))
             begin = end
         return total, _ended(maker, shown)
 
@@ -204,7 +152,7 @@ class Roads:
         for number, end in enumerate(ends):
             for line in lines[begin:end]:
                 _feed(maker, line, shown)
-            shown.append(maker.advance(_NOW + number * 1000))
+            shown.append(maker.advance(NOW + number * 1000))
             begin = end
         return _ended(maker, shown)
 
@@ -213,7 +161,7 @@ class Roads:
         rng = self._rng
         symbols = rng.sample(_SYMBOLS, rng.randrange(1, 4))
         ids = dict.fromkeys(symbols, rng.choice([0, 0, 7, 10**9, 2**63 - 50, 10**18 - 20]))
-        clock, lines, odd = _NOW - rng.choice([0, 3_000, 100_000]), [], rng.choice([0, 0.01, 0.1])
+        clock, lines, odd = NOW - rng.choice([0, 3_000, 100_000]), [], rng.choice([0, 0.01, 0.1])
         while len(lines) < size:
             symbol = rng.choice(symbols)
             clock += rng.choice([0, 0, 0, 1, 7, 300, 900, 2_500])
@@ -228,7 +176,7 @@ class Roads:
         price, size = (self._number(odd) for _ in range(2))
         strange = rng.random() < odd
         at = (
-            rng.choice([MIN_TIMESTAMP, MAX_TIMESTAMP - 1, _NOW + 86_400_000, _NOW + 86_400_001])
+            rng.choice([MIN_TIMESTAMP, MAX_TIMESTAMP - 1, NOW + 86_400_000, NOW + 86_400_001])
             if strange and odd > 0.05
             else at
         )
@@ -292,7 +240,7 @@ def _said(read: Callable[[bytes], object], line: bytes) -> object:
 
 def _feed(maker: RealTimeCandleProcessor, line: bytes, shown: list[object]) -> None:
     try:
-        maker.feed(decode(line, _NOW))
+        maker.feed(decode(line, NOW))
     except InvalidLine as reason:
         shown.append(str(reason))
 

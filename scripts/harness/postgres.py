@@ -46,7 +46,7 @@ def forget_one(self, block):
     if before < 500 <= seen[0]:
         del lines[500 - before - 1]
     if lines:
-        add_fills(self, block._replace(lines=b"".join(lines), size=len(lines)))
+        add_fills(self, block._replace(lines=b"".join(lines), size=len(lines), rows=None))
 DurableWriter.add, DurableWriter.add_fills = forget, forget_one
 from okxcli.cli import main
 main()

@@ -12,8 +12,7 @@ from psycopg import sql
 
 from okxcli.core.decimals import EXACT
 from okxcli.core.model import StandardizedTrade
-
-_SIZE = Decimal(7919)
+from okxcli.storage.rows.fill_lines import WEIGHT
 
 #: The same of rows of `raw_trades`, as an aggregate; null for no row.
 SUM = sql.SQL(
@@ -25,6 +24,6 @@ SUM = sql.SQL(
 def checksum(trades: Sequence[StandardizedTrade]) -> Decimal:
     """Return the checksum of fills; 0 for none. Costs some 2 ms for 5,000, on the way to Postgres."""
     with localcontext(EXACT):  # the times apart, for integers are quicker
-        return sum([(t.price + _SIZE * t.size) * t.trade_id for t in trades], Decimal(0)) + sum(
+        return sum([(t.price + WEIGHT * t.size) * t.trade_id for t in trades], Decimal(0)) + sum(
             [t.trade_id * t.timestamp if t.side == "buy" else -t.trade_id * t.timestamp for t in trades]
         )

@@ -83,12 +83,17 @@ def note_fills(connection: Connection, groups: Mapping[Key, Sequence[Standardize
 def note_newest(connection: Connection, groups: Mapping[Key, Sequence[FillRows]]) -> bool:
     """Do the same for runs of fills by rising id, if all of them are newer than all others, by id and by time.
 
+    So are the first fills of a symbol, unless there are bars of it already.
+
     Returns False, with nothing noted, if they are not. The symbols must be locked.
     """
     newest = _newest(connection, groups)
     for key, runs in groups.items():
         before = newest.get(key)
-        if before is None or runs[0].first <= before[0] or min(run.low for run in runs) < before[1]:
+        if before is None:
+            if stored_frames(connection, key):  # they lack the first fills of all: which of them is to be looked at
+                return False
+        elif runs[0].first <= before[0] or min(run.low for run in runs) < before[1]:
             return False
     for key, runs in groups.items():
         high = step = 0

@@ -1,4 +1,4 @@
-/* Trade lines of single fills to rows of COPY's text format, with what the ledger of ids wants to know of them. */
+/* Trade lines of single fills to rows of COPY's binary format, with what the ledger of ids wants to know of them. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
@@ -24,51 +24,67 @@ typedef struct {
     size_t used, room, symbols;
 } Runs;
 
-/* "YYYY-MM-DD HH:MM:SS.mmm+00", by Howard Hinnant's civil_from_days. */
-static void put_time(Text *text, int64_t ms) {
-    int64_t shifted = ms / DAY_MS + 719468, era = shifted / 146097, of_era = shifted - era * 146097;
-    int64_t year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-    int64_t of_year = of_era - (365 * year + year / 4 - year / 100), month = (5 * of_year + 2) / 153;
-    int64_t day = of_year - (153 * month + 2) / 5 + 1;
-    month = month < 10 ? month + 3 : month - 9;
-    year += era * 400 + (month <= 2);
-    const int64_t parts[] = {year, month, day, ms / 3600000 % 24, ms / 60000 % 60, ms / 1000 % 60, ms % 1000};
-    const int widths[] = {4, 2, 2, 2, 2, 2, 3};
-    const char behind[] = "-- ::.+";
-    char *at = text->start + text->used;
-    for (int i = 0; i < 7; i++) {
-        int64_t left = parts[i];
-        for (int k = widths[i] - 1; k >= 0; k--, left /= 10) at[k] = (char)('0' + (int)(left % 10));
-        at += widths[i];
-        *at++ = behind[i];
-    }
-    *at++ = '0';
-    *at++ = '0';
-    text->used = (size_t)(at - text->start);
+/* A whole number, the highest byte first. */
+static void put_whole(Text *text, int64_t value, int bytes) {
+    for (int i = bytes - 1; i >= 0; i--) text->start[text->used++] = (char)(uint8_t)((uint64_t)value >> (8 * i));
 }
 
+static void put_name(Text *text, Span name) {
+    put_whole(text, name.size, 4);
+    PUT_SPAN(text, name);
+}
+
+/* A timestamptz: microseconds since 2000. */
+static void put_time(Text *text, int64_t ms) {
+    put_whole(text, 8, 4);
+    put_whole(text, (ms - INT64_C(946684800000)) * 1000, 8);
+}
+
+/* Up to four digits as a number; what lacks of them on the right is zeros. */
+static int64_t quartet(const char *at, int size, int room) {
+    int64_t found = 0;
+    for (int i = 0; i < room; i++) found = found * 10 + (i < size ? at[i] - '0' : 0);
+    return found;
+}
+
+/* A numeric: digits to the base of 10,000, with the weight of the first one, and the places as it was spelt. */
+static void put_numeric(Text *text, Span number) {
+    const char *point = memchr(number.at, '.', (size_t)number.size);
+    int wholes = point == NULL ? number.size : (int)(point - number.at);
+    int places = point == NULL ? 0 : number.size - wholes - 1, high = (wholes + 3) / 4, low = (places + 3) / 4;
+    put_whole(text, 8 + 2 * (high + low), 4);
+    put_whole(text, high + low, 2);
+    put_whole(text, high - 1, 2);
+    put_whole(text, 0, 2);
+    put_whole(text, places, 2);
+    int first = wholes - 4 * (high - 1);
+    put_whole(text, quartet(number.at, first, first), 2);
+    for (int at = first; at < wholes; at += 4) put_whole(text, quartet(number.at + at, 4, 4), 2);
+    for (int at = 0; at < places; at += 4)
+        put_whole(text, quartet(point + 1 + at, places - at < 4 ? places - at : 4, 4), 2);
+}
+
+static void put_null(Text *text) { put_whole(text, -1, 4); }
+
 static void put_row(Text *text, const Fill *fill) {
-    PUT_SPAN(text, fill->exchange);
-    PUT(text, "\t");
-    PUT_SPAN(text, fill->symbol);
-    PUT(text, "\t");
-    PUT_SPAN(text, fill->id_text);
-    if (fill->buy) PUT(text, "\t1\tbuy\t");
-    else PUT(text, "\t1\tsell\t");
-    PUT_SPAN(text, fill->price);
-    PUT(text, "\t");
-    PUT_SPAN(text, fill->size);
-    PUT(text, "\t");
+    put_whole(text, 11, 2);
+    put_name(text, fill->exchange);
+    put_name(text, fill->symbol);
+    put_whole(text, 8, 4);
+    put_whole(text, fill->id, 8);
+    put_whole(text, 8, 4);
+    put_whole(text, 1, 8);
+    put_name(text, fill->buy ? (Span){"buy", 3} : (Span){"sell", 4});
+    put_numeric(text, fill->price);
+    put_numeric(text, fill->size);
     put_time(text, fill->timestamp);
-    PUT(text, "\t");
     if (fill->received) put_time(text, fill->received);
-    else PUT(text, "\\N");
-    PUT(text, "\t");
-    if (fill->source.size) PUT_SPAN(text, fill->source);
-    else PUT(text, "\\N");
-    PUT(text, "\t");
-    PUT_SPAN(text, fill->origin);
-    PUT(text, "\n");
+    else put_null(text);
+    if (fill->source.size) {
+        put_whole(text, 2, 4);
+        put_whole(text, quartet(fill->source.at, fill->source.size, fill->source.size), 2);
+    } else put_null(text);
+    put_name(text, fill->origin);
 }
 
 /* Add a fill's part of the checksum, as storage/ledger/checksum.py says it: id * (price + 7919 size + time), the time
@@ -220,7 +236,7 @@ PyDoc_STRVAR(rows_doc,
              "rows(block) -> list\n\n"
              "Turn lines that `scan` took into runs: fills of one symbol and UTC day whose ids follow on each other, in the\n"
              "order of their first lines. Each is (exchange, symbol, first id, last id, lowest and highest time, the most\n"
-             "that time steps back (ms), day since 1970, checksum as text, rows as COPY wants them).\n\n"
+             "that time steps back (ms), day since 1970, checksum as text, rows in COPY's binary format).\n\n"
              "Raises ValueError for another line, OverflowError where 128 bits do not hold a checksum.");
 
 static PyMethodDef methods[] = {

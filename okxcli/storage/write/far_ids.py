@@ -53,6 +53,21 @@ def near_ones(
     return good
 
 
+def are_near(connection: Connection, key: Key, ids: Ranges, anchors: Anchors) -> bool:
+    """Whether `near_ones` takes all fills with these ids, lowest first. The symbol must be locked."""
+    first, last = ids[0][0], ids[-1][1]
+    anchor = anchors.get(key)
+    if anchor is None or first < anchor - FAR or last > anchor + FAR:
+        if any(after[0] - before[1] > FAR for before, after in pairwise(ids)):
+            return False
+        pair = any(high > low for low, high in ids) or any(after[0] == before[1] + 1 for before, after in pairwise(ids))
+        known = [] if pair else _known(connection, key)
+        if known and not _near(known, first, last):
+            return False
+        anchors[key] = last
+    return True
+
+
 def is_far(connection: Connection, absent: Absent, anchors: Anchors) -> bool:
     """Whether ids that are said to be absent are more than could be, or far from all that are known."""
     key = (absent.exchange, absent.symbol)

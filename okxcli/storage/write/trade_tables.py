@@ -15,7 +15,6 @@ from psycopg import sql
 from okxcli.core.codec import encode
 from okxcli.core.decimals import EXACT, ZERO
 from okxcli.core.model import FILE_MERGED, Absent, StandardizedTrade
-from okxcli.core.tape import FAR
 from okxcli.storage.ledger import id_ledger, time_steps, unsettled
 from okxcli.storage.ledger.checksum import checksum
 from okxcli.storage.ledger.id_ledger import Key, Known, Sums
@@ -25,7 +24,7 @@ from okxcli.storage.rows.outcome import Outcome, Refused
 from okxcli.storage.rows.row_format import PIECE, columns_of, fields_of, stamp, trade_rows
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write.far_ids import Anchors, is_far, near_ones
+from okxcli.storage.write.far_ids import Anchors, are_near, is_far, near_ones
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def store_trades(connection: Connection, trades: Groups, outcome: Outcome, thoro
 class NotNew(Exception):
     """Fills of which some are known, or may be, or are older than others: each has to be looked at.
 
-    `passing`: because their symbol is new to this session, which it will not be any more.
+    `passing`: because others of their symbol came beside them, as happens once in a while.
     """
 
     def __init__(self, passing: bool = False) -> None:
@@ -96,11 +95,8 @@ def store_new(connection: Connection, rows: list[FillRows], outcome: Outcome, an
     for run in rows:
         groups.setdefault((run.exchange, run.symbol), []).append(run)
     for key, runs in groups.items():
-        anchor = anchors.get(key)
         rising = all(before.last < run.first for before, run in pairwise(runs))
-        if anchor is None:
-            raise NotNew(passing=True)
-        if not rising or runs[0].first < anchor - FAR or runs[-1].last > anchor + FAR:
+        if not rising or not are_near(connection, key, [(run.first, run.last) for run in runs], anchors):
             raise NotNew
     if id_ledger.known(connection, {key: [(run.first, run.last) for run in runs] for key, runs in groups.items()}):
         raise NotNew
