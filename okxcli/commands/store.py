@@ -104,7 +104,9 @@ class _Keeping:
         self._scanner = FillScanner()
         self.deaf = False  # nobody is there to pass lines on to
         spool = Spool(default_folder(database.where))
-        self.keeper = DurableWriter(database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping)
+        self.keeper = DurableWriter(
+            database, spool, self._pass_on if tee else None, hurried=lambda: run.stopping, ahead=True
+        )
 
     def _pass_on(self, lines: list[bytes]) -> None:
         if not self.deaf:
@@ -130,14 +132,12 @@ class _Keeping:
 
     def take(self, block: bytes, at: int) -> tuple[int, int]:
         """Take the everyday lines of fills from an offset on."""
-        from okxcli.storage.rows.fill_block import FillBlock
-
         taken = 0
         try:
-            while some := (found := self._scanner.take(block, at, now_ms(), self.keeper.room))[1]:
-                taken += some
-                self.keeper.add_fills(FillBlock(block[at : found[0]], some))
-                at = found[0]
+            while (found := self._scanner.fills(block, at, now_ms(), self.keeper.room)).size:
+                taken += found.size
+                self.keeper.add_fills(found)
+                at += len(found.lines)
                 self._wait()
         except BaseException:
             self._run.lines_in += taken  # they were taken in all the same

@@ -133,10 +133,11 @@ def test_both_roads_store_the_same(store, databases, seed, odd):
     assert len(found[0]["raw_trades"]) > 8_000 and found[0]["quarantine"]
 
 
-def test_everyday_fills_go_by_the_block(store, database):
-    """A session's first batch is looked at line by line, those after it are not: the ledger has every id."""
+@pytest.mark.parametrize("pure", [0, 1])
+def test_everyday_fills_go_by_the_block(store, database, pure):
+    """On both roads: the ledger has every id, and the checksum of the rows."""
     lines = [fill("BTC-USDT", number, NOON + number * 3) for number in range(1, 60_001)]
-    done = store(database, b"\n".join(lines) + b"\n", 0)
+    done = store(database, b"\n".join(lines) + b"\n", pure)
     assert told(done)[1]["raw_trades"] == 60_000
     found = dump(database)
     assert [(row[3].__str__(), row[9]) for row in found["ledger"]] == [("{[1, 60001)}", 60_000)]

@@ -49,7 +49,8 @@ class DurableWriter:
 
     `on_durable` is called with the raw lines of each commit, as by `Writer`: while the database is away they wait.
     `full` says that there is no room for more, neither in Postgres nor in the spool: whoever feeds it must wait.
-    `hurried` tells that the process is to end now: nothing is waited for any more that may take long.
+    `hurried` tells that the process is to end now: nothing is waited for any more that may take long. `ahead` as for
+    `Writer`.
     """
 
     database: Database
@@ -57,6 +58,7 @@ class DurableWriter:
     on_durable: Callable[[list[bytes]], None] | None = None
     clock: Callable[[], int] = now_ms
     hurried: Callable[[], bool] = lambda: False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         self.full = False
@@ -68,6 +70,7 @@ class DurableWriter:
             clock=self.clock,
             patience_s=0.3,
             on_durable=self.on_durable,
+            ahead=self.ahead,
             watch=self._watchdog.over,
         )
         self._state: Literal["up", "away", "draining"] = "up"
@@ -156,7 +159,7 @@ class DurableWriter:
         now = self.clock()
         if self._state == "up":
             if self._writer.due_in(now) == 0:
-                self._attempt(self._writer.flush)
+                self._attempt(self._writer.tick, now)
             elif time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + _LOOK_S
                 if self.spool.size():  # of a process that was killed: nobody else drains it before the next start

@@ -7,27 +7,26 @@ Postgres refuses, or that one of our own bugs chokes on, is found by halving the
 
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass
-from itertools import chain
-from typing import Any
 
 import psycopg
 
 from okxcli.core.codec import encode
-from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import BookSnapshot, Line
 from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import explain
 from okxcli.storage.ledger import id_ledger
-from okxcli.storage.rows import candle_table
-from okxcli.storage.rows.fill_block import FillBlock, rows_of
+from okxcli.storage.rows.fill_block import FillBlock
 from okxcli.storage.rows.outcome import Outcome, Refused, Unreadable, quarantine, quarantine_unreadable
 from okxcli.storage.schema.partitions import DAY_MS, Partitions
 from okxcli.storage.server.pooled_connection import Connection
-from okxcli.storage.write import snapshots, trade_tables
+from okxcli.storage.write import trade_tables
+from okxcli.storage.write.aside import Aside
+from okxcli.storage.write.batch import Batch, Parts
 from okxcli.storage.write.far_ids import Anchors
 
 _log = logging.getLogger(__name__)
@@ -37,6 +36,8 @@ _log = logging.getLogger(__name__)
 BATCH_ROWS = 5_000
 _OF_A_BLOCK = 4
 BATCH_MS = 250
+#: Time between two looks at a batch that is being committed aside.
+_LOOK_S = 0.02
 #: Longest wait between two tries to reach a database that went away.
 _BACK_OFF_S = 2.0
 #: Quarantined lines that are told one by one; the closing counts tell of all.
@@ -45,15 +46,12 @@ _TOLD = 20
 # SQLSTATE classes that blame the row: data exception, integrity, an exception raised by a trigger, program limit.
 _POISON = ("22", "23", "P0", "54")
 _Batch = list[tuple[Line, bytes | None]]
-_Taken = list[tuple[Line | FillBlock, bytes | None]]
 #: Batches whose fills are looked at one by one after one of which not all were new.
 _WARY = 20
 
 #: The counts of `Writer.counts`, in their order: rows by table, ids noted absent, lines that changed nothing, refused.
 _TABLES = ("raw_trades", "merged_trades", "market_data", "order_books", "tickers", "instruments")
 COUNTS = (*_TABLES, "absent", "duplicates", "quarantined")
-#: Where lines go whose partition is that of their time, but for trades, which have two tables.
-_TIMED: dict[type[Line], str] = {OHLCVCandle: "market_data", BookSnapshot: "order_books", Ticker: "tickers"}
 
 
 @dataclass(eq=False)
@@ -63,8 +61,9 @@ class Writer:
     `connect` gives a new connection in autocommit mode (`Database.connect`). `on_durable` is called after each commit
     with the bytes of the lines that are now stored (in their order, duplicates included, refused ones not), as far as
     `add` was given any. `patience_s` is how long a batch is tried again while the database cannot be reached. `proven`
-    says that the candles were rebuilt from rows that the ledger proves, and so beat any other. Each transaction is made
-    in the context that `watch` gives.
+    says that the candles were rebuilt from rows that the ledger proves, and so beat any other. With `ahead` a full
+    batch is committed in a thread of its own while the next one is taken in; what comes of it, errors too, comes at
+    the next call. Each transaction is made in the context that `watch` gives.
     """
 
     connect: Callable[[], Connection]
@@ -75,15 +74,15 @@ class Writer:
     patience_s: float = 30.0
     on_durable: Callable[[list[bytes]], None] | None = None
     proven: bool = False
+    ahead: bool = False
     watch: Callable[[Connection], AbstractContextManager[object]] = nullcontext
 
     def __post_init__(self) -> None:
-        self._batch: _Taken = []
-        self._lines = 0  # in the batch
+        self._batch = Batch()
+        self._aside: Aside[list[Refused]] | None = None  # commits `_gone`
+        self._gone = Batch()
+        self._storing = self._batch
         self._wary = 0  # batches whose blocks are to be taken apart
-        self._unreadable: list[Unreadable] = []
-        self._began_ms = 0
-        self._weight = 0
         self._connection: Connection | None = None
         self._partitions = Partitions()
         self._introduced: set[id_ledger.Key] = set()
@@ -94,43 +93,58 @@ class Writer:
     @property
     def pending(self) -> int:
         """How many lines are not committed yet."""
-        return self._lines + len(self._unreadable)
+        return self._batch.pending + self._gone.pending
 
     @property
     def room(self) -> int:
         """How many lines more make the batch full."""
-        return max(1, self.batch_rows - self._weight) * _OF_A_BLOCK
+        return max(1, self.batch_rows - self._batch.weight) * _OF_A_BLOCK
 
     def add(self, line: Line, raw: bytes | None = None) -> None:
-        """Take a line in; `flush` the batch if it is full. `raw` is what it came in as."""
-        self._batch.append((line, raw))
-        self._lines += 1
+        """Take a line in; commit the batch if it is full. `raw` is what it came in as."""
+        self._batch.items.append((line, raw))
+        self._batch.size += 1
         self._weigh(1 if type(line) is not BookSnapshot else 1 + (len(line.bids) + len(line.asks)) // 10)
 
     def add_fills(self, block: FillBlock) -> None:
-        """Take a block of fills in, as many lines as there is `room` for; `flush` the batch if it is full."""
-        self._batch.append((block, None))
-        self._lines += block.size
+        """Take a block of fills in, as many lines as there is `room` for; commit the batch if it is full."""
+        self._batch.items.append((block, None))
+        self._batch.size += block.size
         self._weigh(-(-block.size // _OF_A_BLOCK))
 
     def refuse(self, raw: bytes, reason: str) -> None:
-        """Take in a line that could not be decoded, for the quarantine; `flush` the batch if it is full."""
-        self._unreadable.append(Unreadable(raw, reason))
+        """Take in a line that could not be decoded, for the quarantine; commit the batch if it is full."""
+        self._batch.unreadable.append(Unreadable(raw, reason))
         self._weigh(1)
 
     def _weigh(self, weight: int) -> None:
-        if not self._weight:
-            self._began_ms = self.clock()
-        self._weight += weight
-        if self._weight >= self.batch_rows:
+        if not self._batch.weight:
+            self._batch.began_ms = self.clock()
+        self._batch.weight += weight
+        if self._batch.weight < self.batch_rows:
+            return
+        if not self.ahead:
             self.flush()
+            return
+        self._settle()
+        self._gone, self._batch = self._batch, Batch()
+        self._aside = Aside(lambda: self._store_taken(self._gone))
 
     def due_in(self, now: int) -> float | None:
-        """Return the seconds until the batch is to be flushed, 0 when that is past; None when there is none."""
-        if not self.pending:
+        """Return the seconds until `tick` is to be called, 0 when that is past; None when nothing is pending."""
+        if self._aside is not None:
+            return 0.0 if self._aside.done else _LOOK_S
+        if not self._batch.pending:
             return None
         # A wall clock that was set back must not hold a batch up.
-        return min(max(self._began_ms + BATCH_MS - now, 0), BATCH_MS) / 1000
+        return min(max(self._batch.began_ms + BATCH_MS - now, 0), BATCH_MS) / 1000
+
+    def tick(self, now: int) -> None:
+        """Commit the batch if it is due; raises as `flush`."""
+        if self._aside is not None and self._aside.done:
+            self._settle()
+        if self.due_in(now) == 0:
+            self.flush()
 
     def flush(self) -> None:
         """Commit everything taken in so far; when this returns it is durable, or in quarantine.
@@ -139,34 +153,46 @@ class Writer:
             DatabaseUnavailable: the database could not be reached within the patience, or refuses as a whole. The
                 lines are still pending: `flush` may be called again.
         """
-        if not self.pending:
+        self._settle()
+        if self._batch.pending:
+            refused = self._store_taken(self._batch)
+            batch, self._batch = self._batch, Batch()
+            self._note(batch, refused)
+
+    def _settle(self) -> None:
+        """Wait for the batch that is being committed; if it could not be, it is pending as if it had not been begun."""
+        aside, self._aside = self._aside, None
+        if aside is None:
             return
-        refused = self._store_taken()
-        batch = self._forget_batch()
-        self._counts["quarantined"] += len(self._unreadable)
-        self._unreadable.clear()
-        if self.on_durable is not None and batch:
-            gone = {id(one.line) for one in refused}
-            self.on_durable([raw for line, raw in _lines(batch) if raw is not None and id(line) not in gone])
+        batch, self._gone = self._gone, Batch()
+        try:
+            refused = aside.result()
+        except BaseException:
+            batch.put_before(self._batch)
+            self._batch = batch
+            raise
+        self._note(batch, refused)
+
+    def _note(self, batch: Batch, refused: list[Refused]) -> None:
+        self._counts["quarantined"] += len(batch.unreadable)
+        if self.on_durable is not None and batch.size:
+            self.on_durable(batch.stored_lines(refused))
 
     def take_pending(self) -> list[bytes]:
-        """Return the lines that are not committed, as they came in or as they are written, and forget them."""
-        batch = self._forget_batch()
-        unreadable, self._unreadable = self._unreadable, []
-        lines = [encode(line) if raw is None and line is not None else raw or b"" for line, raw in _lines(batch)]
-        return lines + [one.raw for one in unreadable]
+        """Return the lines that are not committed, as they came in or as they are written, and forget them.
 
-    def _forget_batch(self) -> _Taken:
-        batch, self._batch = self._batch, []
-        self._lines = self._weight = 0
-        return batch
+        None may be being committed: `flush`, or what else commits, has failed.
+        """
+        batch, self._batch = self._batch, Batch()
+        return batch.lines()
 
-    def _store_taken(self) -> list[Refused]:
-        """Commit the batch and return what went to quarantine: blocks as they are, where all in them is new."""
-        if any(isinstance(item, FillBlock) for item, _ in self._batch):
+    def _store_taken(self, batch: Batch) -> list[Refused]:
+        """Commit a batch and return what went to quarantine: blocks as they are, where all in them is new."""
+        self._storing = batch
+        if any(isinstance(item, FillBlock) for item, _ in batch.items):
             if not self._wary:
                 try:
-                    return self._commit(self._batch, thorough=False)
+                    return self._commit(batch.items, thorough=False)
                 except trade_tables.NotNew as reason:
                     self._wary = 0 if reason.passing else _WARY
                 except psycopg.Error as error:
@@ -177,15 +203,21 @@ class Writer:
                     _log.debug("a block of fills is taken apart", exc_info=True)
                     self._wary = _WARY
             self._wary = max(self._wary - 1, 0)
-            self._batch = [pair for item, raw in self._batch for pair in _apart(item, raw)]
-        return self._store([(line, raw) for line, raw in self._batch if not isinstance(line, FillBlock)])
+            batch.take_apart()
+        return self._store([(line, raw) for line, raw in batch.items if not isinstance(line, FillBlock)])
 
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
         return {name: self._counts[name] for name in COUNTS}
 
     def close(self) -> None:
-        """Close the connection; what is pending stays uncommitted."""
+        """Close the connection; what is pending stays uncommitted, but for what is being committed."""
+        if self._aside is not None:
+            with suppress(Exception):
+                self._settle()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -250,7 +282,7 @@ class Writer:
                 if away:
                     _log.info("Postgres at %s is back", self.where)
                 return outcome
-            self.close()
+            self._disconnect()
             if time.monotonic() + wait_s > until:
                 raise failure
             if not away and self.patience_s >= 1:  # with less, whoever has so little says what comes next
@@ -266,7 +298,7 @@ class Writer:
         thorough: bool,
         refused: Sequence[Refused],
     ) -> Outcome:
-        parts = _Parts(line for line, _ in batch)
+        parts = Parts(line for line, _ in batch)
         outcome = Outcome(refused=list(refused))
         now = self.clock()
         for table, days in parts.days().items():
@@ -282,9 +314,10 @@ class Writer:
                 id_ledger.lock(connection, list(keys))
             parts.store(connection, outcome, thorough, self.proven, now, self._anchors)
             # `batch` may be a part of what was taken in, and lacks what is refused by itself.
-            raw = {id(line): text for line, text in self._batch if text is not None} if outcome.refused else {}
+            whole = self._storing
+            raw = {id(line): text for line, text in whole.items if text is not None} if outcome.refused else {}
             quarantine(connection, outcome.refused, raw)
-            quarantine_unreadable(connection, self._unreadable)
+            quarantine_unreadable(connection, whole.unreadable)
         return outcome
 
     def _tell(self, one: Refused) -> None:
@@ -294,77 +327,6 @@ class Writer:
             _log.warning("quarantined (%s): %s%s", one.reason, encode(one.line).decode()[:500], beside)
         elif told == _TOLD:
             _log.warning("more lines are quarantined; the table quarantine has them all")
-
-
-class _Parts:
-    """A batch by type of line, each in the order it came; trades by symbol as well."""
-
-    def __init__(self, lines: Iterable[Line | FillBlock]) -> None:
-        blocks: list[FillBlock] = []
-        self.trades: trade_tables.Groups = defaultdict(list)
-        self.merged: trade_tables.Groups = defaultdict(list)
-        self.others: dict[type[Line], list[Any]] = defaultdict(list)
-        for line in lines:
-            if isinstance(line, FillBlock):
-                blocks.append(line)
-            elif isinstance(line, StandardizedTrade):
-                (self.merged if trade_tables.is_merged(line) else self.trades)[line.exchange, line.symbol].append(line)
-            else:
-                self.others[type(line)].append(line)
-        self.rows = rows_of(blocks) if blocks else []
-
-    def days(self) -> dict[str, set[int]]:
-        """Return the UTC days (numbers since 1970) that each partitioned table needs."""
-        timed = {"raw_trades": chain(*self.trades.values()), "merged_trades": chain(*self.merged.values())}
-        timed |= {table: chain(self.others[kind]) for kind, table in _TIMED.items()}
-        days = {table: {line.timestamp // DAY_MS for line in lines} for table, lines in timed.items()}
-        days["raw_trades"] |= {run.day for run in self.rows}
-        return days
-
-    def keys(self) -> set[id_ledger.Key]:
-        """Return the symbols to lock: of everything but instruments, which have a lock of their own."""
-        parts = (lines for kind, lines in self.others.items() if kind is not Instrument)
-        every = chain(*parts, self.rows)
-        return {(one.exchange, one.symbol) for one in every} | self.trades.keys() | self.merged.keys()
-
-    def store(
-        self, connection: Connection, outcome: Outcome, thorough: bool, proven: bool, now: int, anchors: Anchors
-    ) -> None:
-        """Store every type, within the transaction that holds the locks.
-
-        Raises:
-            NotNew: there are blocks of fills, and not all of those are new.
-        """
-        if self.rows:
-            if any((run.exchange, run.symbol) in self.trades for run in self.rows):
-                raise trade_tables.NotNew(passing=True)
-            trade_tables.store_new(connection, self.rows, outcome, anchors)
-        if self.trades:
-            trade_tables.store_trades(connection, self.trades, outcome, thorough, anchors)
-        if self.merged:
-            trade_tables.store_merged(connection, self.merged, outcome)
-        if absent := self.others[Absent]:
-            trade_tables.store_absent(connection, absent, outcome, now, anchors)
-        if candles := self.others[OHLCVCandle]:
-            candle_table.store_candles(connection, candles, outcome, proven)
-        for kind in (BookSnapshot, Ticker):
-            snapshots.store_new(connection, _TIMED[kind], self.others[kind], outcome)
-        if instruments := self.others[Instrument]:
-            snapshots.store_instruments(connection, instruments, outcome, now)
-
-
-def _apart(item: Line | FillBlock, raw: bytes | None) -> list[tuple[Line | FillBlock, bytes | None]]:
-    """Return a block as its lines, and a line as it is."""
-    return [*item.trades()] if isinstance(item, FillBlock) else [(item, raw)]
-
-
-def _lines(batch: _Taken) -> Iterator[tuple[Line | None, bytes | None]]:
-    """Yield the lines of a batch with what each came in as; those of a block without being read."""
-    for item, raw in batch:
-        if isinstance(item, FillBlock):
-            yield from ((None, line) for line in item.lines[:-1].split(b"\n"))
-        else:
-            yield item, raw
 
 
 def _blames_a_row(error: psycopg.Error) -> bool:

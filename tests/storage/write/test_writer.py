@@ -29,7 +29,6 @@ from storage_samples import (
 from okxcli.core.codec import encode
 from okxcli.core.model import BookSnapshot
 from okxcli.errors import DatabaseUnavailable
-from okxcli.runtime.road import kernel
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.rows.fill_block import FillBlock
@@ -422,7 +421,6 @@ def test_refusal_as_a_whole_quarantines_nothing(database):
     assert rows(database, "SELECT count(*) FROM quarantine") == [(0,)]
 
 
-@pytest.mark.skipif(kernel("storage.rows._fill_rows") is None, reason="no kernels were built")
 @pytest.mark.parametrize("bug", [TypeError("a bug"), OverflowError("too long"), psycopg.DataError("a value")])
 def test_a_block_that_cannot_be_stored_as_such_is_taken_apart(database, monkeypatch, bug):
     """A bug, a sum that is too long, a value that Postgres refuses: the fills are stored one by one all the same."""
