@@ -56,6 +56,10 @@ class InputError(OkxError, exit_code=ExitCode.DATA):
     """Input that cannot be used at all (with `--strict`: the first bad line)."""
 
 
+class LoginRefused(OkxError, exit_code=ExitCode.LOGIN):
+    """No login: the exchange refuses it, or there is nothing to log in with."""
+
+
 class ExchangeUnavailable(OkxError, exit_code=ExitCode.UNAVAILABLE):
     """The exchange cannot be reached, or refuses what we ask for good."""
 
@@ -86,10 +90,6 @@ class OutputError(OkxError, exit_code=ExitCode.OUTPUT):
 
 class TryLater(OkxError, exit_code=ExitCode.TRY_LATER):
     """Somebody else holds the lock, or data waits in the spool."""
-
-
-class LoginRefused(OkxError, exit_code=ExitCode.LOGIN):
-    """The exchange refuses our credentials."""
 
 
 class ConfigError(OkxError, exit_code=ExitCode.CONFIG):

@@ -76,6 +76,10 @@ def _base_url(name: str, variable: str, what: str) -> Any:
     return _or_variable(name, variable, "URL", text)
 
 
+SomeSymbols = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT; none with --private."),
+]
 Symbols = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")
 ]
@@ -165,6 +169,29 @@ class Rest(NamedTuple):
 
     rest_url: RestUrl = None
     proxy: Proxy = None
+
+
+class Account(NamedTuple):
+    """Whose data it is, and on which site of the exchange."""
+
+    private: Annotated[bool, switch("private", "Log in, and stream the channels of your account. It only reads.")] = (
+        False
+    )
+    credentials: Annotated[
+        Path | None,
+        _or_variable(
+            "--credentials",
+            "OKX_CREDENTIALS",
+            "FILE",
+            "The key to log in with: a JSON object with api_key, secret_key and passphrase, of mode 600. Default: "
+            "OKX_API_KEY, OKX_SECRET_KEY and OKX_PASSPHRASE, else the credential okx of systemd.",
+        ),
+    ] = None
+    site: Annotated[
+        Literal["global", "eea", "us"] | None,
+        typer.Option("--site", help="The site of the exchange that has your account. Default: global."),
+    ] = None
+    demo: Annotated[bool, switch("demo", "Its demo trading.")] = False
 
 
 class Addresses(NamedTuple):

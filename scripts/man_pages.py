@@ -30,6 +30,10 @@ TOPICS = ("okx-lines(5)", "okx-config(5)", "okx-candles(7)")
 
 #: Variables that no option stands for, on the page of the whole.
 ENVIRONMENT = {
+    "OKX_API_KEY, OKX_SECRET_KEY, OKX_PASSPHRASE": (
+        "The key that `okx stream --private` logs in with, where --credentials names no file. One that may only read "
+        "is enough."
+    ),
     "OKX_PURE": "1 leaves out the kernels in C that read everyday lines: the same bytes, three to ten times slower.",
     "XDG_CONFIG_HOME": "Where okx/okx.json is looked for; ~/.config when it is not set.",
     "XDG_DATA_HOME": "Where the embedded database lies, in okx/; ~/.local/share when it is not set.",

@@ -99,10 +99,16 @@ def serve(exchange: "LocalServer", ctx: typer.Context, setting: Setting) -> int:
     from okxcli.runtime.signals import Lifecycle
 
     with Lifecycle("server") as life, exchange:
-        typer.echo(f"export OKX_WS_URL={exchange.ws_url}\nexport OKX_REST_URL={exchange.rest_url}")
+        for name, value in _environment(exchange).items():
+            typer.echo(f"export {name}={value}")
         while not life.stop and not exchange.failed:
             life.wait(None, 0.5)
     return 0
+
+
+def _environment(exchange: "LocalServer") -> dict[str, str]:
+    """Return what leads a command to the exchange."""
+    return {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url, **exchange.environment}
 
 
 def _make_tables(dsn: str) -> None:
@@ -133,5 +139,5 @@ def _run(exchange: "LocalServer", command: list[str], setting: Setting) -> int:
             environment["OKX_DSN"] = server.dsn
             _make_tables(server.dsn)
         stack.enter_context(exchange)
-        environment |= {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url}
+        environment |= _environment(exchange)
         return child.run(command, environment)

@@ -31,6 +31,12 @@ _Keep = Annotated[
 ]
 _FirstPush = Annotated[bool, options.switch("first-push", "Push the newest old trade after a subscription.")]
 _BooksSnapshot = Annotated[bool, options.switch("books-snapshot", "Begin a books subscription with a snapshot.")]
+_Account = Annotated[
+    bool,
+    options.switch(
+        "account", "Have an account that trades now and then, for okx stream --private; the command gets its key."
+    ),
+]
 
 #: What follows `--` is a command line of its own.
 COMMAND_CLASS = serving.RunsCommand
@@ -52,6 +58,7 @@ def simulate(
     manners: serving.Manners,
     first_push: _FirstPush = True,
     books_snapshot: _BooksSnapshot = True,
+    account: _Account = False,
     setting: serving.Setting,
     verbose: options.Verbose = False,
 ) -> int:
@@ -81,6 +88,7 @@ def simulate(
         faults=manners.fault or (),
         first_push=first_push,
         books_snapshot=books_snapshot,
+        account=account,
         options=serving.options_of(port, manners, setting, seed),
     )
     return serving.serve(exchange, ctx, setting)

@@ -12,23 +12,24 @@ from okxcli.commands.ways import way_of_options
 
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
-    from okxcli.exchanges.interface import Feed
+    from okxcli.exchanges.interface import LineSource
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
 
 def stream(
     *,
-    symbols: options.Symbols,
+    symbols: options.SomeSymbols = None,
     channels: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--channel",
             "-c",
             metavar="LIST",
-            help="Channels, with commas: trades-all, trades, books5, bbo-tbt, tickers, candle1m.",
+            help="Channels, with commas: trades-all (the default), trades, books5, bbo-tbt, tickers, candle1m; with "
+            "--private: orders, account, positions (the default), fills.",
         ),
-    ] = "trades-all",
+    ] = None,
     stamp: Annotated[
         bool, options.switch("stamp", 'Add the time of arrival to each line, as its last key "received".')
     ] = False,
@@ -56,6 +57,7 @@ def stream(
     duration: options.Duration = None,
     output: options.Output = None,
     connect_timeout: options.ConnectTimeout = 30.0,
+    account: options.Account,
     addresses: options.Addresses,
     dsn: options.Dsn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
@@ -66,45 +68,93 @@ def stream(
     In: the network. Out: raw lines, the exchange's own bytes; the first line of each symbol says what it is
     (instruments). The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends
     it. Fills of trades-all that were missed meanwhile come from REST, in their order, before those that follow; what
-    the exchange itself does not have is told as an absent event.
+    the exchange itself does not have is told as an absent event. With --private the lines are those of an account, from
+    the login on; what changed while the connection was away is not repeated.
     """
+    from okxcli.core.model import TAPE
     from okxcli.core.origin import SITE_HEAD
     from okxcli.errors import UsageError
     from okxcli.runtime import log
-    from okxcli.runtime.clock import parse_duration, parse_time
+    from okxcli.runtime.clock import parse_duration
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
-    way = way_of_options(*addresses)
+    way = _way(account, addresses)
     seconds = parse_duration(duration) if duration is not None else None
-    wanted = [name.strip() for name in channels.split(",") if name.strip()]
-    now = way.market().clock()() if since is not None else 0
-    since_ms = None if since is None else parse_time(since, now)
-    if since_ms is not None and since_ms > now:
-        raise UsageError("--since is in the future: leave it out to begin with the present")
-    feed = way.exchange.feed(
-        symbols,
-        wanted,
-        ws_url=way.ws_url,
-        rest_url=way.rest_url,
-        proxies=way.proxies,
-        connect_timeout_s=connect_timeout,
-        stamp=stamp,
-        repair=repair,
-        since_ms=since_ms,
-        resume=_stored(symbols, way, dsn, since) if resume else None,
-    )
+    wanted = [name.strip() for name in (channels or "").split(",") if name.strip()]
+    feed: LineSource
+    if account.private:
+        if symbols or since or resume:
+            raise UsageError("--private streams a whole account: leave symbols, --since and --resume out")
+        feed = way.exchange.account(
+            wanted,
+            key_file=account.credentials,
+            ws_url=way.ws_url,
+            rest_url=way.rest_url,
+            proxies=way.proxies,
+            connect_timeout_s=connect_timeout,
+            stamp=stamp,
+        )
+    else:
+        if not symbols:
+            raise UsageError("no symbol given. Try: okx stream BTC-USDT")
+        feed = way.exchange.feed(
+            symbols,
+            wanted or [TAPE],
+            ws_url=way.ws_url,
+            rest_url=way.rest_url,
+            proxies=way.proxies,
+            connect_timeout_s=connect_timeout,
+            stamp=stamp,
+            repair=repair,
+            since_ms=_begin(since, way),
+            resume=_stored(symbols, way, dsn, since) if resume else None,
+        )
     with Lifecycle("source") as life, Lines(output) as out, feed:
-        _Copy(feed, out, (SITE_HEAD, *way.exchange.preface), count, way.first_lines(way.ws_url)).run(life, seconds)
+        preface = (SITE_HEAD, *way.exchange.preface)
+        _Copy(feed, out, preface, count, way.first_lines(way.ws_url)).run(life, seconds)
     return 0
+
+
+def _begin(since: str | None, way: "Way") -> int | None:
+    """Return the moment that `--since` names, in ms.
+
+    Raises:
+        UsageError: it is none, or in the future.
+    """
+    from okxcli.errors import UsageError
+    from okxcli.runtime.clock import parse_time
+
+    if since is None:
+        return None
+    now = way.market().clock()()
+    since_ms = parse_time(since, now)
+    if since_ms > now:
+        raise UsageError("--since is in the future: leave it out to begin with the present")
+    return since_ms
+
+
+def _way(account: options.Account, addresses: options.Addresses) -> "Way":
+    """Return the way to the site that is named, else to where the addresses lead."""
+    from okxcli.errors import UsageError
+
+    way = way_of_options(*addresses)
+    if account.site is None and not account.demo:
+        return way
+    if addresses.ws_url or addresses.rest_url:
+        raise UsageError(
+            "--site and --demo name addresses: leave --ws-url, --rest-url, OKX_WS_URL and OKX_REST_URL out"
+        )
+    ws_url, rest_url = way.exchange.addresses(account.site, account.demo)
+    return way._replace(ws_url=ws_url, rest_url=rest_url)
 
 
 @dataclass
 class _Copy:
     """Writes what a feed has, after `first`; no more than `left` messages, without those that begin as `preface`."""
 
-    feed: "Feed"
+    feed: "LineSource"
     out: "Lines"
     preface: tuple[bytes, ...]
     left: int | None

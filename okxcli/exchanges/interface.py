@@ -5,6 +5,7 @@ only its own `Normalizer` understands.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Required, Self, TypedDict, Unpack
 
@@ -94,7 +95,32 @@ class Normalizer(Protocol):
         """Return what a person should know of it at the end."""
 
 
-class Feed(Protocol):
+class LineSource(Protocol):
+    """Raw lines as they come: one thread calls `poll` whenever `fileno` is readable, from `with` to its end."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `poll` has lines or news."""
+
+    def poll(self) -> list[bytes]:
+        """Return the lines that have come; after `stop` also what is held, until there is none.
+
+        Raises:
+            UsageError: the exchange has none of what is asked for.
+            LoginRefused: it does not take the key.
+            ExchangeUnavailable: never connected within the time given.
+        """
+
+    def stop(self) -> None:
+        """Close all connections; what has come can still be polled."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Feed(LineSource, Protocol):
     """The present: raw lines as they are pushed, fills repaired from the past where some are missing."""
 
     clock: "SteadyClock"
@@ -105,20 +131,6 @@ class Feed(Protocol):
 
     def measure(self) -> None:
         """Ask for the exchange's time, unless it is known."""
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `poll` has lines or news."""
-
-    def poll(self) -> list[bytes]:
-        """Return the lines that have come; after `stop` also what is held, until there is none.
-
-        Raises:
-            UsageError: the exchange has none of what is asked for.
-            ExchangeUnavailable: never connected within the time given.
-        """
-
-    def stop(self) -> None:
-        """Close all connections; what has come can still be polled."""
 
     def go_through(self, configured: str | None) -> None:
         """Go on through the proxy that the configuration names now."""
@@ -131,12 +143,6 @@ class Feed(Protocol):
         Raises:
             UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
         """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class History(Protocol):
@@ -231,6 +237,17 @@ class Market(Protocol):
         """Give the connections back."""
 
 
+class AccountOptions(TypedDict, total=False):
+    """Where the exchange is, and as whom to log in: with the key of `key_file`, else of the environment."""
+
+    ws_url: Required[str]
+    rest_url: Required[str]
+    key_file: Path | None
+    proxies: "Proxies"
+    connect_timeout_s: float
+    stamp: bool
+
+
 class FeedOptions(TypedDict, total=False):
     """Where a feed is, and what is wished of it.
 
@@ -304,6 +321,17 @@ class Exchange(Protocol):
 
     def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return the exchange as it answers requests."""
+
+    def account(self, channels: Iterable[str], **options: Unpack[AccountOptions]) -> LineSource:
+        """Return the stream of private `channels` of an account; none: those that every account has.
+
+        Raises:
+            LoginRefused: there is no key to log in with.
+            UsageError: an unknown channel.
+        """
+
+    def addresses(self, site: str | None, demo: bool) -> tuple[str, str]:
+        """Return the addresses of a site, the main one by default, of demo trading if wanted: WebSocket and REST."""
 
     def feed(self, symbols: Iterable[str], channels: Iterable[str], **options: Unpack[FeedOptions]) -> Feed:
         """Return the stream of `channels` of `symbols`.

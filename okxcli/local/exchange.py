@@ -8,7 +8,7 @@ with LocalExchange(["BTC-USDT"], rate=50, seed=7) as exchange:
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from okxcli.local.faults import use_up
 from okxcli.local.network.engine import Feed, Options
 from okxcli.local.network.pushes import Channels
 from okxcli.local.server import LocalServer, served
+from okxcli.local.venue.account import KEY, Account
 from okxcli.local.venue.fills import KEEP, Fill
 from okxcli.local.venue.instruments import row_of
 from okxcli.local.venue.market import Timeline, profiles
@@ -143,6 +144,7 @@ class LocalExchange(LocalServer):
     `history_s` seconds of trading precede it. In a share `quiet` of a symbol's minutes nobody trades. The fills and
     their times are a function of `symbols`, `rate`, `seed`, `start_ms`, `history_s` and `quiet` alone. With `rate=0`
     nothing happens but what `trade` does. At most `keep` fills of a symbol are remembered; `fills_file` gets them all.
+    With `account` some fills are those of an account, to which `account.KEY` is the key.
 
     Raises:
         UsageError: a symbol, a fault or a number that cannot be; on entry, a port or file that cannot be had.
@@ -163,6 +165,7 @@ class LocalExchange(LocalServer):
         faults: Iterable[str] = (),
         first_push: bool = True,
         books_snapshot: bool = True,
+        account: bool = False,
         options: Options | None = None,
     ) -> None:
         self._rows = [row_of(symbol) for symbol in dict.fromkeys(symbols)]
@@ -178,8 +181,14 @@ class LocalExchange(LocalServer):
         self._clock = MarketClock(start_ms or 0, speed)
         self._clock.stop()  # it runs once the past is made
         self._speed = speed
-        channels = Channels(Venue(self._rows, self._clock, keep), first_push, books_snapshot)
-        super().__init__(channels, options or Options(seed=seed), faults)
+        owner = Account() if account else None
+        channels = Channels(Venue(self._rows, self._clock, keep), first_push, books_snapshot, owner)
+        options = options or Options(seed=seed)
+        if account:
+            key, secret, phrase = KEY.values()
+            options = replace(options, keys={key: (secret, phrase), **options.keys})
+            self.environment = dict(KEY)
+        super().__init__(channels, options, faults)
         self._orders = 1 << 40  # numbers of hand-made taker orders, apart from the generator's
 
     def _feed(self) -> Feed:

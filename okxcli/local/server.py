@@ -8,7 +8,7 @@ with LocalExchange(["BTC-USDT"], rate=50, seed=7) as exchange:
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from types import TracebackType
 from typing import Concatenate, NamedTuple, ParamSpec, Self, TypeVar
@@ -48,6 +48,9 @@ class ConnectionInfo(NamedTuple):
 
 class LocalServer:
     """A venue served on loopback by a thread. Methods may be called from any thread while the `with` block lasts."""
+
+    #: What the environment of a command has beside the addresses.
+    environment: Mapping[str, str] = {}
 
     def __init__(self, channels: Channels, options: Options, faults: Iterable[str]) -> None:
         self._engine = Engine(channels, options, faults)

@@ -31,6 +31,14 @@ CHANNELS: dict[str, str] = {
     **dict.fromkeys(_PUBLIC_CHANNELS, PUBLIC),
     **{head + bar: BUSINESS for head in _BAR_CHANNELS for bar in _BARS},
 }
+#: Channels of an account, which want a login: the endpoint that serves each, and by what it is subscribed.
+ACCOUNT_CHANNELS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(_words("orders positions liquidation-warning"), (PRIVATE, "instType")),
+    **dict.fromkeys(_words("account fills balance_and_position account-greeks"), (PRIVATE, "")),
+    **dict.fromkeys(_words("orders-algo algo-advance"), (BUSINESS, "instType")),
+}
+#: Those of them that every account may have.
+ACCOUNT_DEFAULT = ("orders", "account", "positions")
 #: Channels that are subscribed by another argument than the instrument; "" is none at all.
 _ARGUMENT = {"instruments": "instType", "liquidation-orders": "instType", "status": ""}
 
@@ -58,6 +66,8 @@ def path_of(channel: str) -> str:
         UsageError: OKX has no such channel; the nearest name is told.
     """
     path = CHANNELS.get(channel)
+    if channel in ACCOUNT_CHANNELS:
+        raise UsageError(f"{channel} is a channel of your account. Try: okx stream --private -c {channel}")
     if path is None:
         import difflib
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from okxcli.exchanges import file_interface, interface
 from okxcli.exchanges.file_interface import ArchiveOptions, DownloadOptions
-from okxcli.exchanges.interface import Exchange, FeedOptions, Market, MarketOptions
+from okxcli.exchanges.interface import AccountOptions, Exchange, FeedOptions, Market, MarketOptions
 from okxcli.exchanges.okx import sites
-from okxcli.exchanges.okx.channels import TRADES_PAGE
+from okxcli.exchanges.okx.channels import ACCOUNT_DEFAULT, TRADES_PAGE
 
 if TYPE_CHECKING:
     from okxcli.exchanges.okx.bulk_files.duckdb_reader import DuckFile
@@ -113,6 +113,16 @@ class OKX:
         from okxcli.exchanges.okx.feed.live_feed import Feed
 
         return Feed(symbols, channels, **options)
+
+    def account(self, channels: Iterable[str], **options: Unpack[AccountOptions]) -> interface.LineSource:
+        """Return the stream of private `channels` of an account."""
+        from okxcli.exchanges.okx.account.account_feed import AccountFeed
+
+        return AccountFeed(channels or ACCOUNT_DEFAULT, **options)
+
+    def addresses(self, site: str | None, demo: bool) -> tuple[str, str]:
+        """Return the addresses of a site, of demo trading if wanted: WebSocket and REST."""
+        return sites.addresses(site or sites.GLOBAL, demo)
 
 
 EXCHANGE: Exchange = OKX()

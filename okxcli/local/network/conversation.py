@@ -31,7 +31,10 @@ _PUBLIC = {
 }
 SILENT = ("mark-price", "index-tickers", "funding-rate", "open-interest", "price-limit")
 _LOGIN_ONLY = ("books-l2-tbt", "books50-l2-tbt")
-_PRIVATE = ("orders", "account", "positions", "balance_and_position", "liquidation-warning", "account-greeks", "fills")
+PRIVATE = {
+    **dict.fromkeys(("orders", "positions", "liquidation-warning"), "instType"),
+    **dict.fromkeys(("account", "balance_and_position", "account-greeks", "fills"), ""),
+}
 _KINDS = ("SPOT", "MARGIN", "SWAP", "FUTURES", "OPTION", "EVENTS", "ANY")
 
 PATHS = ("/ws/v5/public", "/ws/v5/business", "/ws/v5/private")
@@ -47,7 +50,8 @@ def arg_of(key: Key) -> dict[str, str]:
     channel, subject = key
     if not subject:
         return {"channel": channel}
-    return {"channel": channel, "instType" if channel == "instruments" else "instId": subject}
+    by_kind = channel == "instruments" or channel in PRIVATE
+    return {"channel": channel, "instType" if by_kind else "instId": subject}
 
 
 class Reply(NamedTuple):
@@ -80,7 +84,7 @@ def channel_on(path: str, channel: str) -> str | None:
     if path == "/ws/v5/business":
         known = channel == "trades-all" or (channel.startswith("candle") and channel[6:] in PERIODS)
         return "instId" if known else None
-    return "" if channel in _PRIVATE else None
+    return PRIVATE.get(channel)
 
 
 class Session:

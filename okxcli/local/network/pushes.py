@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from okxcli.local.faults import Faults, use_up
-from okxcli.local.network.conversation import SILENT, Key, arg_of
+from okxcli.local.network.conversation import PRIVATE, SILENT, Key, arg_of
 from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.network.websocket_connection import Connection, Message
+from okxcli.local.venue.account import UID, Account
 from okxcli.local.venue.bars import bar_end, bar_start
 from okxcli.local.venue.books import SEQ_EPOCH_MS, Increments, Snapshots
 from okxcli.local.venue.fills import Fill, merged
@@ -43,8 +44,11 @@ class Channels:
     `first_push`: a new subscription of `trades` or `trades-all` gets the newest trade at once, however old it is.
     """
 
-    def __init__(self, venue: Venue, first_push: bool = True, books_snapshot: bool = True) -> None:
+    def __init__(
+        self, venue: Venue, first_push: bool = True, books_snapshot: bool = True, account: Account | None = None
+    ) -> None:
         self.venue = venue
+        self._account = account
         self.faults = Faults()
         self.subscribers: dict[Key, dict[Connection, None]] = {}
         self.changes = 0  # grows with every subscription
@@ -65,6 +69,9 @@ class Channels:
         now = self.venue.clock.now_ms()
         if channel == "status" and self.makes(key):
             connection.push(_message(key, [STATUS]))
+        rows = self._account.state(channel) if self._account is not None and channel in PRIVATE else None
+        if rows is not None:
+            connection.push(_message(key, rows))
         listing = self.venue.find(subject)
         if listing is None or not self.makes(key):
             return
@@ -131,6 +138,9 @@ class Channels:
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
         symbol = listing.symbol
+        if self._account is not None and fills:
+            for key, rows in self._account.fill(listing.row, fills[-1]).items():
+                self._publish(key, rows)
         if ("trades-all", symbol) in self.subscribers:
             for fill in fills:
                 if fill.trade_id in silent:
@@ -242,4 +252,5 @@ def trade_message(channel: str, listing: Listing, trade: Fill) -> Message:
 
 def _message(key: Key, data: list[Any], action: str | None = None) -> Message:
     named = {} if action is None else {"action": action}
-    return Message(orjson.dumps({"arg": arg_of(key), **named, "data": data}))
+    whose = {"uid": UID} if key[0] in PRIVATE else {}
+    return Message(orjson.dumps({"arg": arg_of(key) | whose, **named, "data": data}))

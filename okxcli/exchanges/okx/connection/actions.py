@@ -1,15 +1,15 @@
 """What a session asks its driver to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from okxcli.exchanges.okx.channels import Subscription
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this text frame."""
+    """Send this text frame, which may hold a secret."""
 
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """OKX refuses the login, and with it all that was to be subscribed."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """Tell people; `level` is one of `logging`."""
 
@@ -49,4 +57,4 @@ class Log:
     text: str
 
 
-Action = Send | Ready | Refuse | Replace | Reconnect | Log
+Action = Send | Ready | Refuse | Replace | Reconnect | LoginFailed | Log

@@ -12,12 +12,14 @@ from functools import partial
 
 from okxcli.errors import ExchangeUnavailable, OkxError
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.actions import Action, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchanges.okx.connection.actions import Action, Log, LoginFailed, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, SLOW_BACKOFF_S, Backoff, Dialler, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState, Link, PutOff
+from okxcli.exchanges.okx.connection.login import PASSING, Login, refused
 from okxcli.exchanges.okx.connection.nonblocking_socket import DialError, WireError
 from okxcli.exchanges.okx.connection.receiver import Receiver
-from okxcli.exchanges.okx.connection.session import Seen, Session
+from okxcli.exchanges.okx.connection.session import Session
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.runtime.clock import passed_ms
 from okxcli.runtime.proxy import Proxies
 
@@ -35,7 +37,7 @@ class OKXWebSocketClient:
     `receiver` reads its sockets and hands on their pushes, in its thread. `refused(refusal)` hears what OKX refuses for
     good, `retired(refusal)` what it refuses although it stood before: that is tried again in the end every hour, and by
     `retry`. `ended()` is called when `failure` was set: never connected within `connect_timeout_s` (None: it tries for
-    ever), or a bug.
+    ever), or a bug, or a `login` that OKX refuses.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class OKXWebSocketClient:
         dials: DialLimiter = PROCESS_DIALS,
         retired: Callable[[Refuse], None] = lambda refusal: None,
         proxies: Proxies | None = None,
+        login: Login | None = None,
     ) -> None:
         self.url = url
         self.failure: OkxError | Exception | None = None
@@ -60,6 +63,7 @@ class OKXWebSocketClient:
         self._receiver = receiver
         self._refused = refused
         self._retired = retired
+        self._login = login
         self._ended = ended
         self._connect_timeout_s = connect_timeout_s
         self._give_up_ms: int | None = None
@@ -303,7 +307,7 @@ class OKXWebSocketClient:
             self._failed_to_connect(str(found), now)
             return
         self._connects += 1
-        link = Link(found, Session(list(self._wanted.values())))
+        link = Link(found, Session(list(self._wanted.values()), self._login))
         self._links.append(link)
         self._receiver.watch(link, self)
         _log.debug("connected to %s, subscribing", self.url)
@@ -336,6 +340,10 @@ class OKXWebSocketClient:
                         _log.info("%s: %s Connecting anew beside it", self.url, reason)
                     link.leaving = True
                     self._next_dial_ms = now
+                case LoginFailed(code, message):
+                    if code not in PASSING and not self._ever_ready:
+                        raise refused(code, message)
+                    self._lost(link, f"OKX refuses the login ({code}: {message})", True, now)
                 case Reconnect(reason, slow):
                     self._lost(link, reason, slow, now)
 

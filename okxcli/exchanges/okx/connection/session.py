@@ -7,12 +7,11 @@ driver (`client`) does what the actions say. One session is one socket; the next
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from okxcli.exchanges.okx.channels import PUSH_HEAD, Subscription
-from okxcli.exchanges.okx.connection.actions import Action, Log, Ready, Reconnect, Refuse, Replace, Send
+from okxcli.exchanges.okx.connection.actions import Action, Log, LoginFailed, Ready, Reconnect, Refuse, Replace, Send
 from okxcli.exchanges.okx.connection.protocol import (
     PING,
     TOO_FREQUENT,
@@ -22,6 +21,7 @@ from okxcli.exchanges.okx.connection.protocol import (
     ConnCount,
     Event,
     Garbage,
+    LoginOk,
     LoginRefused,
     Notice,
     Pong,
@@ -34,6 +34,7 @@ from okxcli.exchanges.okx.connection.protocol import (
     subscribe,
     unsubscribe,
 )
+from okxcli.exchanges.okx.connection.subscribed import Seen, Wanted
 
 #: OKX closes a connection after 30 s without data or frame of ours (4004).
 PING_AFTER_MS = 20_000
@@ -56,39 +57,16 @@ _NOTHING: Sequence[Action] = ()
 
 
 @dataclass(slots=True)
-class _Wanted:
-    """One subscription, how far it is, and what came of it."""
-
-    subscription: Subscription
-    state: Literal["new", "sent", "acked", "leaving", "refused"] = "new"
-    due_ms: int = 0  # new: not before; sent and leaving: answer at the latest
-    request: str = ""
-    acked_ms: int = 0
-    pushes: int = 0
-    last_push_ms: int | None = None
-    frame: bytes = b""  # the last push
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a standing subscription has brought: how many pushes, the last one (b"": none), and since when nothing.
-
-    `acked_ms`: since when it stands.
-    """
-
-    pushes: int
-    frame: bytes
-    since_ms: int
-    acked_ms: int = 0
-
-
-@dataclass(slots=True)
 class Session:
-    """One connection that wants `subscriptions`: `opened` once, then `frames`, `tick` and `closed` as it happens."""
+    """One connection that wants `subscriptions`, after a `login` where that is given: a frame, made when it is sent.
+
+    `opened` once, then `frames`, `tick` and `closed` as it happens."""
 
     subscriptions: Iterable[Subscription]
-    _wanted: dict[tuple[str, str], _Wanted] = field(default_factory=dict)
-    _routes: dict[bytes, _Wanted] = field(default_factory=dict)
+    login: Callable[[], str] | None = field(default=None, repr=False)
+    _login_due_ms: int | None = None  # asked for and not answered
+    _wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
+    _routes: dict[bytes, Wanted] = field(default_factory=dict)
     _requests: deque[int] = field(default_factory=deque)
     _unwanted: list[Subscription] = field(default_factory=list)
     _ending: dict[str, list[Subscription]] = field(default_factory=dict)  # by request: asked for and not answered
@@ -104,7 +82,7 @@ class Session:
 
     def __post_init__(self) -> None:
         for subscription in self.subscriptions:
-            self._wanted[subscription[:2]] = _Wanted(subscription)
+            self._wanted[subscription[:2]] = Wanted(subscription)
 
     @property
     def ready(self) -> bool:
@@ -116,11 +94,6 @@ class Session:
         """The subscriptions that stand."""
         return [w.subscription for w in list(self._wanted.values()) if w.state == "acked"]
 
-    @property
-    def pushes(self) -> dict[Subscription, tuple[int, int | None]]:
-        """Each subscription's number of pushes, and when the last one came."""
-        return {w.subscription: (w.pushes, w.last_push_ms) for w in list(self._wanted.values())}
-
     def seen(self) -> dict[Subscription, Seen]:
         """Return what the subscriptions that stand have brought; may be called from any thread."""
         standing = [w for w in list(self._wanted.values()) if w.state == "acked"]
@@ -130,10 +103,14 @@ class Session:
     # What happens
 
     def opened(self, now: int) -> list[Action]:
-        """Note that the socket is open; subscribe."""
+        """Note that the socket is open; log in, or subscribe."""
         self._open = True
         self._sent_ms = now
-        return self._ask(now)
+        if self.login is None:
+            return self._ask(now)
+        self._request(now)
+        self._login_due_ms = now + ACK_TIMEOUT_MS
+        return [Send(self.login())]
 
     def frames(self, frames: Iterable[bytes], now: int, pushes: list[bytes]) -> list[Action]:
         """Take text frames in their order; add those that are data to `pushes`, routed by their first bytes alone."""
@@ -171,6 +148,8 @@ class Session:
             return []
         if not reading:
             self._wait_again(now)
+        if self._login_due_ms is not None and now >= self._login_due_ms:
+            return self._dead(f"no answer to the login for {ACK_TIMEOUT_MS // 1000} s")
         late = next((w for w in self._wanted.values() if w.state in _ASKED and now >= w.due_ms), None)
         if late is not None:
             return self._dead(f"no answer to the subscription of {late.subscription} for {ACK_TIMEOUT_MS // 1000} s")
@@ -187,6 +166,8 @@ class Session:
         if not self._open or self._over:
             return None
         ping = self._sent_ms + PING_AFTER_MS if self._pinged_ms is None else self._pinged_ms + PONG_TIMEOUT_MS
+        if self._login_due_ms is not None:
+            return min(ping, self._login_due_ms)
         times = [ping]
         for wanted in self._wanted.values():
             if wanted.state in _ASKED:
@@ -204,7 +185,7 @@ class Session:
         for subscription in subscriptions:
             known = self._wanted.get(subscription[:2])
             if known is None or known.state == "refused":
-                self._wanted[subscription[:2]] = _Wanted(subscription)
+                self._wanted[subscription[:2]] = Wanted(subscription)
         return self._ask(now) if self._open and not self._over else []
 
     def remove(self, subscriptions: Iterable[Subscription], now: int) -> list[Action]:
@@ -252,6 +233,12 @@ class Session:
             case ConnCount(channel, count, over):
                 text = f"{count} connections hold {channel}{', this one no longer' if over else ''}"
                 return [Log(logging.WARNING if over else logging.DEBUG, text)]
+            case LoginOk() if self._login_due_ms is not None:
+                self._login_due_ms = None
+                return self._ask(now)
+            case LoginRefused(code, message) if self._login_due_ms is not None:
+                self._over = True
+                return [LoginFailed(code, message)]
             case LoginRefused(code, message):
                 return [Log(logging.ERROR, f"login refused ({code}): {message}")]
             case Garbage(reason):
@@ -311,7 +298,7 @@ class Session:
             actions.append(Refuse(wanted.subscription, event.code, event.message))
         return actions + self._settled()
 
-    def _meant(self, event: Refused) -> list[_Wanted]:
+    def _meant(self, event: Refused) -> list[Wanted]:
         """Return the subscriptions that an error is about: by name, else by request, else the only one open."""
         if event.channel is not None:
             wanted = self._wanted.get((event.channel, event.value or ""))
@@ -345,6 +332,8 @@ class Session:
     def _ask(self, now: int) -> list[Action]:
         """Ask for what is wanted, or not wanted any more, and not asked for yet, as far as the limits allow."""
         actions: list[Action] = []
+        if self._login_due_ms is not None:
+            return actions
         for batch in list(batches(self._unwanted)):
             if now < self._may_ask_ms():
                 return actions
@@ -379,6 +368,8 @@ class Session:
     def _wait_again(self, now: int) -> None:
         if self._pinged_ms is not None:
             self._pinged_ms = now
+        if self._login_due_ms is not None:
+            self._login_due_ms = now + ACK_TIMEOUT_MS
         for wanted in self._wanted.values():
             if wanted.state in _ASKED:
                 wanted.due_ms = now + ACK_TIMEOUT_MS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.listings import CHANNEL
 from okxcli.exchanges.okx.feed.mute_channels import watched
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row

@@ -21,7 +21,7 @@ from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
 from okxcli.exchanges.okx.connection.message_queue import MessageQueue
 from okxcli.exchanges.okx.connection.receiver import Receiver
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.allotment import PER_CONNECTION, plan, spread, subscriptions
 from okxcli.exchanges.okx.feed.disk_queue import DiskQueue, Room
 from okxcli.exchanges.okx.feed.gap_repair import Repair

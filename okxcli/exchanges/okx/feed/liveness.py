@@ -16,7 +16,7 @@ import orjson
 from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.clock_offset import WARN_MS, ClockJudge, Measured, Sample, measure
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.instrument_watch import Listings
 from okxcli.exchanges.okx.feed.mute_channels import (
     BY_ID,

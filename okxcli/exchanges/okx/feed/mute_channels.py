@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 
 #: Silent for so long, a channel is looked at, and again every so often while it stays silent.
 SILENCE_MS = 20_000

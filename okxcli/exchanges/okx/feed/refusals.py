@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.rest.instrument_list import Catalogue
 
 _log = logging.getLogger(__name__)

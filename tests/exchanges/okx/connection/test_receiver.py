@@ -157,19 +157,25 @@ def test_no_room_means_no_reading_and_no_work_thought_done():
         wire = Bytes()
         owner = run.drive(wire)
         run.full = True
-        run.receiver.wake()
-        until(lambda: owner.works == 2)
+        for _ in range(2):  # the first may end a wait that began before
+            works = owner.works
+            run.receiver.wake()
+            until(lambda works=works: owner.works > works)
         wire.far.send(b"abc")
+        works = owner.works
         run.receiver.wake()
-        until(lambda: owner.works == 3)
-        assert run.all == b"" and owner.behind == [False, False, True]
+        until(lambda: owner.works > works)
+        assert run.all == b"" and owner.behind[-1] is True
+        works = owner.works
+        time.sleep(0.1)  # it waits for room now
         run.full = False
         run.receiver.wake()
-        until(lambda: run.all == b"abc")
-        assert owner.behind[3] is True
+        until(lambda: run.all == b"abc" and owner.works > works)
+        assert owner.behind[works] is True
+        works = owner.works
         run.receiver.wake()
-        until(lambda: owner.works == 5)
-        assert owner.behind[4] is False
+        until(lambda: owner.works > works)
+        assert owner.behind[-1] is False
 
 
 def test_a_bug_in_one_costs_that_one_alone():
@@ -183,7 +189,8 @@ def test_a_bug_in_one_costs_that_one_alone():
         reads = run.drive(first, second, read=broken)
         alive = run.drive(good)
         first.far.send(b"x")
-        second.far.send(b"y")
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by then
+            second.far.send(b"y")
         until(lambda: reads.errors)
         works = Owner(run.receiver, work=broken)
         run.receiver.drive(works)

@@ -83,7 +83,9 @@ def test_pushes_are_delivered_and_counted():
     session = standing(BTC, ETH)
     assert list(frame(session, PUSH, 5)) == [PUSH]
     assert list(frame(session, PUSH, 9)) == [PUSH]
-    assert session.pushes == {BTC: (2, 9), ETH: (0, None)}
+    seen = {one: (brought.pushes, brought.frame) for one, brought in session.seen().items()}
+    assert seen == {BTC: (2, PUSH), ETH: (0, b"")}
+    assert session.seen()[BTC].since_ms == 9
 
 
 def test_missing_ack_ends_the_connection():

@@ -9,7 +9,7 @@ from feeding import BTC, ETH, SWAP, beyond, feed_of, ids, present, read
 from okxcli.errors import ExchangeUnavailable, UsageError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.clock_offset import ClockJudge, Measured, Sample, measure
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.instrument_watch import Listings
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.feed.mute_channels import Watchdog

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from okxcli.exchanges.okx.channels import Subscription
-from okxcli.exchanges.okx.connection.session import Seen
+from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.mute_channels import Position, Verdict, Watchdog, by_ticker, delivered, position_of
 
 BTC = Subscription("trades-all", "BTC-USDT")
