@@ -17,6 +17,7 @@ from psycopg.types.multirange import Int8Multirange
 
 from okxcli.core.model import Absent, StandardizedTrade
 from okxcli.storage.ledger.checksum import checksum
+from okxcli.storage.rows import row_format
 from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.schema.partitions import DAY_MS, start_of
 from okxcli.storage.server.pooled_connection import Connection
@@ -126,21 +127,19 @@ class Known:
 
 def lock(connection: Connection, keys: Sequence[Key]) -> int:
     """Lock these symbols until the transaction ends, in an order that all writers share; return how many there are."""
-    exchanges, symbols = zip(*sorted(keys), strict=True)
     rows = connection.execute(
         "SELECT 1 FROM symbols WHERE epoch = 0 AND (exchange, symbol) IN"
         " (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY exchange, symbol, epoch FOR UPDATE",
-        [list(exchanges), list(symbols)],
+        row_format.columns(sorted(keys)),
     )
     return len(rows.fetchall())
 
 
 def introduce(connection: Connection, keys: Sequence[Key]) -> None:
     """Give symbols that may be new their row to lock."""
-    exchanges, symbols = zip(*sorted(keys), strict=True)
     connection.execute(
         "INSERT INTO symbols (exchange, symbol) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING",
-        [list(exchanges), list(symbols)],
+        row_format.columns(sorted(keys)),
     )
 
 
@@ -156,6 +155,8 @@ def locked(connection: Connection, key: Key, force_rollback: bool = False) -> It
 def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]:
     """Return which of the wanted ids are covered, for the symbols that have any: one multirange test a symbol."""
     keys = list(wanted)
+    if not keys:
+        return {}
     rows = connection.execute(
         """
         WITH batch AS MATERIALIZED (
@@ -167,7 +168,7 @@ def known(connection: Connection, wanted: dict[Key, Ranges]) -> dict[Key, Known]
         FROM batch b JOIN trade_ledger l ON l.exchange = b.exchange AND l.symbol = b.symbol AND l.epoch = 0
         WHERE l.first_id < upper(b.ids) AND l.last_id >= lower(b.ids) AND l.covered && b.ids
         """,
-        [[key[0] for key in keys], [key[1] for key in keys], [written(wanted[key]) for key in keys]],
+        row_format.columns([(*key, written(wanted[key])) for key in keys]),
     ).fetchall()
     found: dict[Key, Known] = {}
     for number, ids, first, last, day in rows:
@@ -233,7 +234,7 @@ def cover_days(connection: Connection, days: Sequence[Covered]) -> None:
         )
         for one in days
     ]
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns = row_format.columns(rows)
     connection.execute(
         """
         INSERT INTO trade_ledger AS l

@@ -140,6 +140,11 @@ def arrays(lines: Sequence[msgspec.Struct]) -> list[str]:
     return [array(map(spell, map(attrgetter(name), lines))) for name, spell in spelt]
 
 
+def columns(rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return rows of plain values as an array of Postgres for each column; psycopg takes five times as long."""
+    return [array(map(_value, column)) for column in zip(*rows, strict=True)]
+
+
 def moments(times: Iterable[int | None]) -> str:
     """Return times (ms) as an array of Postgres."""
     return array(map(_moment, times))
