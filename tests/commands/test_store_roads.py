@@ -187,3 +187,41 @@ def test_an_outage_amid_blocks_loses_nothing(store, database, tmp_path):
     with psycopg.connect(database) as connection:
         row = connection.execute("SELECT count(*), count(DISTINCT trade_id), max(trade_id) FROM raw_trades").fetchone()
     assert row == (30_000, 30_000, 30_000)
+
+
+@pytest.mark.parametrize("pure", [0, 1])
+def test_sessions_and_processes_that_are_killed_amid_blocks(store, database, tmp_path, pure):
+    """What was being committed, what came after it, what was spooled: in the end every fill is there once."""
+    lines = [fill(f"S{number % 3}-USDT", number, NOON + number * 3) for number in range(1, 90_001)]
+    data, rng = b"\n".join(lines) + b"\n", random.Random(pure)
+    source = tmp_path / "lines"
+    source.write_bytes(data)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "OKX_", "XDG_", "PYTHON"))}
+    env |= {"HOME": str(tmp_path), "OKX_DSN": database, "OKX_PURE": str(pure)}
+    assert store(database, b"".join(data.splitlines(keepends=True)[:9]), pure).returncode == 0
+    killed = 0
+    for again in range(6):
+        process = subprocess.Popen([*OKX, "store", str(source)], stderr=subprocess.PIPE, env=env)
+        until = time.monotonic() + (10 if again % 2 else 0.6 + rng.random() * 2)
+        with psycopg.connect(database, autocommit=True) as connection:
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.2 + rng.random() / 5)
+                killed += connection.execute(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name = 'okx store'"
+                ).fetchone()[0]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = store(database, data, pure)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    found = dump(database)
+    assert [row[9] for row in found["ledger"]] == [30_000] * 3 and killed > 5
+    with psycopg.connect(database) as connection:
+        from okxcli.storage.ledger.checksum import SUM
+
+        query = (
+            b"SELECT count(*), trim_scale(" + SUM.as_bytes(connection) + b") FROM raw_trades GROUP BY symbol ORDER BY 1"
+        )
+        summed = connection.execute(query).fetchall()
+    assert sorted(summed) == sorted((30_000, row[10]) for row in found["ledger"])
+    assert not found["quarantine"]
