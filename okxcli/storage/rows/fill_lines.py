@@ -57,34 +57,39 @@ class FillLines:
     """Reads blocks, one after the other."""
 
     def __init__(self) -> None:
-        self._odd = b""  # a block with other lines: they are looked for one by one, and not in all of it each time
+        self._block, self._text = b"", ""
+        self._odd = False  # other lines are in the block: they are met one by one, and not in all of it each time
 
     def take(self, block: bytes, at: int, now_ms: int, most: int) -> tuple[int, int, list[FillRows]]:
         """Take lines from an offset on, at most so many; return the offset behind them, how many, and their rows."""
-        text = block[at:].decode("latin-1")
-        found: list[_Texts] = [] if block is self._odd else _LINE.findall(text)
-        if 0 < len(found) == text.count("\n") <= most and text.endswith("\n"):
-            times = _times(found, now_ms)
-            if times is not None:
-                return len(block), len(found), _rows(found, times)
-        else:
-            self._odd = block if len(found) <= most else b""
-            found = _leading(text, most)
+        if block is not self._block:
+            self._block, self._text, self._odd = block, block.decode("latin-1"), False
+        text = self._text
+        if _LINE.match(text, at) is None:
+            return at, 0, []
+        if not self._odd:
+            found = _LINE.findall(text, at)
+            if 0 < len(found) == text.count("\n", at) <= most and text.endswith("\n"):
+                times = _times(found, now_ms)
+                if times is not None:
+                    return len(block), len(found), _rows(found, times)
+            self._odd = len(found) <= most
+        found, ends = _leading(text, at, most)
         good = 0
         while good < len(found) and _times(found[good : good + 1], now_ms) is not None:
             good += 1
-        end = at + sum(len(line) + 1 for line in text.split("\n", good)[:good])
-        return end, good, _rows(found[:good], [int(texts[_AT]) for texts in found[:good]])
+        times = [int(texts[_AT]) for texts in found[:good]]
+        return ends[good], good, _rows(found[:good], times)
 
 
-def _leading(text: str, most: int) -> list[_Texts]:
-    """Return the lines before the first one that is of another form."""
+def _leading(text: str, at: int, most: int) -> tuple[list[_Texts], list[int]]:
+    """Return the lines from an offset on before the first one of another form, and where each begins and they end."""
     found: list[_Texts] = []
-    at = 0
-    while len(found) < most and (one := _LINE.match(text, at)) is not None:
+    ends = [at]
+    while len(found) < most and (one := _LINE.match(text, ends[-1])) is not None:
         found.append(one.groups())
-        at = one.end()
-    return found
+        ends.append(one.end())
+    return found, ends
 
 
 def _times(found: list[_Texts], now_ms: int) -> list[int] | None:
