@@ -15,6 +15,7 @@ from okxcli.core.timeframes import Timeframe
 from okxcli.storage.candles.flat_bars import store_flats
 from okxcli.storage.candles.rebuild import largest_part, rebuild
 from okxcli.storage.ledger.proof import Proof
+from okxcli.storage.rows import row_format
 from okxcli.storage.rows.row_format import stamp
 from okxcli.storage.server.pooled_connection import Connection
 
@@ -94,10 +95,24 @@ class LiveMender:
             self._due[symbol] = now + pause, min(2 * pause, _RAREST_MS)
         if any(key[:2] in due for key in (*self._watched, *self._opening)):
             with self._session() as connection:
-                for exchange, name in due:
+                for exchange, name in self._hopeful(connection, due):
                     self._mend(connection, exchange, name)
         held = {key[:2] for key in (*self._watched, *self._opening)}
         self._due = {symbol: at for symbol, at in self._due.items() if symbol in held}
+
+    def _hopeful(self, connection: Connection, symbols: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those symbols of which any bar may be proved: nothing proves one below which no id is known.
+
+        One query for all: when a collector of a thousand symbols has begun, no first bar of theirs can be proved.
+        """
+        rows = connection.execute(_LOWEST, row_format.columns(symbols)).fetchall()
+        lowest = {(exchange, symbol): number for exchange, symbol, number in rows}
+        wanted = {key[:2] for key in self._opening}
+        for key, (bar, _) in self._watched.items():
+            first = bar.first_trade_id or 0
+            if first <= 1 or lowest.get(key[:2], first) < first:
+                wanted.add(key[:2])
+        return [symbol for symbol in symbols if symbol in wanted]
 
     def _mend(self, connection: Connection, exchange: str, symbol: str) -> None:
         proof = Proof.load(connection, exchange, symbol)
@@ -142,6 +157,11 @@ class LiveMender:
         return True
 
 
+# The lowest id of each symbol that is stored, or absent at the exchange.
+_LOWEST: LiteralString = (
+    "SELECT exchange, symbol, min(least(first_id, lower(absent))) FROM trade_ledger WHERE epoch = 0"
+    " AND (exchange, symbol) IN (SELECT * FROM unnest(%s::text[], %s::text[])) GROUP BY exchange, symbol"
+)
 # A bar and the one before it in which something was traded: start, end, first and last id.
 _NEWEST: LiteralString = (
     "SELECT (extract(epoch FROM start) * 1000)::bigint, (extract(epoch FROM timestamp) * 1000)::bigint,"

@@ -150,3 +150,25 @@ def test_a_bar_that_cannot_be_proved_is_looked_at_ever_more_rarely(database, con
         clock.now += GIVE_UP_MS
         mender.tick()
         assert mender.due_in() is None
+
+
+def test_what_nothing_can_prove_is_not_looked_into(database, connection, monkeypatch):
+    """No id is known below the first bar: its ledger is not even read, until a backfill has stored what was before."""
+    fills = market(600, seed=3)
+    began = 50
+    bar = min((one for one in made(fills[began:], NAMES).values()), key=lambda one: (one.timestamp, -one.start))
+    assert bar.first_trade_id == fills[began].trade_id and not bar.complete
+    store(database, [*fills[began:], bar])
+    clock = Clock()
+    with open_database(database, create=False) as opened:
+        mender = LiveMender(opened.session, FRAMES, clock)
+        mender.note(bar)
+        clock.now += FIRST_MS
+        with monkeypatch.context() as patched:
+            patched.setattr(Proof, "load", pytest.fail)
+            mender.tick()
+        assert mender.due_in() == AGAIN_MS / 1000
+        store(database, fills[:began])
+        clock.now += AGAIN_MS
+        mender.tick()
+        assert mender.due_in() is None and mender.mended == 1
