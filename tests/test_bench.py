@@ -65,7 +65,7 @@ def test_collect_is_measured(bench):
     report = bench_live.row_of(bench, load, pure=False)
     report.run(1)
     assert report.met()
-    assert gauge(report, "CPU").median > 0 and gauge(report, "peak memory").median > 10
+    assert max(gauge(report, "CPU").values) > 0 and gauge(report, "peak memory").median > 10
     assert 0 <= gauge(report, "committed, p50").median <= gauge(report, "committed, p99").median < 60_000
     assert gauge(report, ": sent").median > 250
 

@@ -3,7 +3,7 @@
 The kernel beside this module knows the lines that come every day; `fill_lines` does the same in Python.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -23,6 +23,17 @@ class FillBlock(NamedTuple):
     lines: bytes
     size: int
     rows: list[FillRows] | None = None
+
+    def pieces(self, most: int) -> Iterator["FillBlock"]:
+        """Yield it in blocks of at most so many lines."""
+        start = 0
+        for done in range(0, self.size, most):
+            size = min(most, self.size - done)
+            end = start
+            for _ in range(size):
+                end = self.lines.index(b"\n", end) + 1
+            yield FillBlock(self.lines[start:end], size)
+            start = end
 
     def trades(self) -> list[tuple[StandardizedTrade, bytes]]:
         """Return each fill with its line.

@@ -1,7 +1,7 @@
 """A batch of lines on its way into Postgres, and its parts by where they go."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -45,9 +45,19 @@ class Batch:
         self.size += later.size
         self.weight += later.weight
 
-    def take_apart(self) -> None:
-        """Turn blocks into their lines."""
-        self.items = [pair for item, raw in self.items for pair in _apart(item, raw)]
+    def pieces(self, most: int) -> Iterator[Taken]:
+        """Yield what it has in pieces of so many lines or a few more: a line takes ten times as much as in a block."""
+        piece: Taken = []
+        size = 0
+        for item, raw in self.items:
+            parts = item.pieces(most) if isinstance(item, FillBlock) else [item]
+            for part in parts:
+                piece.append((part, raw))
+                size += part.size if isinstance(part, FillBlock) else 1
+                if size >= most:
+                    yield piece
+                    piece, size = [], 0
+        yield piece
 
     def lines(self) -> list[bytes]:
         """Return the lines, as they came in or as they are written."""
@@ -71,9 +81,12 @@ class Batch:
         return found
 
 
-def _apart(item: Line | FillBlock, raw: bytes | None) -> Taken:
-    """Return a block as its lines, and a line as it is."""
-    return [*item.trades()] if isinstance(item, FillBlock) else [(item, raw)]
+def apart(piece: Taken) -> list[tuple[Line, bytes | None]]:
+    """Return the lines of blocks, and lines as they are."""
+    found: list[tuple[Line, bytes | None]] = []
+    for item, raw in piece:
+        found += item.trades() if isinstance(item, FillBlock) else [(item, raw)]
+    return found
 
 
 class Parts:

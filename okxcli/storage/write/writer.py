@@ -26,7 +26,7 @@ from okxcli.storage.schema.partitions import DAY_MS, Partitions
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.write import trade_tables
 from okxcli.storage.write.aside import Aside
-from okxcli.storage.write.batch import Batch, Parts
+from okxcli.storage.write.batch import Batch, Parts, Taken, apart
 from okxcli.storage.write.far_ids import Anchors
 
 _log = logging.getLogger(__name__)
@@ -203,8 +203,22 @@ class Writer:
                     _log.debug("a block of fills is taken apart", exc_info=True)
                     self._wary = _WARY
             self._wary = max(self._wary - 1, 0)
-            batch.take_apart()
-        return self._store([(line, raw) for line, raw in batch.items if not isinstance(line, FillBlock)])
+        return self._store_apart(batch)
+
+    def _store_apart(self, batch: Batch) -> list[Refused]:
+        """Commit a batch by its lines, some thousand at a time; those that are stored already are duplicates again."""
+        refused: list[Refused] = []
+        kept: Taken = []
+        unreadable = batch.unreadable
+        for piece in batch.pieces(max(1, self.batch_rows // 2)):
+            lines = apart(piece)
+            self._storing = Batch([*lines], unreadable)
+            found = self._store(lines)
+            unreadable = []  # they are kept by now
+            kept += self._storing.items if found else piece
+            refused += found
+        batch.items = kept
+        return refused
 
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""

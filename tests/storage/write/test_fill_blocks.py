@@ -225,3 +225,65 @@ def test_work_aside_gives_what_it_made_or_raised():
     with pytest.raises(ZeroDivisionError):
         failing.result()
     assert failing.done
+
+
+@pytest.mark.parametrize("fails_at", [None, 1, 3])
+def test_a_batch_is_looked_at_in_pieces(database, monkeypatch, fails_at):
+    """Lines take ten times the memory of their block. Where it fails between them all is pending, nothing is lost."""
+    put(database, block(*map(wild, range(1, 11))))
+    pieces = []
+    plain = Writer._store
+
+    def store_piece(self, batch, thorough=False):
+        pieces.append(len(batch))
+        if len(pieces) - 1 == fails_at:
+            raise DatabaseUnavailable("away")
+        return plain(self, batch, thorough)
+
+    monkeypatch.setattr(Writer, "_store", store_piece)
+    durable = []
+    with (
+        open_database(database, create=True) as opened,
+        closing(Writer(opened.connect, batch_rows=20, on_durable=durable.extend)) as writer,
+    ):
+        writer.refuse(b"not a line", "not JSON")
+        writer.add(trade(1, symbol="ETH-USDT"), b"the line of another")
+        writer.add_fills(block(*map(wild, range(5, 48))))
+        if fails_at is not None:
+            with pytest.raises(DatabaseUnavailable):
+                writer.flush()
+            assert writer.pending == 45 and durable == []
+            pieces.clear()
+            fails_at = None
+        writer.flush()
+        assert writer.pending == 0
+        counts = writer.counts()
+    assert pieces == [11, 10, 10, 10, 3]
+    assert stored_ids(database) == list(range(1, 48))
+    assert [line[:4] for line in durable] == [b"the ", *[b'{"ty'] * 43]
+    assert counts["raw_trades"] + counts["duplicates"] >= 44 and counts["quarantined"] == 1
+    assert rows(database, "SELECT count(*) FROM quarantine") == [(1,)]
+
+
+def test_a_refused_line_of_a_piece_is_not_durable(database, monkeypatch):
+    """It goes to quarantine as it came, and is not passed on."""
+    put(database, block(wild(1)))
+    durable = []
+    bad = trade(7, symbol="BTC-USDT", timestamp=T0)
+    plain = trade_tables.store_trades
+
+    def refusing(connection, trades, *more):
+        if any(fill.trade_id == 7 for group in trades.values() for fill in group):
+            raise psycopg.errors.CheckViolation("no")
+        plain(connection, trades, *more)
+
+    monkeypatch.setattr(trade_tables, "store_trades", refusing)
+    with (
+        open_database(database, create=True) as opened,
+        closing(Writer(opened.connect, batch_rows=8, on_durable=durable.extend)) as writer,
+    ):
+        writer.add_fills(block(*map(wild, range(1, 7)), bad, *map(wild, range(8, 14))))
+        writer.flush()
+    assert stored_ids(database) == [*range(1, 7), *range(8, 14)]
+    assert encode(bad) not in durable and len(durable) == 12
+    assert rows(database, "SELECT line FROM quarantine") == [(encode(bad).decode(),)]
