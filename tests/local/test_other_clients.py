@@ -13,6 +13,7 @@ import pytest
 
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
+from okxcli.local.venue.account import KEY
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP")
 
@@ -53,6 +54,32 @@ def test_ccxt_pro_watches_and_fetches():
         asyncio.run(run(exchange))
 
 
+def test_ccxt_pro_logs_in():
+    """It watches the orders and the balance of the account, whose key it has; a wrong passphrase is refused."""
+    pro = pytest.importorskip("ccxt.pro", reason="ccxt is not installed")
+    key, secret, phrase = KEY.values()
+
+    async def run(exchange, password):
+        kinds = {"fetchMarkets": {"types": ["spot", "swap"]}}
+        okx = pro.okx({"apiKey": key, "secret": secret, "password": password, "options": kinds})
+        okx.has["fetchCurrencies"] = False  # of an account too
+        okx.urls["api"] = {"rest": exchange.rest_url, "ws": f"{exchange.ws_url}/ws/v5"}
+        try:
+            await okx.load_markets()
+            orders = await asyncio.wait_for(okx.watch_orders("BTC/USDT"), 20)
+            balance = await asyncio.wait_for(okx.watch_balance(), 20)
+        finally:
+            await okx.close()
+        return orders[-1], balance
+
+    with LocalExchange(SYMBOLS, rate=100, account=True) as exchange:
+        order, balance = asyncio.run(run(exchange, phrase))
+        assert (order["symbol"], order["status"], order["filled"] > 0) == ("BTC/USDT", "closed", True)
+        assert balance["BTC"]["total"] > 0
+        with pytest.raises(pro.AuthenticationError, match="60024"):
+            asyncio.run(run(exchange, "wrong"))
+
+
 async def told(condition):
     """Wait until a condition holds."""
     end = time.monotonic() + 30
@@ -61,8 +88,9 @@ async def told(condition):
         await asyncio.sleep(0.05)
 
 
-def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
-    """OKX's own Python client subscribes over TLS, unsubscribes, and reads the REST pages."""
+@pytest.fixture
+def certificate(tmp_path, monkeypatch):
+    """A certificate of this machine and its key, which clients in this process trust."""
     pytest.importorskip("okx.websocket.WsPublicAsync", reason="python-okx is not installed")
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -72,6 +100,31 @@ def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
     command = [openssl, *request.split(), "-keyout", key, "-out", cert]
     subprocess.run(command, check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    return Options(cert=cert, key=key)
+
+
+def test_python_okx_logs_in(certificate):
+    """OKX's own Python client logs in and hears of orders; with a wrong passphrase it hears why not."""
+    from okx.websocket.WsPrivateAsync import WsPrivateAsync
+
+    key, secret, phrase = KEY.values()
+
+    async def run(exchange, passphrase, good):
+        heard = []
+        client = WsPrivateAsync(key, passphrase, secret, f"{exchange.ws_url}/ws/v5/private")
+        await client.start()
+        await client.subscribe([{"channel": "orders", "instType": "ANY"}], heard.append)
+        await told(lambda: any(good in text for text in heard))
+        await client.factory.close()
+        return heard
+
+    with LocalExchange(SYMBOLS, rate=100, account=True, options=certificate) as exchange:
+        assert any('"event":"login","code":"0"' in text for text in asyncio.run(run(exchange, phrase, '"tradeId"')))
+        assert not any('"data"' in text for text in asyncio.run(run(exchange, "wrong", "60011")))
+
+
+def test_python_okx_subscribes_and_asks(certificate):
+    """OKX's own Python client subscribes over TLS, unsubscribes, and reads the REST pages."""
     from okx import MarketData, PublicData
     from okx.websocket.WsPublicAsync import WsPublicAsync
 
@@ -88,7 +141,7 @@ def test_python_okx_subscribes_and_asks(tmp_path, monkeypatch):
         # The client's own stop() ends the loop it runs in; closing its socket is enough.
         await client.factory.close()
 
-    with LocalExchange(SYMBOLS, rate=100, options=Options(cert=cert, key=key)) as exchange:
+    with LocalExchange(SYMBOLS, rate=100, options=certificate) as exchange:
         asyncio.run(run(exchange))
         market = MarketData.MarketAPI(domain=exchange.rest_url, flag="0", debug=False)
         assert len(market.get_tickers("SPOT")["data"]) == 2

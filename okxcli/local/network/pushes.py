@@ -69,7 +69,7 @@ class Channels:
         now = self.venue.clock.now_ms()
         if channel == "status" and self.makes(key):
             connection.push(_message(key, [STATUS]))
-        rows = self._account.state(channel) if self._account is not None and channel in PRIVATE else None
+        rows = self._account.state(channel, subject) if self._account is not None and channel in PRIVATE else None
         if rows is not None:
             connection.push(_message(key, rows))
         listing = self.venue.find(subject)

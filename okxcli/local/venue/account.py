@@ -17,6 +17,7 @@ UID = "44705892343619584"
 #: Of each currency it has so much at the start.
 _BEGIN = Decimal(1_000_000)
 _FEE = Decimal("0.001")
+_ANY = "ANY"
 #: Time between two fills of ours.
 _PAUSE_MS = 1_000
 
@@ -33,12 +34,13 @@ class Account:
         self._next_ms = 0
         self._changed_ms = 0
 
-    def state(self, channel: str) -> list[Any] | None:
+    def state(self, channel: str, kind: str) -> list[Any] | None:
         """Return the rows with which a subscription begins; None: with nothing."""
         if channel == "account":
             return [self._money(list(self._balances))]
         if channel == "positions":
-            return [self._position(symbol) for symbol in self._positions]
+            held = [self._position(symbol) for symbol in self._positions]
+            return [row for row in held if kind in (_ANY, row["instType"])]
         return None
 
     def fill(self, row: Row, fill: Fill) -> _Pushes:
@@ -49,8 +51,9 @@ class Account:
         self._changed_ms = fill.ts
         self._orders += 1
         order = str(3_000_000_000_000_000_000 + self._orders)
+        kinds = (row["instType"], _ANY)
         pushes: _Pushes = {
-            ("orders", "ANY"): [self._order(row, fill, order)],
+            **{("orders", kind): [self._order(row, fill, order)] for kind in kinds},
             ("fills", ""): [
                 {
                     "instId": row["instId"], "fillSz": fill.size, "fillPx": fill.price, "side": fill.side,
@@ -62,7 +65,7 @@ class Account:
             pushes["account", ""] = [self._money(self._pay(row, fill))]
         else:
             self._take(row, fill)
-            pushes["positions", "ANY"] = [self._position(row["instId"])]
+            pushes |= {("positions", kind): [self._position(row["instId"])] for kind in kinds}
         return pushes
 
     def _pay(self, row: Row, fill: Fill) -> list[str]:
