@@ -82,7 +82,7 @@ def stream(
     log.setup("stream", verbose=verbose, quiet=quiet)
     way = _way(account, addresses)
     seconds = parse_duration(duration) if duration is not None else None
-    wanted = [name.strip() for name in (channels or "").split(",") if name.strip()]
+    wanted = None if channels is None else [name.strip() for name in channels.split(",") if name.strip()]
     feed: LineSource
     if account.private:
         if symbols or since or resume:
@@ -101,7 +101,7 @@ def stream(
             raise UsageError("no symbol given. Try: okx stream BTC-USDT")
         feed = way.exchange.feed(
             symbols,
-            wanted or [TAPE],
+            [TAPE] if wanted is None else wanted,
             ws_url=way.ws_url,
             rest_url=way.rest_url,
             proxies=way.proxies,

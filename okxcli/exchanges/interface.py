@@ -322,8 +322,8 @@ class Exchange(Protocol):
     def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return the exchange as it answers requests."""
 
-    def account(self, channels: Iterable[str], **options: Unpack[AccountOptions]) -> LineSource:
-        """Return the stream of private `channels` of an account; none: those that every account has.
+    def account(self, channels: Iterable[str] | None, **options: Unpack[AccountOptions]) -> LineSource:
+        """Return the stream of private `channels` of an account; None: those that every account has.
 
         Raises:
             LoginRefused: there is no key to log in with.

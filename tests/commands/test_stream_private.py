@@ -131,6 +131,7 @@ def test_nothing_of_a_key_shows_while_it_runs(env):
         (["--private", "--since", "1h"], "--private streams a whole account: leave symbols, --since and --resume out"),
         (["--private", "-c", "books5"], "books5 is no private channel of OKX. There are orders, "),
         (["BTC-USDT", "-c", "orders"], "orders is a channel of your account. Try: okx stream --private -c orders"),
+        (["--private", "-c", ","], "no channel given: there is nothing to stream"),
         ([], "no symbol given. Try: okx stream BTC-USDT"),
         (["--private", "--demo"], "--site and --demo name addresses: leave --ws-url, --rest-url, OKX_WS_URL and"),
     ],

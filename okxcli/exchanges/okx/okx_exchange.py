@@ -114,11 +114,11 @@ class OKX:
 
         return Feed(symbols, channels, **options)
 
-    def account(self, channels: Iterable[str], **options: Unpack[AccountOptions]) -> interface.LineSource:
+    def account(self, channels: Iterable[str] | None, **options: Unpack[AccountOptions]) -> interface.LineSource:
         """Return the stream of private `channels` of an account."""
         from okxcli.exchanges.okx.account.account_feed import AccountFeed
 
-        return AccountFeed(channels or ACCOUNT_DEFAULT, **options)
+        return AccountFeed(ACCOUNT_DEFAULT if channels is None else channels, **options)
 
     def addresses(self, site: str | None, demo: bool) -> tuple[str, str]:
         """Return the addresses of a site, of demo trading if wanted: WebSocket and REST."""
