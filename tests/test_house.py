@@ -225,6 +225,13 @@ def test_the_tree_names_no_registry_and_no_machine():
     assert found == []
 
 
+def test_nothing_packed_is_in_the_tree():
+    """No wheel, library or picture that a build or a download has left; recordings are, with their provenance."""
+    data = ROOT / "tests" / "data"
+    packed = [path for path in tracked() if b"\0" in path.read_bytes() and data not in path.parents]
+    assert packed == []
+
+
 def test_no_work_is_left_over_in_the_tree():
     """No marker of unfinished work stands in the code."""
     marker = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")

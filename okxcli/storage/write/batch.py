@@ -57,7 +57,8 @@ class Batch:
                 if size >= most:
                     yield piece
                     piece, size = [], 0
-        yield piece
+        if piece or not self.items:
+            yield piece
 
     def lines(self) -> list[bytes]:
         """Return the lines, as they came in or as they are written."""

@@ -7,15 +7,15 @@ import time
 from decimal import Decimal
 
 import pytest
+from local_account import own_fill, with_account
 from local_client import Client
 
-from okxcli.local.exchange import LocalExchange
 from okxcli.local.venue.account import KEY, UID
 
 
 @pytest.fixture
 def exchange():
-    with LocalExchange(["BTC-USDT", "BTC-USDT-SWAP"], rate=0, history_s=0, account=True) as found:
+    with with_account() as found:
         yield found
 
 
@@ -33,19 +33,13 @@ def client(exchange):
     found.close()
 
 
-def trade(exchange, symbol, price, size, side):
-    """Trade a second after the last time, so that it is ours."""
-    exchange.set_time(exchange.now_ms() + 1_000)
-    return exchange.trade(symbol, price, size, side)
-
-
 def test_orders_and_positions_by_kind(exchange, client):
     """Who subscribes one kind of instrument hears of that kind alone, in the words of its subscription."""
     client.ask("subscribe", {"channel": "orders", "instType": "SPOT"}, {"channel": "positions", "instType": "SWAP"})
     begin = client.until(lambda message: "data" in message)
     assert begin[-1] == {"arg": {"channel": "positions", "instType": "SWAP", "uid": UID}, "data": []}
-    trade(exchange, "BTC-USDT-SWAP", "100", "3", "buy")
-    trade(exchange, "BTC-USDT", "100", "1", "buy")
+    own_fill(exchange, "BTC-USDT-SWAP", "100", "3", "buy")
+    own_fill(exchange, "BTC-USDT", "100", "1", "buy")
     position, order = client.next(), client.next()
     assert (position["arg"], position["data"][0]["pos"]) == (
         {"channel": "positions", "instType": "SWAP", "uid": UID},
@@ -60,7 +54,7 @@ def test_money_adds_up(exchange, client):
     client.ask("subscribe", {"channel": "account"}, {"channel": "fills"})
     client.until(lambda message: "data" in message)
     for side, price, size in (("buy", "100", "0.3"), ("sell", "101.5", "0.1"), ("buy", "0.00000001", "7")):
-        trade(exchange, "BTC-USDT", price, size, side)
+        own_fill(exchange, "BTC-USDT", price, size, side)
     messages = client.heard()
     money = [m["data"][0]["details"] for m in messages if m.get("arg", {}).get("channel") == "account" and "data" in m][
         -1

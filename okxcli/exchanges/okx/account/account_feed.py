@@ -11,10 +11,10 @@ from typing import Self
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchanges.okx.channels import ACCOUNT_CHANNELS, Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
-from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
+from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.login import Login, credentials
-from okxcli.exchanges.okx.connection.message_queue import MessageQueue
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue, lines_of, stamped
 from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.rest import bounded_http
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 
 #: What OKX calls all kinds of instruments.
 _ANY = "ANY"
-_STOP_S = 3.0
 
 
 def subscriptions(channels: Iterable[str]) -> dict[str, list[Subscription]]:
@@ -136,12 +135,8 @@ class AccountFeed:
     def stop(self) -> None:
         """Close all connections; what has come can still be polled."""
         self._stopping.set()
-        for client in self._clients:
-            client.stop()
+        stop_all(self._clients)
         self._watch.stop()
-        slow = [client.url for client in self._clients if not client.join(_STOP_S)]
-        if slow:
-            _log.warning("connections that do not end: %s", ", ".join(slow))
         self._rest.close()
 
     def __enter__(self) -> Self:
@@ -155,11 +150,8 @@ class AccountFeed:
     # In other threads
 
     def _deliver(self, frames: list[bytes]) -> None:
-        tail = b',"received":%d}' % self._clock()
-        lines = [frame.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in frame else frame for frame in frames]
-        if self._stamp:
-            lines = [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
-        self._inbox.put(lines)
+        lines = lines_of(frames)
+        self._inbox.put(stamped(lines, self._clock()) if self._stamp else lines)
 
     def _on_refused(self, refusal: Refuse) -> None:
         self._refusals.append(refusal)

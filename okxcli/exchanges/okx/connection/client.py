@@ -29,6 +29,7 @@ _BATCH = 512
 #: How long a connection about to end is read on beside its successor: what was pushed before the successor's
 #: subscriptions stood may still be under way on the old one.
 _OVERLAP_MS = 1_000
+_STOP_S = 3.0
 
 
 class OKXWebSocketClient:
@@ -383,3 +384,13 @@ class OKXWebSocketClient:
             then = "connecting again" if self._wanted else "nothing is subscribed there now"
             _log.log(level, "%s: %s; %s", self.url, reason, then)
         self._trouble = reason
+
+
+def stop_all(clients: Iterable[OKXWebSocketClient]) -> None:
+    """Close the connections of clients, and wait for their end for some seconds; tell of those that do not end."""
+    every = list(clients)
+    for client in every:
+        client.stop()
+    slow = [client.url for client in every if not client.join(_STOP_S)]
+    if slow:
+        _log.warning("connections that do not end: %s", ", ".join(slow))

@@ -60,7 +60,8 @@ _NOTHING: Sequence[Action] = ()
 class Session:
     """One connection that wants `subscriptions`, after a `login` where that is given: a frame, made when it is sent.
 
-    `opened` once, then `frames`, `tick` and `closed` as it happens."""
+    `opened` once, then `frames`, `tick` and `closed` as it happens.
+    """
 
     subscriptions: Iterable[Subscription]
     login: Callable[[], str] | None = field(default=None, repr=False)

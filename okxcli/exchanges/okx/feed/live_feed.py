@@ -16,10 +16,10 @@ from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
-from okxcli.exchanges.okx.connection.client import OKXWebSocketClient
+from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
-from okxcli.exchanges.okx.connection.message_queue import MessageQueue
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue, lines_of, stamped
 from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.allotment import PER_CONNECTION, plan, spread, subscriptions
@@ -44,7 +44,6 @@ _log = logging.getLogger(__name__)
 
 #: Data waits so long, at most, for the instruments that come first.
 _INSTRUMENTS_WAIT_S = 5.0
-_STOP_S = 3.0
 
 
 class Feed:
@@ -186,12 +185,8 @@ class Feed:
         self._stopping.set()
         with self._lock:
             clients = [*self._clients, *self._ended]
-        for client in clients:
-            client.stop()
+        stop_all(clients)
         self._watch.stop()
-        slow = [client.url for client in clients if not client.join(_STOP_S)]
-        if slow:
-            _log.warning("connections that do not end: %s", ", ".join(slow))
         if self._repair is not None:
             self._repair.stop()
         self._inbox.release([])
@@ -303,17 +298,14 @@ class Feed:
         self._inbox.put(self._as_lines(frames if self._listing is None else self._listing.own(frames)))
 
     def _as_lines(self, frames: list[bytes]) -> list[bytes]:
-        # A line break can only stand between JSON's tokens; a blank there means the same.
-        lines = [f.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in f else f for f in frames]
-        return self._stamped(lines)
+        return self._stamped(lines_of(frames))
 
     def _stamped(self, lines: list[bytes]) -> list[bytes]:
         now = self.clock() if self._watch.measured else now_ms()
         # Where the wall clock is that wrong, who reads the lines by it would take the present for the future.
         if not self._stamp and now - now_ms() < AHEAD_MS:
             return lines
-        tail = b',"received":%d}' % now
-        return [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
+        return stamped(lines, now)
 
     def _on_refused(self, refusal: Refuse) -> None:
         with self._lock:

@@ -7,19 +7,19 @@ import time
 from dataclasses import replace
 
 import pytest
+from local_account import own_fill, with_account
 
 from okxcli.errors import LoginRefused, UsageError
 from okxcli.exchanges.okx.account.account_feed import AccountFeed, subscriptions
 from okxcli.exchanges.okx.channels import BUSINESS, PRIVATE
 from okxcli.exchanges.okx.connection import client
 from okxcli.exchanges.okx.connection.dialling import DialLimiter
-from okxcli.local.exchange import LocalExchange
 from okxcli.local.venue.account import KEY
 
 
 @pytest.fixture
 def exchange():
-    with LocalExchange(["BTC-USDT", "BTC-USDT-SWAP"], rate=0, history_s=0, account=True) as found:
+    with with_account() as found:
         yield found
 
 
@@ -49,24 +49,18 @@ def channels_of(pushes):
     return [push["arg"]["channel"] for push in pushes]
 
 
-def trade(exchange, symbol="BTC-USDT", side="buy", seconds=2):
-    """Have a fill of ours: a second after the last one at the earliest."""
-    exchange.set_time(exchange.now_ms() + seconds * 1000)
-    return exchange.trade(symbol, "100", "0.5", side)
-
-
 def test_orders_money_and_positions(exchange, environment):
     """What the account does is pushed, after how things are."""
     with feed_of(exchange, stamp=True) as feed:
         first = take(feed, 2)
         assert sorted(channels_of(first)) == ["account", "positions"]
-        number = trade(exchange)
+        number = own_fill(exchange)
         spot = {push["arg"]["channel"]: push["data"][0] for push in take(feed, 3)}
         assert spot.keys() == {"orders", "fills", "account"}
         assert [spot["orders"][key] for key in ("tradeId", "fee", "feeCcy")] == [str(number), "-0.0005", "BTC"]
         money = {one["ccy"]: one["eq"] for one in spot["account"]["details"]}
         assert money == {"BTC": "1000000.4995", "USDT": "999950"}
-        trade(exchange, "BTC-USDT-SWAP", "sell")
+        own_fill(exchange, "BTC-USDT-SWAP", side="sell")
         swap = take(feed, 3)
         assert sorted(channels_of(swap)) == ["fills", "orders", "positions"]
         assert next(p["data"][0]["pos"] for p in swap if p["arg"]["channel"] == "positions") == "-0.5"
@@ -82,7 +76,7 @@ def test_every_connection_logs_in_before_it_subscribes(exchange, environment):
                 assert time.monotonic() < end
                 feed.poll()
                 time.sleep(0.01)
-            trade(exchange)
+            own_fill(exchange)
             assert channels_of(take(feed, 1)) == ["orders"]
             exchange.cut()
 
