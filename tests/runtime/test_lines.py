@@ -1,5 +1,6 @@
 """Lines in and out, filters and signals, as real processes with pipes."""
 
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -113,6 +115,27 @@ def test_a_trickle_leaves_at_once():
         process.stdin.write(line)
         process.stdin.flush()
         assert process.stdout.readline() == line
+    process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes have one size elsewhere")
+@pytest.mark.parametrize(
+    ("size", "lines", "wanted"), [(None, 50_000, 1 << 19), (None, 1, 1 << 16), (1 << 20, 50_000, 1 << 20)]
+)
+def test_a_flood_widens_its_pipes(size, lines, wanted):
+    """Those that come in and go out, and never makes one smaller; those of a trickle stay as they are."""
+    process = start()
+    ends = (process.stdin, process.stdout)
+    if size is not None:
+        for end in ends:
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, size)
+    reader = threading.Thread(target=lambda: [process.stdout.readline() for _ in range(lines)])
+    reader.start()
+    process.stdin.write(b"a line of twenty so\n" * lines)
+    process.stdin.flush()
+    reader.join(timeout=60)
+    assert [fcntl.fcntl(end, fcntl.F_GETPIPE_SZ) for end in ends] == [wanted, wanted]
     process.communicate()
     assert process.returncode == 0
 
