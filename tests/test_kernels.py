@@ -57,8 +57,9 @@ def push(number, **changed):
     ).encode()
 
 
-def fill(number, at=0, price="100", size="1", symbol="BTC-USDT", side="buy"):
-    return encode(StandardizedTrade("okx", symbol, number, side, *map(model.Decimal, (price, size)), NOW + at)) + b"\n"
+def fill(number, at=0, price="100", size="1", symbol="BTC-USDT", side="buy", count=1):
+    trade = StandardizedTrade("okx", symbol, number, side, *map(model.Decimal, (price, size)), NOW + at, count=count)
+    return encode(trade) + b"\n"
 
 
 def put_through(maker, block):
@@ -83,7 +84,7 @@ def folder():
 def test_both_roads_make_the_same():
     """Of damaged recordings, and of markets by chance in blocks that are cut anywhere."""
     roads = Roads("suite")
-    roads.run(raw_corpus(), 20_000)
+    roads.run(raw_corpus(), 22_000)
     assert not roads.tally.wrong, "\n".join(roads.tally.findings[:5])
     assert roads.tally.accepted > 3_000
 
@@ -216,6 +217,26 @@ def test_a_seeded_symbol_is_folded():
     for one in (maker, line):
         one.forget("okx", "BTC-USDT")
     assert maker.take(fill(200, 200 * 700), 0, NOW + 10**9) == (0, 0)
+
+
+@built
+def test_merged_trades_are_folded():
+    """Each is of all its fills; one that overlaps the one before, or claims more than there can be, is looked at."""
+    last, block, counts = 0, b"", [1, 3, 2, 1, 5] * 40
+    for number, count in enumerate(counts):
+        last += count
+        block += fill(last, number * 900, f"{100 + number % 7}", count=count)
+    block += fill(last + 2, 180_100, count=3) + fill(last + 3, 180_200, count=2) + fill(last + 6, 180_300, count=3)
+    shown, bars = [], []
+    for maker in (BlockCandleProcessor(folder(), "1m", bars.append), RealTimeCandleProcessor("1m", bars.append)):
+        folded = put_through(maker, block)
+        if isinstance(maker, BlockCandleProcessor):
+            assert folded >= len(counts) - 8
+        shown.append((list(bars), maker.counts()))
+        bars.clear()
+    assert shown[0] == shown[1]
+    assert (shown[0][1]["trades"], shown[0][1]["overlapping"]) == (len(counts) + 2, 1)
+    assert sum(bar.trade_count for bar in shown[0][0]) == last
 
 
 @built

@@ -1,4 +1,4 @@
-/* Trade lines of single fills, as core/codec.py writes them, and exact sums of what they hold. */
+/* Trade lines, as core/codec.py writes them, and exact sums of what they hold. */
 #ifndef OKX_FILL_H
 #define OKX_FILL_H
 
@@ -84,7 +84,7 @@ static inline char *digits(Wide mantissa, int places, char *text) {
 
 typedef struct {
     Span exchange, symbol, price, size, source, origin; /* source is empty where there is none */
-    int64_t id, timestamp, received;                             /* received is 0 where there is none */
+    int64_t id, count, timestamp, received;                      /* received is 0 where there is none */
     int buy;
 } Fill;
 
@@ -92,7 +92,7 @@ static inline int is_word(Span span, const char *word) {
     return span.size == (int)strlen(word) && memcmp(span.at, word, (size_t)span.size) == 0;
 }
 
-/* A trade line of one fill, exactly as core/codec.py writes them. */
+/* A trade line, exactly as core/codec.py writes them: of the fills `id - count + 1 .. id`. */
 static inline int fill_of(const char *start, const char *end, Fill *fill) {
     Cursor c = {start, end};
     Span span;
@@ -100,7 +100,8 @@ static inline int fill_of(const char *start, const char *end, Fill *fill) {
     if (!LITERAL(&c, "{\"type\":\"trade\",\"exchange\":\"") || !label(&c, &fill->exchange)) return 0;
     if (!LITERAL(&c, "\",\"symbol\":\"") || !symbol_name(&c, &fill->symbol)) return 0;
     if (!LITERAL(&c, "\",\"trade_id\":") || !whole(&c, &span, &fill->id) || fill->id == 0) return 0;
-    if (!LITERAL(&c, ",\"count\":1,\"side\":\"")) return 0;
+    if (!LITERAL(&c, ",\"count\":") || !whole(&c, &span, &fill->count)) return 0;
+    if (fill->count == 0 || fill->count > fill->id || !LITERAL(&c, ",\"side\":\"")) return 0;
     fill->buy = LITERAL(&c, "buy\",\"price\":\"");
     if (!fill->buy && !LITERAL(&c, "sell\",\"price\":\"")) return 0;
     if (!positive(&c, &fill->price) || !LITERAL(&c, "\",\"size\":\"")) return 0;

@@ -176,7 +176,7 @@ def merged(bench: "Bench") -> Report:
         source = bench.folder / f"growth-merged-{at}.jsonl"
         write_pushes(source, many(9), rows, counts, overlaps)
         variants[name] = lambda source=source: _candles(bench, source, rows, _FRAMES[6])  # type: ignore[misc]
-    says = "okx normalize | okx candles, nine symbols; merged trades are looked at one by one, not by the block."
+    says = "okx normalize | okx candles, nine symbols; a trade that overlaps is refused and leaves a hole."
     return growth("merged trades", rows, _idle(bench), variants, says)
 
 

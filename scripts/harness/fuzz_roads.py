@@ -162,16 +162,19 @@ class Roads:
         symbols = rng.sample(_SYMBOLS, rng.randrange(1, 4))
         ids = dict.fromkeys(symbols, rng.choice([0, 0, 7, 10**9, 2**63 - 50, 10**18 - 20]))
         clock, lines, odd = NOW - rng.choice([0, 3_000, 100_000]), [], rng.choice([0, 0.01, 0.1])
+        most = rng.choice([1, 1, 3])  # fills merged into a trade
         while len(lines) < size:
             symbol = rng.choice(symbols)
             clock += rng.choice([0, 0, 0, 1, 7, 300, 900, 2_500])
-            ids[symbol] += 1 if rng.random() > odd else rng.choice([2, 5, 0, -1, -3])
-            lines.append(self._fill(symbol, max(ids[symbol], 1), clock - rng.choice([0, 0, 0, 0, 40, 1_500]), odd))
+            count = rng.randint(1, most)
+            ids[symbol] += count if rng.random() > odd else rng.choice([2, 5, 0, -1, -3])
+            at = clock - rng.choice([0, 0, 0, 0, 40, 1_500])
+            lines.append(self._trade(symbol, max(ids[symbol], 1), count, at, odd))
             if rng.random() < odd:
                 lines.append(self._other(symbol, ids[symbol], lines))
         return lines
 
-    def _fill(self, symbol: str, number: int, at: int, odd: float) -> bytes:
+    def _trade(self, symbol: str, number: int, count: int, at: int, odd: float) -> bytes:
         rng = self._rng
         price, size = (self._number(odd) for _ in range(2))
         strange = rng.random() < odd
@@ -187,8 +190,9 @@ class Roads:
         )
         return (
             f'{{"type":"trade","exchange":"okx","symbol":"{symbol}","trade_id":{number},'
-            f'"count":{rng.choice([1, 2]) if strange else 1},"side":"{rng.choice(["buy", "sell"])}","price":"{price}",'
-            f'"size":"{size}","timestamp":{at},"received":{received},"source":{rng.choice(["null", "0", "1"])},'
+            f'"count":{rng.choice([1, 2]) if strange else count},"side":"{rng.choice(["buy", "sell"])}",'
+            f'"price":"{price}","size":"{size}","timestamp":{at},"received":{received},'
+            f'"source":{rng.choice(["null", "0", "1"])},'
             f'"origin":"{rng.choice(["trades", "rest", "file-merged", "a_b"]) if strange else "trades-all"}"}}'
         ).encode()
 

@@ -52,7 +52,7 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
     def take(self, block: bytes, at: int, now_ms: int) -> tuple[int, int]:
         """Fold the lines of a block from an offset on; return that of the first to be fed as a line, and how many.
 
-        A line is folded if it is spelt as ours are, is one fill, and has come by `now_ms`, as `codec.decode` says.
+        A line is folded if it is spelt as ours are, and has come by `now_ms`, as `codec.decode` says.
         Nothing is folded where a hook wants to see every trade.
         """
         return (at, 0) if self.trade_hooks else self._folder.take(block, at, now_ms)
@@ -135,7 +135,7 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
         """Hand over what was folded for a symbol."""
         run = self._folder.run(exchange, symbol)
         if run is not None:
-            self._market(exchange, symbol).fold(FillRun(*run[:6], *map(Decimal, run[6:])))
+            self._market(exchange, symbol).fold(FillRun(*run[:7], *map(Decimal, run[7:])))
 
     def _watch(self, exchange: str, symbol: str) -> None:
         self._folder.watch(exchange, symbol, *self._market(exchange, symbol).outlook())

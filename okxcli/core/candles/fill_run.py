@@ -7,12 +7,13 @@ from okxcli.core.candles.bucket import TimeframeBucket
 
 
 class FillRun(NamedTuple):
-    """What the fills of one symbol with the ids `first .. last` come to, all of them in one bar.
+    """What the fills of one symbol with the ids `first .. last` come to, all of them in one bar, in so many `trades`.
 
     `low` and `high` are the ends of their times, `step` the most that time steps back among them (ms). `quote` is the
     exact sum of price times size.
     """
 
+    trades: int
     fills: int
     first: int
     last: int

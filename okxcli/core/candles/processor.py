@@ -101,7 +101,7 @@ class Market:
     def outlook(self) -> tuple[int, int, int]:
         """Return which fills would go into the newest bar and make nothing due: from an id on, in times [since, until).
 
-        There are none where each is to be looked at: beside merged trades, and where the base amount is a quotient.
+        There are none where each is to be looked at: beside merged trades of files, if the base amount is a quotient.
         """
         part, instrument = self._part, self.instrument
         if (
@@ -118,7 +118,7 @@ class Market:
         part = self._part
         if part is None:
             raise RuntimeError("a run of fills without a bar")
-        self._owner.trades += run.fills
+        self._owner.trades += run.trades
         self.ids.extend(run.last, run.low, run.high, run.step)
         base, _ = amounts(self.instrument, self.symbol, ONE, run.volume)
         _, quote = amounts(self.instrument, self.symbol, ONE, run.quote)

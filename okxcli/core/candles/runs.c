@@ -11,7 +11,7 @@
 /* The run of a symbol; none where `count` is 0. */
 typedef struct {
     int64_t next, since, until; /* the next id, and the times [since, until) of which fills are folded */
-    int64_t count, first, low, high, step;
+    int64_t count, fills, first, low, high, step; /* `count` trades, of so many fills */
     Number open, highest, lowest, close;
     Sum volume, buy, quote;
 } Entry;
@@ -29,16 +29,16 @@ static int compare(Number a, Number b) {
     return (left > right) - (left < right);
 }
 
-/* What a run takes of a fill. */
+/* What a run takes of a trade. */
 typedef struct {
-    int64_t id, timestamp;
+    int64_t id, fills, timestamp; /* the last of its ids */
     Number price, size;
     int buy;
 } Piece;
 
 /* Add a fill to a run; 0 and nothing changed where it may not be there. */
 static int add_piece(Entry *entry, const Piece *fill) {
-    if (fill->id != entry->next) return 0;
+    if (fill->id - fill->fills + 1 != entry->next) return 0;
     if (fill->timestamp < entry->since || fill->timestamp >= entry->until) return 0;
     Number price = fill->price, size = fill->size;
     Sum none = {0, 0};
@@ -54,7 +54,8 @@ static int add_piece(Entry *entry, const Piece *fill) {
     entry->close = price;
     if (entry->count == 0) {
         entry->open = entry->highest = entry->lowest = price;
-        entry->first = fill->id;
+        entry->first = entry->next;
+        entry->fills = 0;
         entry->low = entry->high = fill->timestamp;
         entry->step = 0;
     } else {
@@ -65,7 +66,8 @@ static int add_piece(Entry *entry, const Piece *fill) {
         if (fill->timestamp < entry->low) entry->low = fill->timestamp;
     }
     entry->count++;
-    entry->next++;
+    entry->fills += fill->fills;
+    entry->next = fill->id + 1;
     return 1;
 }
 
@@ -73,7 +75,7 @@ static int add_piece(Entry *entry, const Piece *fill) {
 static int fold(Folder *folder, const Fill *fill, int64_t now) {
     int64_t at = symbols_find(&folder->symbols, fill->exchange, fill->symbol);
     if (at < 0 || !has_come(fill->timestamp, fill->received, now)) return 0;
-    Piece piece = {fill->id, fill->timestamp, {0, 0}, {0, 0}, fill->buy};
+    Piece piece = {fill->id, fill->count, fill->timestamp, {0, 0}, {0, 0}, fill->buy};
     if (!number_of(fill->price, &piece.price) || !number_of(fill->size, &piece.size)) return 0;
     return add_piece(&folder->entries[at], &piece);
 }
@@ -122,7 +124,7 @@ static Py_ssize_t fold_rows(Folder *folder, const Py_buffer *block, Py_ssize_t *
             entry = &folder->entries[found];
             symbol = cells.symbol;
         }
-        Piece piece = {cells.id, cells.timestamp, cells.price, cells.size, cells.buy};
+        Piece piece = {cells.id, 1, cells.timestamp, cells.price, cells.size, cells.buy};
         if (!has_come(cells.timestamp, 0, now) || !add_piece(entry, &piece)) break;
         taken++;
         *at = end + 1 - start;
@@ -191,8 +193,8 @@ static PyObject *watch(PyObject *self, PyObject *args) {
 static PyObject *run_of(Entry *entry) {
     char text[7][64];
     PyObject *run = Py_BuildValue(
-        "(LLLLLLsssssss)", (long long)entry->count, (long long)entry->first, (long long)(entry->next - 1),
-        (long long)entry->low, (long long)entry->high, (long long)entry->step,
+        "(LLLLLLLsssssss)", (long long)entry->count, (long long)entry->fills, (long long)entry->first,
+        (long long)(entry->next - 1), (long long)entry->low, (long long)entry->high, (long long)entry->step,
         digits(entry->open.mantissa, entry->open.places, text[0]),
         digits(entry->highest.mantissa, entry->highest.places, text[1]),
         digits(entry->lowest.mantissa, entry->lowest.places, text[2]),
@@ -244,8 +246,8 @@ PyDoc_STRVAR(watch_doc,
              "From here on fold fills of this symbol whose ids follow on from `next_id`, in times [since, until) in ms.");
 PyDoc_STRVAR(run_doc,
              "run(exchange, symbol) -> tuple | None\n\n"
-             "Hand out what was folded for a symbol, and begin anew: count, first and last id, lowest and highest time and\n"
-             "the most that time stepped back inside (ms); open, high, low, close, volume, buy and quote volume as text.");
+             "Hand out what was folded for a symbol, and begin anew: how many trades, of how many fills, first and last id,\n"
+             "lowest and highest time and the most that time stepped back inside (ms); open, high, low, close, volume, buy and quote volume as text.");
 
 static PyMethodDef methods[] = {
     {"take", take, METH_VARARGS, take_doc},

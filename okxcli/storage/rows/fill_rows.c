@@ -188,7 +188,7 @@ static PyObject *rows(PyObject *self, PyObject *arg) {
     while (good && at < stop) {
         Fill fill;
         const char *end = memchr(at, '\n', (size_t)(stop - at));
-        if (end == NULL || !fill_of(at, end, &fill)) {
+        if (end == NULL || !fill_of(at, end, &fill) || fill.count != 1) {
             PyErr_SetString(PyExc_ValueError, "a line that is no everyday fill");
             good = 0;
         } else {
@@ -221,7 +221,7 @@ static PyObject *scan(PyObject *self, PyObject *args) {
         Fill fill;
         const char *end = memchr(start + at, '\n', (size_t)(block.len - at));
         if (end == NULL || !fill_of(start + at, end, &fill) || is_word(fill.origin, "trades")) break;
-        if (!has_come(fill.timestamp, fill.received, now)) break;
+        if (fill.count != 1 || !has_come(fill.timestamp, fill.received, now)) break;
         taken++;
         at = end + 1 - start;
     }
