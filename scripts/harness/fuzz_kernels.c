@@ -44,7 +44,7 @@ static void line(const char *start, const char *end) {
         memset(&folder.entries[at], 0, sizeof(Entry));
     }
     Entry *entry = &folder.entries[at];
-    entry->next = fill.id;
+    entry->next = fill.id - fill.count + 1;
     entry->until = MAX_TIMESTAMP;
     fold(&folder, &fill, INT64_C(2000000000000));
     if (entry->count) {
@@ -91,7 +91,7 @@ static void begin(void) {
 }
 static void line(const char *start, const char *end) {
     Fill fill;
-    if (fill_of(start, end, &fill)) add_fill(&runs, &symbols, &fill);
+    if (fill_of(start, end, &fill) && fill.count == 1) add_fill(&runs, &symbols, &fill);
 }
 static void finish(void) {
     for (size_t i = 0; i < runs.used; i++) {
