@@ -16,6 +16,7 @@ import typer.main
 
 from okxcli.cli import build_app
 from okxcli.core import model
+from okxcli.core.states import STATES
 from okxcli.errors import ExitCode
 from okxcli.runtime.configuration import config_keys
 
@@ -125,6 +126,7 @@ def section_of(page, title):
         ("TICKER", model.Ticker),
         ("INSTRUMENT", model.Instrument),
         ("ABSENT", model.Absent),
+        *((one.tag.upper(), one.kind) for one in STATES if one.kind is not model.Ticker),
     ],
 )
 def test_every_key_of_a_line_is_documented(title, kind):

@@ -126,11 +126,11 @@ MISTAKES = {
     "a fill is called absent": (f"UPDATE trade_ledger SET absent = absent + {_MULTI}", "called absent"),
     "a digit of a bar": (f"UPDATE market_data SET quote_volume = quote_volume + 0.0000000000001 {_BAR}", "the bar at"),
     "the last place of a quotient": (
-        f"UPDATE market_data SET base_volume = base_volume + 0.0000000000000001 {_SWAP_BAR}",
+        f"UPDATE market_data SET base_volume = base_volume + 0.000000000000000001 {_SWAP_BAR}",
         "the bar at",
     ),
     "a sum of quotients that is rounded once": (
-        "UPDATE market_data SET base_volume = (SELECT round(sum(round(size * 100 / price, 30)), 16) FROM raw_trades "
+        "UPDATE market_data SET base_volume = (SELECT round(sum(round(size * 100 / price, 30)), 18) FROM raw_trades "
         f"WHERE symbol = '{SWAP}' AND trade_id BETWEEN first_trade_id AND last_trade_id) {_SWAP_BAR}",
         "the bar at",
     ),

@@ -12,14 +12,24 @@ if TYPE_CHECKING:
     from okxcli.core.model import Line
     from okxcli.runtime.lines import Output
     from okxcli.runtime.signals import Lifecycle
-    from okxcli.storage.read.follow import Kind
 
 _HELP = """Read stored rows back as the lines they were.
 
-In: Postgres. Out: trade, candle or book lines, oldest first, as okx normalize and okx candles wrote them.
+In: Postgres. Out: the lines of one type, oldest first, as okx normalize and okx candles wrote them.
 """
 
 read = options.Group(_HELP)
+
+#: States of a symbol by their names here, and their lines in words.
+STATES = {
+    "tickers": ("tickers", "ticker"),
+    "funding-rates": ("funding rates", "funding"),
+    "mark-prices": ("mark prices", "mark"),
+    "index-prices": ("index prices", "index"),
+    "open-interest": ("open interest", "open_interest"),
+    "price-limits": ("price limits", "price_limit"),
+    "liquidations": ("liquidations", "liquidation"),
+}
 
 #: Seconds between two looks for new rows.
 _POLL_S = 0.5
@@ -121,10 +131,29 @@ def books(
     _run(which, ends, "books", symbols, origin=origin)
 
 
+def _reads(word: str, what: str, tag: str) -> None:
+    """Make the command that reads a type of state."""
+
+    def of_state(*, symbols: options.Symbols, which: _Which, ends: _Ends) -> None:
+        _run(which, ends, word, symbols)
+
+    of_state.__name__ = word
+    of_state.__doc__ = f"""Read {what} back, by time.
+
+    In: Postgres. Out: {tag} lines; several symbols are merged by time. With --follow, what is stored later of a time
+    before the newest is not shown.
+    """
+    read.subcommand(of_state)
+
+
+for _word, (_what, _tag) in STATES.items():
+    _reads(_word, _what, _tag)
+
+
 def _run(
     which: _Which,
     ends: _Ends,
-    kind: "Kind",
+    kind: str,
     symbols: list[str],
     timeframes: Sequence[str | None] = (None,),
     origin: str | None = None,

@@ -44,7 +44,8 @@ def status(
     channel of a symbol, by exchange: age of its newest row in seconds (of candles, how long the next one is due), and
     of the tape, trades-all, fills stored and in the last minute, missing and absent ids; quarantined lines of a symbol
     stand in its first row. A channel is stale when it is older than --max-age; the tape and candles of a symbol that
-    trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. It is ahead when its
+    trades seldom when they are older than 20 of its usual pauses between two fills, or than a day. Price limits and
+    liquidations come when they come, and are never stale. It is ahead when its
     newest row is as much later than this machine's clock. Lines on stderr say what else was found, with its cure (exit
     1 as well), how far the clocks of collectors were from the exchange's when they last looked, the size of the
     database and the free disk, how many days of the tape were audited by okx collect and okx backfill, what waits in
@@ -91,9 +92,24 @@ class Wanted:
         rows = [one for one in found if not self.named or one.symbol in self.named]
         for symbol in self.named or self.configured:
             there = {one.channel for one in rows if (one.exchange, one.symbol) == (self.exchange, symbol)}
-            wanted = self.channels if symbol in self.configured else () if there else ("-",)
-            rows += [Freshness(self.exchange, symbol, channel, None) for channel in wanted if channel not in there]
+            wanted = self._due(symbol, there) if symbol in self.configured else [] if there else ["-"]
+            rows += [Freshness(self.exchange, symbol, channel, None) for channel in wanted]
         return sorted(rows, key=lambda one: (one.symbol, one.exchange))
+
+    def _due(self, symbol: str, there: set[str]) -> list[str]:
+        """Return the channels of a symbol that should be there and are not."""
+        from okxcli.core.states import BY_CHANNEL
+        from okxcli.storage.read.freshness import THEIR_CANDLES
+
+        found: list[str] = []
+        for channel in self.channels:
+            described = BY_CHANNEL.get(channel)
+            if described is not None and (not described.keeps or described.subject(symbol) != symbol):
+                continue
+            name = THEIR_CANDLES if channel.startswith("candle") else channel
+            if name not in there and name not in found:
+                found.append(name)
+        return found
 
 
 def _show(database: "Database", wanted: Wanted, limit_ms: int, table: bool | None, clear: bool = False) -> bool:
@@ -176,6 +192,8 @@ def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
     state = "never stored" if age_ms is None else "stale" if age_ms > limit_ms else "fresh"
     if age_ms is not None and age_ms < -limit_ms and not one.channel.endswith("candles"):
         state = "ahead"  # a clock is wrong: this machine's, or that of the row
+    if state == "stale" and not _keeps(one.channel):
+        state = "fresh"
     state = "ahead" if one.ahead else state
     return {
         "exchange": one.exchange,
@@ -189,6 +207,13 @@ def _row(one: "Freshness", now: int, limit_ms: int) -> dict[str, object]:
         "absent": one.absent,
         "quarantined": one.quarantined,
     }
+
+
+def _keeps(channel: str) -> bool:
+    """Whether something of a channel comes every few minutes, whatever happens."""
+    from okxcli.core.states import BY_CHANNEL
+
+    return channel not in BY_CHANNEL or BY_CHANNEL[channel].keeps
 
 
 def _gigabytes(size: int) -> str:

@@ -26,8 +26,8 @@ def stream(
             "--channel",
             "-c",
             metavar="LIST",
-            help="Channels, with commas: trades-all (the default), trades, books5, bbo-tbt, tickers, candle1m; with "
-            "--private: orders, account, positions (the default), fills.",
+            help="Channels, with commas: trades-all (the default), trades, books5, bbo-tbt, tickers, candle1m, "
+            "funding-rate, mark-price ...; with --private: orders, account, positions (the default), fills.",
         ),
     ] = None,
     stamp: Annotated[

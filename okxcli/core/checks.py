@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any
 
+from okxcli.core import states
 from okxcli.core.decimals import check_range, plain
 from okxcli.core.model import (
     AHEAD_MS,
@@ -18,17 +20,17 @@ from okxcli.core.model import (
     Line,
     OHLCVCandle,
     StandardizedTrade,
-    Ticker,
+    State,
 )
+from okxcli.core.states import STATES, Described
 from okxcli.core.timeframes import Timeframe
 from okxcli.errors import Early, InvalidLine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,31}", re.ASCII)
 #: The year 10000.
 _FAR = 253_402_300_800_000
-#: Fields of a ticker that are numbers, in the order of its line.
-TICKER_NUMBERS = tuple(f for f in Ticker.__struct_fields__ if f not in ("exchange", "symbol", "timestamp", "received"))
 
 
 @lru_cache(4096)
@@ -147,23 +149,57 @@ def check_book(book: BookSnapshot) -> None:
                 raise InvalidLine("book level out of range")
 
 
-def check_ticker(ticker: Ticker) -> None:
-    """Refuse a ticker with an impossible number or time.
+def check_state(state: State) -> None:
+    """Refuse a state with an impossible number, time or word, by what `states` says of its type.
 
     Raises:
         InvalidLine: with the reason.
     """
-    _name(ticker.symbol)
-    _label(ticker.exchange)
-    _time("timestamp", ticker.timestamp)
-    if ticker.received is not None:
-        _time("received", ticker.received)
-    for field in TICKER_NUMBERS:
-        number = getattr(ticker, field)
-        if number is not None:
-            check_range(number)
-            if number < 0:
-                raise InvalidLine(f"{field} is negative")
+    _name(state.symbol)
+    _label(state.exchange)
+    _time("timestamp", state.timestamp)
+    if state.received is not None:
+        _time("received", state.received)
+    numbers, times, texts, described = _rules(type(state))
+    for field in numbers:
+        number = getattr(state, field)
+        if number is None:
+            continue
+        check_range(number)
+        if number < 0 and field not in described.signed:
+            raise InvalidLine(f"{field} is negative")
+        if not number and field in described.above_zero:
+            raise InvalidLine(f"{field} is not positive: 0")
+    for field in times:
+        moment = getattr(state, field)
+        if moment is not None:
+            _time(field, moment)
+    for field in texts:
+        word = getattr(state, field)
+        if word is not None:
+            _word(field, word, described.words.get(field, ()))
+    for fields in described.rising:
+        _rising(state, fields)
+
+
+def _word(field: str, word: str, allowed: tuple[str, ...]) -> None:
+    if allowed and word not in allowed:
+        raise InvalidLine(f"{field} is none of {', '.join(allowed)}: {word[:20]!r}")
+    if _WORD.fullmatch(word) is None:
+        raise InvalidLine(f"{field} is no word: {word[:40]!r}")
+
+
+def _rising(state: State, fields: tuple[str, ...]) -> None:
+    """Refuse fields of which one is below the one before it; those that are not known say nothing."""
+    known = [(field, found) for field in fields if (found := getattr(state, field)) is not None]
+    for (low, first), (high, second) in pairwise(known):
+        if second < first:
+            raise InvalidLine(f"{high} is below {low}")
+
+
+@cache
+def _rules(kind: type[State]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Described]:
+    return states.numbers(kind), states.times(kind), states.texts(kind), states.BY_KIND[kind]
 
 
 def check_instrument(instrument: Instrument) -> None:
@@ -210,9 +246,9 @@ _CHECK: dict[type, Callable[[Any], None]] = {
     StandardizedTrade: check_trade,
     OHLCVCandle: check_candle,
     BookSnapshot: check_book,
-    Ticker: check_ticker,
     Instrument: check_instrument,
     Absent: check_absent,
+    **dict.fromkeys((one.kind for one in STATES), check_state),
 }
 
 
@@ -247,7 +283,7 @@ def check_trades(trades: list[StandardizedTrade], now_ms: int | None = None) -> 
             raise InvalidLine("")
 
 
-def _early(line: StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker, ahead_ms: int, clock: str) -> InvalidLine:
+def _early(line: StandardizedTrade | OHLCVCandle | BookSnapshot | State, ahead_ms: int, clock: str) -> InvalidLine:
     """Return the reason for which a line from the future is refused; a trade would end every bar of its symbol."""
     name, at = ("start", line.start) if isinstance(line, OHLCVCandle) else ("timestamp", line.timestamp)
     found = (Early(line.symbol, line.first_id, line.trade_id, ahead_ms),) if isinstance(line, StandardizedTrade) else ()

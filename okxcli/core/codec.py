@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from okxcli.core.checks import TICKER_NUMBERS, check, check_trades
+from okxcli.core import states
+from okxcli.core.checks import check, check_trades
 from okxcli.core.decimals import parse, plain
 from okxcli.core.model import (
     Absent,
@@ -21,7 +22,6 @@ from okxcli.core.model import (
     Line,
     OHLCVCandle,
     StandardizedTrade,
-    Ticker,
 )
 from okxcli.errors import InvalidLine
 
@@ -30,12 +30,15 @@ class UnknownType(InvalidLine):
     """A well-formed JSON object whose `type` is none of ours: a filter drops it, `--pass` keeps it."""
 
 
-_OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
-    StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent, strict=True
-)
+_OF_ITS_TYPE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line, strict=True)
 _ANY = msgspec.json.Decoder()
 _TRADES = msgspec.json.Decoder(StandardizedTrade, strict=True)
-_TICKER_KEYS = [(f'"{name}"'.encode(), name.count("_")) for name in TICKER_NUMBERS]
+_STATES = [one.kind for one in states.STATES]
+#: Of each type of state: the keys with underscores, and how many.
+_STATE_KEYS: dict[type, list[tuple[bytes, int]]] = {
+    kind: [(f'"{name}"'.encode(), name.count("_")) for name in kind.__struct_fields__ if "_" in name]
+    for kind in _STATES
+}
 _TRADE_HEAD, _NEXT_TRADE = b'{"type":"trade"', b'}\n{"type":"trade"'
 _PLUS, _BACKSLASH = b"+\\"
 #: A point without a digit on both sides. The search begins at points, of which a line has few.
@@ -140,8 +143,9 @@ def _underscores(kind: type, line: bytes, symbol: str) -> int:
         return 8 + symbol.count("_")
     if kind is BookSnapshot:
         return (b'"seq_id"' in line) + symbol.count("_")
-    if kind is Ticker:
-        return sum(count for key, count in _TICKER_KEYS if key in line) + symbol.count("_")
+    if kind in _STATE_KEYS:
+        named = states.BY_KIND[kind].tag.count("_") + symbol.count("_")
+        return sum(count for key, count in _STATE_KEYS[kind] if key in line) + named
     return -1
 
 
@@ -180,13 +184,14 @@ def _decimal_takes(text: str) -> bool:
 #: Keys whose values are numbers in text; other keys, unknown ones too, may hold any text.
 _NUMBERS = frozenset(
     (
-        *TICKER_NUMBERS, "price", "size", "open", "high", "low", "close", "volume", "base_volume", "quote_volume",
-        "buy_volume", "bids", "asks", "contract_value", "contract_multiplier", "tick_size", "lot_size", "min_size",
+        "price", "size", "open", "high", "low", "close", "volume", "base_volume", "quote_volume", "buy_volume", "bids",
+        "asks", "contract_value", "contract_multiplier", "tick_size", "lot_size", "min_size",
+        *(name for kind in _STATES for name in states.numbers(kind)),
     )
 )  # fmt: skip
 _TAGS = frozenset(
     str(kind.__struct_config__.tag)
-    for kind in (StandardizedTrade, OHLCVCandle, BookSnapshot, Ticker, Instrument, Absent)
+    for kind in (StandardizedTrade, OHLCVCandle, BookSnapshot, Instrument, Absent, *_STATES)
 )
 
 
@@ -238,12 +243,19 @@ def _book(b: BookSnapshot) -> str:
     )
 
 
-def _ticker(t: Ticker) -> str:
-    numbers = ",".join(f'"{field}":{_number(getattr(t, field))}' for field in TICKER_NUMBERS)
-    return (
-        f'{{"type":"ticker","exchange":"{t.exchange}","symbol":"{t.symbol}","timestamp":{t.timestamp},'
-        f'"received":{_integer(t.received)},{numbers}}}'
-    )
+def _flag(value: bool | None) -> str:
+    return "null" if value is None else "true" if value else "false"
+
+
+def _state(kind: type[msgspec.Struct]) -> Callable[[Any], str]:
+    """Return what spells lines of a type of state, its fields in their order."""
+    spelt: dict[str, Callable[[Any], str]] = dict.fromkeys(kind.__struct_fields__, _integer)
+    spelt |= dict.fromkeys(states.numbers(kind), _number)
+    spelt |= dict.fromkeys(("exchange", "symbol", *states.texts(kind)), _text)
+    spelt |= dict.fromkeys(states.flags(kind), _flag)
+    keys = [(f'"{name}":', name, spell) for name, spell in spelt.items()]
+    head = f'{{"type":"{states.BY_KIND[kind].tag}",'
+    return lambda line: head + ",".join([key + spell(getattr(line, name)) for key, name, spell in keys]) + "}"
 
 
 def _instrument(i: Instrument) -> str:
@@ -265,9 +277,9 @@ _ENCODE: dict[type, Callable[[Any], str]] = {
     StandardizedTrade: _trade,
     OHLCVCandle: _candle,
     BookSnapshot: _book,
-    Ticker: _ticker,
     Instrument: _instrument,
     Absent: _absent,
+    **{kind: _state(kind) for kind in _STATES},
 }
 
 

@@ -23,7 +23,7 @@ EXACT = Context(prec=200, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOpera
 _DIVIDE = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 
 #: Places that a quotient keeps (contracts to base currency of an inverse swap is the one division there is).
-QUOTIENT_PLACES = 16
+QUOTIENT_PLACES = 18
 _QUANTUM = Decimal(1).scaleb(-QUOTIENT_PLACES)
 
 ZERO, ONE = Decimal(0), Decimal(1)

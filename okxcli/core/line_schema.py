@@ -5,14 +5,15 @@ from typing import Any
 
 import msgspec
 
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade
+from okxcli.core.states import STATES
 
 #: By the value of a line's key `type`.
 LINE_TYPES: dict[str, type[msgspec.Struct]] = {
     "trade": StandardizedTrade,
     "candle": OHLCVCandle,
     "book": BookSnapshot,
-    "ticker": Ticker,
+    **{one.tag: one.kind for one in STATES},
     "instrument": Instrument,
     "absent": Absent,
 }

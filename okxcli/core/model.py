@@ -132,6 +132,106 @@ class Ticker(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ticke
     open_utc8: Decimal | None = None
 
 
+class Funding(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="funding"):
+    """The funding of a perpetual contract: what one side pays the other, as a part of the position's worth.
+
+    `rate` is that of the settlement at `funding_time`, as far as it is known at `timestamp`; `next_rate` that of the
+    one after it, at `next_funding_time`. `settled_rate` is what was paid at the last settlement. A rate may be
+    negative: the short side pays then. `origin`: the channel, or `rest` for a settlement of the past, whose
+    `timestamp` is its `funding_time`.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    rate: Decimal | None = None
+    funding_time: int | None = None
+    next_rate: Decimal | None = None
+    next_funding_time: int | None = None
+    min_rate: Decimal | None = None
+    max_rate: Decimal | None = None
+    settled_rate: Decimal | None = None
+    premium: Decimal | None = None
+    interest_rate: Decimal | None = None
+    method: str | None = None
+    origin: str = "funding-rate"
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mark"):
+    """The price by which the exchange values open positions, in quote currency (of an option as its trades)."""
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    price: Decimal
+
+
+class Index(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="index"):
+    """The price of an index, and its rolling day. `symbol` is the index, which is named as a spot market (BTC-USD)."""
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    price: Decimal
+    open_24h: Decimal | None = None
+    high_24h: Decimal | None = None
+    low_24h: Decimal | None = None
+    open_utc0: Decimal | None = None
+    open_utc8: Decimal | None = None
+
+
+class OpenInterest(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="open_interest"):
+    """What is held open of an instrument: in its own unit, which is contracts; in base currency; in US dollars."""
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    open_interest: Decimal
+    base_open_interest: Decimal | None = None
+    usd_open_interest: Decimal | None = None
+
+
+class PriceLimit(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="price_limit"):
+    """The highest price at which the exchange lets buy and the lowest at which it lets sell; None: it sets none.
+
+    `enabled` is False while it sets no limits.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    buy_limit: Decimal | None = None
+    sell_limit: Decimal | None = None
+    enabled: bool | None = None
+
+
+class Liquidation(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="liquidation"):
+    """A position that the exchange closed by force. What it tells is a sample, and not in the order of time.
+
+    `side` is that of the closing order, `position` what is closed: `long`, `short` or `net`. `size` is in the
+    exchange's own unit, `base_size` and `quote_size` what that is at `bankruptcy_price`, as far as the instrument is
+    known. No price of execution is told. `loss` is in `currency`.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    received: int | None = None
+    side: str
+    position: str | None = None
+    size: Decimal
+    base_size: Decimal | None = None
+    quote_size: Decimal | None = None
+    bankruptcy_price: Decimal
+    loss: Decimal | None = None
+    currency: str | None = None
+
+
 class Instrument(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="instrument"):
     """What can be traded, and what a size of it means.
 
@@ -168,7 +268,9 @@ class Absent(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="absen
     last: int
 
 
-Line = StandardizedTrade | OHLCVCandle | BookSnapshot | Ticker | Instrument | Absent
+#: What an exchange says of a symbol at a moment, beside trades, bars and books: `core/states.py` describes each.
+State = Ticker | Funding | Mark | Index | OpenInterest | PriceLimit | Liquidation
+Line = StandardizedTrade | OHLCVCandle | BookSnapshot | State | Instrument | Absent
 
 
 def amounts(

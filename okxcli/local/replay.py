@@ -14,6 +14,7 @@ from okxcli.local.network.pushes import Channels
 from okxcli.local.network.websocket_connection import Message
 from okxcli.local.recording import Contents, Push, fills_in, read_pushes, survey
 from okxcli.local.server import LocalServer
+from okxcli.local.venue.contracts import LIQUIDATIONS
 from okxcli.local.venue.instruments import Row, any_row, known_rows
 from okxcli.local.venue.venue import Listing, MarketClock, Venue
 
@@ -150,7 +151,9 @@ class LocalReplay(LocalServer):
 
 def _rows(contents: Contents) -> list[Row]:
     """Return a row for every symbol: as recorded, else as known, else made up."""
-    symbols = sorted({subject for channel, subject in contents.keys if subject and channel != "instruments"})
+    symbols = sorted(
+        {subject for channel, subject in contents.keys if subject and channel not in ("instruments", LIQUIDATIONS)}
+    )
     template = known_rows()["BTC-USDT"]
     rows = []
     for symbol in symbols:

@@ -230,13 +230,13 @@ def _judge_bars(
 def _base_volumes(worth: Decimal, truth: list[Fill], length: int) -> dict[int, Decimal]:
     """Return the base volume of every bar of an inverse contract: a quotient for each fill, then an exact sum.
 
-    A quotient has 16 places, a half goes to the even neighbour (which is what `round` does with a fraction).
+    A quotient has 18 places, a half goes to the even neighbour (which is what `round` does with a fraction).
     """
     units: dict[int, int] = {}
     for _, price, size, _, ts in truth:
         start = ts // length * length
-        units[start] = units.get(start, 0) + round(Fraction(size) * Fraction(worth) / Fraction(price) * 10**16)
-    return {start: _EXACT.scaleb(Decimal(number), -16) for start, number in units.items()}
+        units[start] = units.get(start, 0) + round(Fraction(size) * Fraction(worth) / Fraction(price) * 10**18)
+    return {start: _EXACT.scaleb(Decimal(number), -18) for start, number in units.items()}
 
 
 def _some(numbers: Iterable[int]) -> str:

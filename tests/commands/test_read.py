@@ -6,7 +6,13 @@ import signal
 import subprocess
 import sys
 
+import msgspec
 import pytest
+from storage_samples import every_state, ticker
+
+from okxcli.commands.read import STATES as READS
+from okxcli.core.codec import encode
+from okxcli.core.states import STATES
 
 OKX = [sys.executable, "-m", "okxcli"]
 T0 = 1747087200000
@@ -130,3 +136,43 @@ def test_no_data_is_69_and_makes_nothing(run, environment, tmp_path):
         b"okx read: no data at ~/.local/share/okx (embedded: no --dsn, OKX_DSN, config or PGHOST)"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("described", STATES, ids=lambda one: one.word)
+def test_states_come_back(run, described):
+    """Every type of state by its own word: byte for byte, once, by time whatever the order they came in; ranges."""
+    first = next(one for one in (ticker(), *every_state()) if type(one) is described.kind)
+    all_of_it = [msgspec.structs.replace(first, timestamp=first.timestamp + n * 1000, received=None) for n in range(5)]
+    lines = [encode(one) + b"\n" for one in all_of_it]
+    done = run("store", data=b"".join([*lines[2:], *lines[:2], lines[3]]))
+    counts = json.loads(done.stderr.splitlines()[-1].split(b": ", 1)[1])
+    assert (done.returncode, counts[described.table], counts["duplicates"]) == (0, 5, 1)
+    symbol, until = first.symbol, str(first.timestamp + 3000)
+    assert run("read", described.word, symbol).stdout == b"".join(lines)
+    assert run("read", described.word, symbol, "-n", "2").stdout == b"".join(lines[3:])
+    some = run("read", described.word, symbol, "--since", str(first.timestamp + 1000), "--until", until, "-n", "1")
+    assert some.stdout == lines[1]
+    assert run("read", described.word, "ETH-USDT").returncode == 1
+    assert {READS[described.word][1]} == {described.tag}
+
+
+def test_states_are_followed(environment, run):
+    """What is stored later comes, each once, several of one moment too; what steps back behind the newest does not."""
+    base = every_state()[-1]  # liquidations: several may share a millisecond
+    made = [msgspec.structs.replace(base, timestamp=base.timestamp + ms, size=base.size + n)
+            for n, ms in enumerate((0, 1000, 1000, 1000, 500, 2000))]  # fmt: skip
+    lines = [encode(one) + b"\n" for one in made]
+    assert run("store", data=b"".join(lines[:2])).returncode == 0
+    command = [*OKX, "read", "liquidations", base.symbol, "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as reading:
+        assert [reading.stdout.readline() for _ in range(2)] == lines[:2]
+        run("store", data=lines[2])
+        assert reading.stdout.readline() == lines[2]
+        run("store", data=lines[4] + lines[3])
+        assert reading.stdout.readline() == lines[3]
+        run("store", data=lines[5])
+        assert reading.stdout.readline() == lines[5]
+        reading.send_signal(signal.SIGINT)
+    assert run("read", "liquidations", base.symbol).stdout == b"".join(
+        sorted(lines, key=lambda x: json.loads(x)["timestamp"])
+    )

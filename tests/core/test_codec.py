@@ -175,7 +175,7 @@ def test_what_is_no_line(line, told):
 def test_a_type_of_somebody_else():
     """It is told apart from a bad line: filters drop it, --pass keeps it."""
     with pytest.raises(UnknownType):
-        decode(b'{"type":"funding","rate":"0.1"}')
+        decode(b'{"type":"weather","rate":"0.1"}')
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode), st.integers(0, len(GOOD)), st.integers(0, 40))
@@ -222,4 +222,4 @@ def test_amounts_of_every_kind():
     assert amounts(contract("swap", "inverse", "100"), "X", price, size) == (Decimal("0.006"), 300)
     assert amounts(contract("option", None, "1", "0.01"), "X", price, size) == (Decimal("0.03"), None)
     third = amounts(contract("swap", "inverse", "100"), "X", Decimal(3), Decimal(1))[0]
-    assert third == Decimal("33.3333333333333333")
+    assert third == Decimal("33.333333333333333333")

@@ -58,9 +58,9 @@ def test_sums_of_products_are_exact():
     assert EXACT.subtract(EXACT.add(a, Decimal("1E-30")), a) == Decimal("1E-30")
 
 
-def test_quotients_are_rounded_at_sixteen_places():
+def test_quotients_are_rounded_at_eighteen_places():
     """Contracts to coins is the one division there is; its rounding is fixed."""
-    assert plain(quotient(Decimal(100), Decimal(3))) == "33.3333333333333333"
-    assert plain(quotient(Decimal(2), Decimal(3))) == "0.6666666666666667"
+    assert plain(quotient(Decimal(100), Decimal(3))) == "33.333333333333333333"
+    assert plain(quotient(Decimal(2), Decimal(3))) == "0.666666666666666667"
     with pytest.raises(InvalidLine):
         quotient(Decimal(1), Decimal(0))

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import jsonschema
 import pytest
+from storage_samples import every_state
 
 from okxcli.core.codec import decode, encode
 from okxcli.core.line_schema import LINE_TYPES, line_schema
@@ -16,6 +17,7 @@ LINES = [
     OHLCVCandle("okx", "BTC-USDT", "1m", T, T + 60_000, ONE, ONE, ONE, ONE, TWO, TWO, None, TWO, 1, 7, 7),
     BookSnapshot("okx", "BTC-USDT", T, ((ONE, TWO),), (), 9, T),
     Ticker("okx", "BTC-USDT", T, last=ONE),
+    *every_state(T),
     Instrument("okx", "BTC-USD-SWAP", "swap", "live", contract_type="inverse", contract_value=Decimal(100)),
     Absent("okx", "BTC-USDT", 3, 5),
 ]

@@ -7,8 +7,22 @@ from random import Random
 import msgspec
 import psycopg
 
+from okxcli.core import states
 from okxcli.core.candles.processor import RealTimeCandleProcessor
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import (
+    Absent,
+    BookSnapshot,
+    Funding,
+    Index,
+    Instrument,
+    Liquidation,
+    Mark,
+    OHLCVCandle,
+    OpenInterest,
+    PriceLimit,
+    StandardizedTrade,
+    Ticker,
+)
 from okxcli.storage.database import open_database
 from okxcli.storage.rows import reader
 from okxcli.storage.rows.reader import EVERYTHING, Series
@@ -48,6 +62,27 @@ def book(timestamp=T0, seq_id=1, bid="102537.8", **more):
 def ticker(timestamp=T0, last="102537.9", **more):
     """A ticker with the last price alone."""
     return Ticker("okx", "BTC-USDT", timestamp, last=Decimal(last), **more)
+
+
+def every_state(timestamp=T0, symbol="BTC-USDT-SWAP"):
+    """A state of each type but a ticker, of one symbol and moment, with every field that one has."""
+    head = {"exchange": "okx", "symbol": symbol, "timestamp": timestamp, "received": timestamp + 44}
+    hours = 8 * 3_600_000
+    times = {"funding_time": timestamp + hours, "next_funding_time": timestamp + 2 * hours}
+    rates = dict(zip(states.numbers(Funding), map(Decimal, ("-0.0001", "0.0002", "-0.00375", "0.00375", "0", "-1E-7",
+                                                            "0.00001")), strict=True))  # fmt: skip
+    day = {name: Decimal(number) for number, name in enumerate(("low_24h", "high_24h", "open_24h", "open_utc8"), 1)}
+    return [
+        Funding(**head, **times, **rates, method="current_period"),
+        Mark(**head, price=Decimal("102537.95")),
+        Index(**head, price=Decimal("102537.951"), **day),
+        OpenInterest(**head, open_interest=Decimal("2216113.01000000309"), usd_open_interest=Decimal(1)),
+        PriceLimit(**head, buy_limit=Decimal("103000.1"), enabled=True),
+        Liquidation(
+            **head, side="buy", position="short", size=Decimal(13), base_size=Decimal("0.13"), loss=Decimal(-2),
+            bankruptcy_price=Decimal("0.007831"), currency="USDT",
+        ),
+    ]  # fmt: skip
 
 
 def instrument(received=T0, **more):

@@ -7,6 +7,7 @@ import pytest
 from recordings import SHARED, captured, collected, needs_shared
 
 from okxcli.core.model import BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.states import STATES
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network import pushes as channels_module
@@ -18,6 +19,8 @@ NEVER = "ETH-USDT"
 PUBLIC = ("trades", "tickers", "books5", "bbo-tbt", "books")
 BUSINESS = ("trades-all", "candle1s", "candle1m", "candle1Dutc", "candle1D")
 KINDS = ("SPOT", "SWAP")
+OF_SWAPS = ("funding-rate", "open-interest")
+OF_ALL = ("mark-price", "price-limit")
 #: What a push holds (okx-v5.md, recorded): keys of an element, of the push itself where there are more than two.
 BOOK = {"asks", "bids", "ts", "seqId"}
 SHAPES = {
@@ -30,6 +33,16 @@ SHAPES = {
         "instType", "instId", "last", "lastSz", "askPx", "askSz", "bidPx", "bidSz", "open24h", "high24h", "low24h",
         "volCcy24h", "vol24h", "sodUtc0", "sodUtc8", "ts",
     },
+    "funding-rate": {
+        "formulaType", "fundingRate", "fundingTime", "impactValue", "instId", "instType", "interestRate", "method",
+        "maxFundingRate", "minFundingRate", "nextFundingRate", "nextFundingTime", "premium", "prevFundingTime",
+        "settFundingRate", "settState", "ts",
+    },
+    "mark-price": {"instType", "instId", "markPx", "ts"},
+    "index-tickers": {"instId", "idxPx", "open24h", "high24h", "low24h", "sodUtc0", "sodUtc8", "ts"},
+    "open-interest": {"instType", "instId", "oi", "oiCcy", "oiUsd", "ts"},
+    "price-limit": {"instId", "instType", "buyLmt", "sellLmt", "ts", "enabled"},
+    "liquidation-orders": {"details", "instFamily", "instId", "instType", "uly"},
     "status": {
         "begin", "end", "env", "href", "maintType", "preOpenBegin", "scheDesc", "serviceType", "state", "system",
         "title", "ts",
@@ -43,6 +56,7 @@ MADE = {
     "tickers": Ticker,
     "candle": OHLCVCandle,
     "instruments": Instrument,
+    **{one.channel: one.kind for one in STATES},
 }
 
 
@@ -50,6 +64,11 @@ def subscribe(exchange, client):
     """Return two connections that have all there is of all symbols."""
     public, business = client(exchange), client(exchange, "business")
     public.ask("subscribe", *(f"{channel}:{symbol}" for channel in PUBLIC for symbol in (*SYMBOLS, NEVER)))
+    public.ask("subscribe", *(f"{channel}:{symbol}" for channel in OF_SWAPS for symbol in SYMBOLS[1:]))
+    public.ask(
+        "subscribe", *(f"{channel}:{symbol}" for channel in OF_ALL for symbol in SYMBOLS[:2]), "index-tickers:BTC-USD"
+    )
+    public.ask("subscribe", {"channel": "liquidation-orders", "instType": "SWAP"})
     public.ask("subscribe", {"channel": "status"}, *({"channel": "instruments", "instType": kind} for kind in KINDS))
     business.ask("subscribe", *(f"{channel}:{symbol}" for channel in BUSINESS for symbol in (*SYMBOLS, NEVER)))
     return public, business
@@ -76,7 +95,7 @@ def checked(messages, now):
                 assert len(row) == 9 and int(row[0]) <= now
             elif kind != "instruments":
                 assert set(row) == SHAPES[channel]
-                assert 0 < int(row["ts"]) <= now
+                assert 0 < int((row["details"][0] if "details" in row else row)["ts"]) <= now
             if kind in ("books5", "bbo-tbt", "books"):
                 assert type(row["seqId"]) is int and row["seqId"] > 0
                 assert all(len(level) == 4 for side in (row["asks"], row["bids"]) for level in side)
@@ -116,7 +135,11 @@ def test_every_state_of_a_symbol(exchange, client):
     for number in range(20):
         for symbol in SYMBOLS:
             exchange.order(symbol, "sell" if number % 2 else "buy", [("100", "2"), (f"10{number % 7}.5", "3")])
-    look("after", "trades", "trades-all", "candle")
+    for _ in range(97):  # one of them closes a position by force
+        exchange.trade(SYMBOLS[1], "101", "1")
+    look("after", "trades", "trades-all", "candle", "mark-price", "price-limit", "liquidation-orders", "index-tickers")
+    exchange.trade(SYMBOLS[2], "102", "1")
+    look("later", "mark-price")
     exchange.set_time(START + 200_000)
     look("quiet", "candle", "books5", "bbo-tbt", "books")
     for state in ("suspend", "expired"):

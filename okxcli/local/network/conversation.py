@@ -15,21 +15,22 @@ import orjson
 
 from okxcli.local.network.request_limits import Window
 from okxcli.local.venue.bars import PERIODS
+from okxcli.local.venue.contracts import LIQUIDATIONS, PACES
 
 #: Channel and what it is about: an instrument id, an instrument type, or "".
 Key = tuple[str, str]
 
-#: Path and the argument that names the subject. Channels marked silent are acked and never push.
+#: Channel: the argument that names the subject.
 _PUBLIC = {
     "trades": "instId",
     "tickers": "instId",
     "books": "instId",
     "books5": "instId",
     "bbo-tbt": "instId",
-    "instruments": "instType",
+    **dict.fromkeys(PACES, "instId"),
+    **dict.fromkeys(("instruments", LIQUIDATIONS), "instType"),
     "status": "",
 }
-SILENT = ("mark-price", "index-tickers", "funding-rate", "open-interest", "price-limit")
 _LOGIN_ONLY = ("books-l2-tbt", "books50-l2-tbt")
 PRIVATE = {
     **dict.fromkeys(("orders", "positions", "liquidation-warning"), "instType"),
@@ -50,7 +51,7 @@ def arg_of(key: Key) -> dict[str, str]:
     channel, subject = key
     if not subject:
         return {"channel": channel}
-    by_kind = channel == "instruments" or channel in PRIVATE
+    by_kind = channel in ("instruments", LIQUIDATIONS) or channel in PRIVATE
     return {"channel": channel, "instType" if by_kind else "instId": subject}
 
 
@@ -78,7 +79,7 @@ Action = Reply | Subscribe | Unsubscribe
 def channel_on(path: str, channel: str) -> str | None:
     """Return the argument that names the subject of `channel` ("" for none); None where `path` has no such channel."""
     if path == "/ws/v5/public":
-        if channel in SILENT or channel in _LOGIN_ONLY:
+        if channel in _LOGIN_ONLY:
             return "instId"
         return _PUBLIC.get(channel)
     if path == "/ws/v5/business":

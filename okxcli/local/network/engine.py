@@ -191,9 +191,7 @@ class Engine:
         return Connection(transport, session, self.options.max_backlog, self.forget)
 
     def _listed(self, channel: str, symbol: str) -> bool:
-        if channel == "index-tickers" and self.venue.find(f"{symbol}-SWAP") is not None:
-            return True  # indices are named as spot pairs are, and a swap has one too
-        return self.venue.find(symbol) is not None and self.offers(channel, symbol)
+        return self.venue.subject(channel, symbol) is not None and self.offers(channel, symbol)
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Act on every message in the bytes that a client sent."""

@@ -13,12 +13,13 @@ from typing import Any
 import orjson
 
 from okxcli.local.faults import Faults, use_up
-from okxcli.local.network.conversation import PRIVATE, SILENT, Key, arg_of
+from okxcli.local.network.conversation import PRIVATE, Key, arg_of
 from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.network.websocket_connection import Connection, Message
 from okxcli.local.venue.account import UID, Account
 from okxcli.local.venue.bars import bar_end, bar_start
 from okxcli.local.venue.books import SEQ_EPOCH_MS, Increments, Snapshots
+from okxcli.local.venue.contracts import LIQUIDATIONS, PACES
 from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
 
@@ -72,12 +73,12 @@ class Channels:
         rows = self._account.state(channel, subject) if self._account is not None and channel in PRIVATE else None
         if rows is not None:
             connection.push(_message(key, rows))
-        listing = self.venue.find(subject)
+        listing = self.venue.subject(channel, subject)
         if listing is None or not self.makes(key):
             return
         paced = self._paced.get(key)
         if paced is None:
-            due_s = now_s + PACE_S.get(channel, CANDLE_PACE_S)
+            due_s = now_s + (PACES[channel][0] if channel in PACES else PACE_S.get(channel, CANDLE_PACE_S))
             paced = self._paced[key] = _Paced(due_s, due_s)
         if self.faults.is_muted(*key):
             return
@@ -85,6 +86,11 @@ class Channels:
             last = listing.tape.last if channel == "trades-all" else listing.tape.last_group()
             if last is not None:
                 connection.push(trade_message(channel, listing, last))
+        elif channel in PACES:
+            told = listing.states.data(channel, now)
+            if told is not None:
+                paced.state = listing.states.state(channel)
+                connection.push(_message(key, [told]))
         elif channel == "tickers":
             connection.push(_message(key, [listing.ticker.data(now)]))
         elif channel in ("books5", "bbo-tbt"):
@@ -141,6 +147,10 @@ class Channels:
         if self._account is not None and fills:
             for key, rows in self._account.fill(listing.row, fills[-1]).items():
                 self._publish(key, rows)
+        for kind in (listing.row["instType"], "ANY"):
+            if (LIQUIDATIONS, kind) in self.subscribers and self.makes((LIQUIDATIONS, kind)):
+                for row in listing.states.liquidations(fills):
+                    self._publish((LIQUIDATIONS, kind), [row])
         if ("trades-all", symbol) in self.subscribers:
             for fill in fills:
                 if fill.trade_id in silent:
@@ -160,8 +170,8 @@ class Channels:
         now = self.venue.clock.now_ms()
         wake = now_s + 1.0
         for key, paced in self._paced.items():
-            listing = self.venue.find(key[1])
-            if listing is None or key[0] in SILENT or key[0].startswith("trades"):
+            listing = self.venue.subject(*key)
+            if listing is None or key[0].startswith("trades"):
                 continue
             if paced.next_s <= now_s:
                 paced.next_s = now_s + self._step(key, paced, listing, now, now_s)
@@ -170,6 +180,8 @@ class Channels:
 
     def _step(self, key: Key, paced: _Paced, listing: Listing, now: int, now_s: float) -> float:
         channel = key[0]
+        if channel in PACES:
+            return self._state(key, paced, listing, now, now_s)
         if channel.startswith("candle"):
             return self._candle(key, paced, listing, now)
         if channel == "tickers":
@@ -182,6 +194,17 @@ class Channels:
         else:
             self._snapshot(key, paced, listing.snapshots[channel], now, now_s)
         return PACE_S.get(channel, 0.1)
+
+    def _state(self, key: Key, paced: _Paced, listing: Listing, now: int, now_s: float) -> float:
+        channel = key[0]
+        shortest_s, longest_s = PACES[channel]
+        state = listing.states.state(channel)
+        idle = longest_s is not None and now_s - paced.changed_s >= longest_s
+        data = listing.states.data(channel, now) if idle or state != paced.state else None
+        if data is not None:
+            paced.changed_s, paced.state = now_s, state
+            self._publish(key, [data])
+        return shortest_s
 
     def _snapshot(self, key: Key, paced: _Paced, state: Snapshots, now: int, now_s: float) -> None:
         if state.advance(now) or now_s - paced.changed_s >= REPEAT_S:

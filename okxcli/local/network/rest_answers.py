@@ -185,6 +185,29 @@ def _ticker(venue: Venue, query: Query) -> list[Any]:
     return [query.listing(venue).ticker.data(venue.clock.now_ms())]
 
 
+def _state(channel: str, venue: Venue, query: Query) -> list[Any]:
+    if query.parameters.get("instId"):
+        found = venue.subject(channel, query.parameters["instId"])
+        if found is None:
+            raise _Refused(*_NO_INSTRUMENT)
+        names = [found]
+    else:
+        kind = query.required("instType")
+        names = [venue.listings[row["instId"]] for row in venue.rows(kind) if venue.subject(channel, row["instId"])]
+    rows = (one.states.data(channel, query.now) for one in names)
+    return [row for row in rows if row is not None]
+
+
+def _settlements(venue: Venue, query: Query) -> list[Any]:
+    found = venue.subject("funding-rate", query.required("instId"))
+    if found is None:
+        raise _Refused(*_NO_INSTRUMENT)
+    after, before = query.number("after"), query.number("before")
+    horizon = query.now - HORIZON_MS
+    until = query.now + 1 if after is None else min(after, query.now + 1)
+    return found.states.settlements(until, max(before or 0, horizon), query.limit(400, 400))
+
+
 def _books(venue: Venue, query: Query) -> list[Any]:
     listing = query.listing(venue)
     depth = min(query.number("sz") or 1, DEPTH)
@@ -220,6 +243,12 @@ _HANDLERS: dict[str, Callable[[Venue, Query], list[Any]]] = {
     "market/ticker": _ticker,
     "market/books": _books,
     "public/instruments": _instruments,
+    "public/funding-rate": partial(_state, "funding-rate"),
+    "public/funding-rate-history": _settlements,
+    "public/mark-price": partial(_state, "mark-price"),
+    "market/index-tickers": partial(_state, "index-tickers"),
+    "public/open-interest": partial(_state, "open-interest"),
+    "public/price-limit": partial(_state, "price-limit"),
     "public/time": _time,
     "system/status": _status,
 }

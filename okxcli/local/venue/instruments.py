@@ -30,7 +30,7 @@ class Contract(NamedTuple):
         """Return a fill's `volCcy` and `volCcyQuote`, as OKX's candles define them.
 
         Spot: both are quote currency. Derivatives: base currency, then quote currency. The base amount of an inverse
-        contract is a quotient, rounded at 16 places for each fill; all else is exact.
+        contract is a quotient, rounded at 18 places for each fill; all else is exact.
         """
         if self.kind == "spot":
             quote = EXACT.multiply(price, size)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from okxcli.local.venue.bars import Bars
 from okxcli.local.venue.books import Book, Increments, Snapshots
+from okxcli.local.venue.contracts import OF_CONTRACTS, States
 from okxcli.local.venue.fills import KEEP, Fill, Tape
 from okxcli.local.venue.instruments import Row, contract_of
 from okxcli.local.venue.tickers import Ticker
@@ -61,9 +62,11 @@ class Listing:
         self.row = row
         self.symbol: str = row["instId"]
         self.tape = Tape(self.symbol, keep)
-        self.bars = Bars(contract_of(row))
+        contract = contract_of(row)
+        self.bars = Bars(contract)
         self.book = Book(self.tape, row)
         self.ticker = Ticker(row, self.tape, self.bars, self.book)
+        self.states = States(row, self.tape, contract, self.ticker)
         self.snapshots = {"books5": Snapshots(self.book, 5, instId=self.symbol), "bbo-tbt": Snapshots(self.book, 1)}
         self.books = Increments(self.book)
 
@@ -76,6 +79,7 @@ class Listing:
         """Append a fill."""
         self.tape.append(fill)
         self.bars.add(fill)
+        self.states.add(fill)
 
 
 class Venue:
@@ -89,6 +93,20 @@ class Venue:
         """Return the live listing of `symbol`, None when there is none."""
         listing = self.listings.get(symbol) if isinstance(symbol, str) else None
         return listing if listing is not None and listing.live else None
+
+    def index(self, name: object) -> Listing | None:
+        """Return the live listing whose price is that of an index: a spot market, else a contract of the pair."""
+        spot = self.find(name)
+        pair = f"{name}-"
+        others = (one for one in self.listings.values() if one.live and one.symbol.startswith(pair))
+        return spot or next(others, None)
+
+    def subject(self, channel: str, name: object) -> Listing | None:
+        """Return the listing that a channel of `name` is about, None when there is none."""
+        found = self.index(name) if channel == "index-tickers" else self.find(name)
+        if found is not None and channel in OF_CONTRACTS and found.row["instType"] == "SPOT":
+            return None
+        return found
 
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of the instruments of the type `kind` (`SPOT`, `SWAP`...) that are not expired."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from okxcli.core.model import TAPE
+from okxcli.core.states import STATES
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class Config:
 
     Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
     None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
-    `tickers`, `trades` and `candles` are kept; None is for ever. `exchange` is its name in the registry, `path` the
-    file it was read from.
+    `trades`, `candles` and each table of states are kept; None is for ever. `exchange` is its name in the registry,
+    `path` the file it was read from.
     """
 
     symbols: tuple[str, ...] = ()
@@ -26,7 +27,9 @@ class Config:
     dsn: str | None = field(default=None, repr=False)
     books_every_ms: int = 1_000
     keep_days: Mapping[str, int | None] = field(
-        default_factory=lambda: {"books": 7, "tickers": 30, "trades": None, "candles": None}
+        default_factory=lambda: (
+            {"books": 7, "trades": None, "candles": None} | {one.table: one.keep_days for one in STATES}
+        )
     )
     exchange: str = "okx"
     ws_url: str | None = None

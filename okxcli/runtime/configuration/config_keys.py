@@ -17,7 +17,10 @@ from okxcli.runtime.configuration import config_values as values
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.files import expanded
 
-Channel = Literal["trades-all", "trades", "books5", "bbo-tbt", "tickers"]
+Channel = Literal[
+    "trades-all", "trades", "books5", "bbo-tbt", "tickers", "funding-rate", "mark-price", "index-tickers",
+    "open-interest", "price-limit", "liquidation-orders",
+]  # fmt: skip
 Level = Literal["debug", "info", "warning", "error"]
 
 _KEY = re.compile(r"[\w$-]{1,40}")
@@ -53,6 +56,12 @@ class Keep(_Section):
     tickers: Days = Field(default="30d", description="Days that tickers are kept.")
     trades: Days = Field(default=None, description="Days that trades are kept.")
     candles: Days = Field(default=None, description="Days that candles are kept.")
+    funding_rates: Days = Field(default=None, description="Days that funding rates are kept.")
+    mark_prices: Days = Field(default="30d", description="Days that mark prices are kept.")
+    index_prices: Days = Field(default="30d", description="Days that prices of indices are kept.")
+    open_interest: Days = Field(default="30d", description="Days that open interest is kept.")
+    price_limits: Days = Field(default="30d", description="Days that price limits are kept.")
+    liquidations: Days = Field(default=None, description="Days that liquidations are kept.")
 
 
 class Storage(_Section):

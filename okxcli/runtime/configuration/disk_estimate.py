@@ -4,9 +4,11 @@ Rough by nature: markets differ by a factor of a hundred, and the same market by
 measured where a recording was to be had and an assumption elsewhere; `HOW` says so to the user.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from okxcli.core.model import TAPE
+from okxcli.core.states import STATES, Described
 from okxcli.core.timeframes import Timeframe
 from okxcli.runtime.configuration.config import Config
 
@@ -30,7 +32,8 @@ _ROW_BYTES = {"trades": 180, "merged_trades": 180, "books": 470, "tickers": 250,
 
 HOW = (
     "an estimate: fills a day as measured in 2025 for BTC-USDT, DOGE-USDT, ADA-USDT and BNB-USDT, 200,000 for any other"
-    " symbol; tickers and books from recordings; a busy day is several times a quiet one"
+    " symbol; tickers and books from recordings; of other channels the most that they bring, several times what a quiet"
+    " market does; a busy day is several times a quiet one"
 )
 
 
@@ -50,22 +53,31 @@ class Share:
 
 
 def shares(config: Config) -> list[Share]:
-    """Return what each kind of row that `config` collects takes, in the order trades, books, tickers, candles."""
+    """Return what each kind of row that `config` collects takes: of trades, books, tickers, candles, others."""
     fills = sum(_FILLS_A_DAY.get(symbol, _OTHER_FILLS_A_DAY) for symbol in config.symbols)
     every_ms = config.books_every_ms
     books = _DAY_S * 1000 // every_ms if every_ms else _DAY_S * _BOOKS_A_SECOND
+    states = {one.table: one.a_day * _held(one, config.symbols) for one in STATES if one.channel in config.channels}
+    if "tickers" in states:  # they follow the trades
+        states["tickers"] = round(fills * _TICKERS_PER_FILL)
     rows = {
         "trades": fills if TAPE in config.channels else 0,
         "merged_trades": round(fills * _MERGED_PER_FILL) if "trades" in config.channels else 0,
         "books": books * len(config.symbols) * len({"books5", "bbo-tbt"} & {*config.channels}),
-        "tickers": round(fills * _TICKERS_PER_FILL) if "tickers" in config.channels else 0,
+        "tickers": states.pop("tickers", 0),
         "candles": len(config.symbols) * sum(_bars_a_day(name) for name in config.timeframes),
+        **states,
     }
     return [
         Share(kind, count, count * _ROW_BYTES[kind], config.keep_days[kind.removeprefix("merged_")])
         for kind, count in rows.items()
         if count
     ]
+
+
+def _held(state: Described, symbols: Iterable[str]) -> int:
+    """Return of how many symbols these states are."""
+    return len({state.subject(symbol) for symbol in symbols} - {None})
 
 
 def _bars_a_day(name: str) -> int:

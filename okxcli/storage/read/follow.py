@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
 
 from okxcli.core.model import (
     MAX_TIMESTAMP,
@@ -15,6 +14,7 @@ from okxcli.core.model import (
     OHLCVCandle,
     StandardizedTrade,
 )
+from okxcli.core.states import BY_KIND, STATES
 from okxcli.errors import AnswerNo
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.rows import reader
@@ -27,7 +27,10 @@ _WATCHED = 20
 #: How many symbols a message names.
 _NAMED = 5
 
-Kind = Literal["trades", "candles", "books"]
+#: Types of state by their names here.
+_STATES = {one.word: one for one in STATES}
+#: What is read: these.
+KINDS = ("trades", "candles", "books", *_STATES)
 
 
 @dataclass
@@ -35,19 +38,21 @@ class Position:
     """How far a series was read.
 
     Fills go on above the highest id; what is filled in below it later is not shown. Books go on after the newest time
-    and sequence number. Candles go on with newer bars and with new revisions of the last 20.
+    and sequence number, states after the newest time. Candles go on with newer bars and with new revisions of the last
+    20.
     """
 
-    kind: Kind
+    kind: str
     series: Series
     running: bool = False
     last_id: int = 0
     time: int = MIN_TIMESTAMP
     seq_id: int = -1
     bars: dict[int, OHLCVCandle] = field(default_factory=dict)
+    latest: set[Line] = field(default_factory=set)  # the states of `time`
 
     def note(self, line: Line) -> bool:
-        """Take in that `line` was read; return False if it had been before, or is a book of a time to come."""
+        """Take in that `line` was read; return False if it had been before, or is of a time to come."""
         latest = now_ms() + UNSTAMPED_AHEAD_MS
         if isinstance(line, StandardizedTrade):
             if line.trade_id <= self.last_id:
@@ -59,12 +64,21 @@ class Position:
             if at <= (self.time, self.seq_id) or line.timestamp > latest:
                 return False
             self.time, self.seq_id = at
+        elif type(line) in BY_KIND:
+            return self._note_state(line, line.timestamp, latest)  # type: ignore[union-attr]
         elif isinstance(line, OHLCVCandle):
             if self.bars.get(line.timestamp) == line:
                 return False
             self.bars[line.timestamp] = line
             if len(self.bars) > _WATCHED:
                 del self.bars[min(self.bars)]
+        return True
+
+    def _note_state(self, line: Line, at: int, latest: int) -> bool:
+        if at < self.time or at > latest or line in self.latest:
+            return False
+        self.latest = {line, *(self.latest if at == self.time else ())}
+        self.time = at
         return True
 
     def poll(self, connection: Connection) -> Iterator[Line]:
@@ -77,8 +91,10 @@ class Position:
             # The exchange's clock may step back between fills, but not by a day.
             span = Span(max(self.time - DAY_MS, MIN_TIMESTAMP), MAX_TIMESTAMP)
             found = reader.trades(connection, self.series, span, above=self.last_id)
-        else:
+        elif self.kind == "books":
             found = reader.books(connection, self.series, Span(self.time))
+        else:
+            found = reader.states(connection, _STATES[self.kind], self.series, Span(self.time))
         for line in found:
             if self.note(line):
                 yield line
@@ -92,7 +108,7 @@ class Query:
     the bars that are not over to candles.
     """
 
-    kind: Kind
+    kind: str
     series: tuple[Series, ...]
     span: Span = EVERYTHING
     first: int | None = None
@@ -120,13 +136,15 @@ class Query:
             return reader.with_context(connection, series, fills) if self.context else fills
         if self.kind == "candles":
             found = reader.candles(connection, series, self.span, self.newest, self.running)
-        else:
+        elif self.kind == "books":
             found = reader.books(connection, series, self.span, self.newest)
+        else:
+            found = reader.states(connection, _STATES[self.kind], series, self.span, self.newest)
         return islice(found, self.first)
 
     def positions(self, connection: Connection) -> dict[Series, Position]:
         """Return where each series ends now, for following it. Within a `reader.snapshot`."""
-        depth = _WATCHED if self.kind == "candles" else 1
+        depth = 1 if self.kind in ("trades", "books") else _WATCHED
         span = Span(until=now_ms() + UNSTAMPED_AHEAD_MS)  # a wild time must not hide all that comes after it
         newest = replace(self, span=span, first=None, newest=depth, context=False)
         found = {series: Position(self.kind, series, self.running) for series in self.series}
@@ -151,7 +169,7 @@ def _others(stored: Sequence[str], missing: Sequence[str]) -> str:
 
 def query(
     connection: Connection,
-    kind: Kind,
+    kind: str,
     symbols: Sequence[str],
     where: str,
     timeframes: Sequence[str | None] = (None,),

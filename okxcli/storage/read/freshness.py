@@ -7,6 +7,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from okxcli.core.model import AHEAD_MS, TAPE
+from okxcli.core.states import STATES
 from okxcli.core.timeframes import parse_list
 from okxcli.storage.ledger.id_ledger import size
 from okxcli.storage.ledger.proof import Proof
@@ -60,7 +61,18 @@ _TAPES: LiteralString = (
 _BAD: LiteralString = "SELECT exchange, symbol, count(*) FROM quarantine GROUP BY 1, 2"
 
 # The newest row of each channel: names are found by skipping through the keys and not by a look at every row.
-_CHANNELS: LiteralString = """
+_STATES = sql.SQL(" ").join(
+    sql.SQL(
+        """
+    UNION ALL
+    SELECT s.exchange, s.symbol, {}, NULL, n.timestamp
+    FROM symbols s CROSS JOIN LATERAL (SELECT timestamp FROM {} t WHERE t.exchange = s.exchange
+        AND t.symbol = s.symbol ORDER BY timestamp DESC LIMIT 1) AS n WHERE s.epoch = 0"""
+    ).format(sql.Literal(one.channel), sql.Identifier(one.table))
+    for one in STATES
+)
+_CHANNELS = sql.SQL(
+    """
 WITH RECURSIVE books AS (
     SELECT s.exchange, s.symbol, (SELECT min(origin) FROM order_books b WHERE b.exchange = s.exchange
         AND b.symbol = s.symbol) AS origin FROM symbols s WHERE s.epoch = 0
@@ -85,10 +97,7 @@ WITH RECURSIVE books AS (
     FROM bars c CROSS JOIN LATERAL (SELECT timestamp FROM market_data m WHERE m.exchange = c.exchange
         AND m.symbol = c.symbol AND m.origin = c.origin AND m.timeframe = c.timeframe AND closed
         ORDER BY timestamp DESC LIMIT 1) AS n
-    UNION ALL
-    SELECT s.exchange, s.symbol, 'tickers', NULL, n.timestamp
-    FROM symbols s CROSS JOIN LATERAL (SELECT timestamp FROM tickers t WHERE t.exchange = s.exchange
-        AND t.symbol = s.symbol ORDER BY timestamp DESC LIMIT 1) AS n WHERE s.epoch = 0
+    {}
     UNION ALL
     SELECT s.exchange, s.symbol, 'trades', NULL, n.timestamp
     FROM symbols s CROSS JOIN LATERAL (SELECT timestamp FROM merged_trades t WHERE t.exchange = s.exchange
@@ -97,6 +106,7 @@ WITH RECURSIVE books AS (
 SELECT exchange, symbol, channel, timeframe, (extract(epoch FROM timestamp) * 1000)::bigint FROM newest
 ORDER BY 1, 2, 3, 4
 """
+).format(_STATES)
 
 
 def freshness(
@@ -179,7 +189,8 @@ def _others(
 
 def cure_of_ahead(symbol: str, channel: str, ids: str = "") -> str:
     """Return in words what to do about rows of a channel whose time has not come; `ids` are theirs, `FIRST-LAST`."""
-    tables = {"tickers": "tickers", "trades": "merged_trades", CANDLES: "market_data", THEIR_CANDLES: "market_data"}
+    tables = {"trades": "merged_trades", CANDLES: "market_data", THEIR_CANDLES: "market_data"}
+    tables |= {one.channel: one.table for one in STATES}
     rows = f"{tables.get(channel, 'order_books')} WHERE symbol = '{symbol}' AND timestamp > now() + interval '1 day'"
     command = f'okx db run "DELETE FROM {rows}"'  # noqa: S608 -- words for people
     if channel == TAPE:

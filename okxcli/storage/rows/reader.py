@@ -25,7 +25,9 @@ from okxcli.core.model import (
     Line,
     OHLCVCandle,
     StandardizedTrade,
+    State,
 )
+from okxcli.core.states import HEAD, Described
 from okxcli.storage.rows.row_format import TRADE_LINE, fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS
 from okxcli.storage.server.pooled_connection import SNAPSHOT, Connection
@@ -276,11 +278,32 @@ def _book(row: tuple[Any, ...]) -> BookSnapshot:
     return msgspec.structs.replace(book, bids=tuple(map(tuple, book.bids)), asks=tuple(map(tuple, book.asks)))
 
 
+def states(
+    connection: Connection, described: Described, series: Series, span: Span, newest: int | None = None
+) -> Iterator[State]:
+    """Yield the states of a type of a symbol by time; with `newest` the last so many only. Within a `snapshot`.
+
+    Of every origin, unless the series names one, where the type has any.
+    """
+    fields = described.kind.__struct_fields__
+    of_origin = "origin" in fields and series.origin is not None
+    rows = _STATES.format(sql.Identifier(described.table), sql.SQL(" AND origin = %s" if of_origin else ""))
+    values = [*_bounds(series, span), *([series.origin] if of_origin else [])]
+    query = _ordered(described.kind, rows, newest, HEAD[2], *described.key)
+    return _stream(connection, query, values, lambda row: described.kind(**dict(zip(fields, row, strict=True))))
+
+
+_STATES = sql.SQL(
+    "SELECT * FROM {} WHERE exchange = %s AND symbol = %s AND timestamp >= %s::timestamptz"
+    " AND timestamp < %s::timestamptz{}"
+)
+
+
 def _ordered(
-    kind: type[msgspec.Struct], rows: LiteralString, newest: int | None, *order: LiteralString
+    kind: type[msgspec.Struct], rows: LiteralString | sql.Composable, newest: int | None, *order: str
 ) -> sql.Composed:
     """Return the query for `rows` in order, or for the last so many of them in that order."""
-    source: sql.Composable = sql.SQL(rows)
+    source = rows if isinstance(rows, sql.Composable) else sql.SQL(rows)
     if newest is not None:
         down = sql.SQL(", ").join(sql.SQL("{} DESC NULLS LAST").format(sql.Identifier(name)) for name in order)
         source = sql.SQL("{} ORDER BY {} LIMIT {}").format(source, down, sql.Literal(newest))

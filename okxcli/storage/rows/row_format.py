@@ -13,6 +13,7 @@ from typing import Any, LiteralString, get_args
 import msgspec
 from psycopg import sql
 
+from okxcli.core import states
 from okxcli.core.decimals import plain
 from okxcli.core.model import (
     BookSnapshot,
@@ -95,7 +96,9 @@ def trade_rows(trades: list[StandardizedTrade]) -> Iterator[str]:
         )
 
 
-_TIMES = frozenset(("start", "timestamp", "received", "listed", "expires"))
+_TIMES = frozenset(("start", "timestamp", "received", "listed", "expires")).union(
+    *(states.times(kind) for kind in states.BY_KIND)
+)
 
 
 def type_of(kind: type[msgspec.Struct], name: str) -> LiteralString:

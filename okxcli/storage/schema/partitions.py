@@ -10,13 +10,18 @@ from datetime import UTC, date, datetime, timedelta
 
 from psycopg import sql
 
+from okxcli.core.states import STATES
 from okxcli.storage.schema.versions import PARTITION_LOCK
 from okxcli.storage.server.pooled_connection import Connection
 
 DAY_MS = 86_400_000
 
-#: What a table is cut into: days, or months for the one with few rows.
-STEP = dict.fromkeys(("raw_trades", "merged_trades", "order_books", "tickers"), "day") | {"market_data": "month"}
+#: What a table is cut into: days, or months where there are few rows.
+STEP = {
+    **dict.fromkeys(("raw_trades", "merged_trades", "order_books", "tickers"), "day"),
+    "market_data": "month",
+    **{one.table: one.step for one in STATES},
+}
 _EPOCH = date(1970, 1, 1)
 
 

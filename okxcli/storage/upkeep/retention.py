@@ -11,6 +11,7 @@ from datetime import date, timedelta
 import psycopg
 from psycopg import sql
 
+from okxcli.core.states import STATES
 from okxcli.storage.schema import partitions
 from okxcli.storage.server.pooled_connection import Connection
 
@@ -24,7 +25,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "trades": ("raw_trades", "merged_trades"),
     "candles": ("market_data",),
     "books": ("order_books",),
-    "tickers": ("tickers",),
+    **{one.table: (one.table,) for one in STATES},
 }
 
 
@@ -32,9 +33,9 @@ def apply(connection: Connection, keep_days: Mapping[str, int | None], now_ms: i
     """Drop every partition that ended `keep_days` or more whole days ago, and return where the dropped ones began.
 
     Ago: before `now_ms`, or before the partition of the newest row of its table if that is earlier. `keep_days` has the
-    days for `trades`, `candles`, `books`, `tickers`; None or a missing kind is kept for ever. The days of dropped
-    trades stay in the ledger, marked `archived`, so that nobody fetches them again. A partition that somebody holds
-    locked for more than 5 s is left to the next run. Must not be called within a transaction.
+    days for `trades`, `candles`, `books` and each table of states; None or a missing kind is kept for ever. The days of
+    dropped trades stay in the ledger, marked `archived`, so that nobody fetches them again. A partition that somebody
+    holds locked for more than 5 s is left to the next run. Must not be called within a transaction.
     """
     dropped: dict[str, list[date]] = {}
     for kind, tables in TABLES.items():

@@ -7,7 +7,8 @@ from itertools import chain
 from typing import Any
 
 from okxcli.core.codec import encode
-from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import Absent, BookSnapshot, Instrument, Line, OHLCVCandle, StandardizedTrade
+from okxcli.core.states import STATES
 from okxcli.storage.ledger import id_ledger
 from okxcli.storage.rows import candle_table
 from okxcli.storage.rows.fill_block import FillBlock, rows_of
@@ -19,8 +20,10 @@ from okxcli.storage.write.far_ids import Anchors
 
 #: Lines, or blocks of fills, each with the bytes that it came in as, if they are known.
 Taken = list[tuple[Line | FillBlock, bytes | None]]
+#: Where lines go that are stored as they are, unless they are there.
+_PLAIN: dict[type[Line], str] = {BookSnapshot: "order_books", **{one.kind: one.table for one in STATES}}
 #: Where lines go whose partition is that of their time, but for trades, which have two tables.
-_TIMED: dict[type[Line], str] = {OHLCVCandle: "market_data", BookSnapshot: "order_books", Ticker: "tickers"}
+_TIMED: dict[type[Line], str] = {OHLCVCandle: "market_data", **_PLAIN}
 
 
 @dataclass(eq=False)
@@ -141,7 +144,7 @@ class Parts:
             trade_tables.store_absent(connection, absent, outcome, now, anchors)
         if candles := self.others[OHLCVCandle]:
             candle_table.store_candles(connection, candles, outcome, proven)
-        for kind in (BookSnapshot, Ticker):
-            snapshots.store_new(connection, _TIMED[kind], self.others[kind], outcome)
+        for kind, table in _PLAIN.items():
+            snapshots.store_new(connection, table, self.others[kind], outcome)
         if instruments := self.others[Instrument]:
             snapshots.store_instruments(connection, instruments, outcome, now)

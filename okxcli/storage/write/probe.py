@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable
 
 import psycopg
+from psycopg import sql
 
+from okxcli.core.states import STATES
 from okxcli.errors import BUGS, ConfigError, OkxError
 from okxcli.storage.database import Database
 from okxcli.storage.server.pooled_connection import Connection
@@ -13,9 +15,12 @@ from okxcli.storage.server.pooled_connection import Connection
 _log = logging.getLogger(__name__)
 
 # A writer's own lock on every table it may write to; their partitions are not asked, there may be thousands.
-_TRY_LOCKS = (
-    "LOCK TABLE ONLY symbols, ONLY trade_ledger, ONLY raw_trades, ONLY merged_trades, ONLY market_data,"
-    " ONLY order_books, ONLY tickers, ONLY instruments IN ROW EXCLUSIVE MODE"
+_TABLES = (
+    "symbols", "trade_ledger", "raw_trades", "merged_trades", "market_data", "order_books", "instruments",
+    *(one.table for one in STATES),
+)  # fmt: skip
+_TRY_LOCKS = sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(
+    sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table)) for table in _TABLES)
 )
 
 

@@ -1,4 +1,4 @@
-"""Books, tickers and instruments into their tables."""
+"""Books, states and instruments into their tables."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from psycopg import sql
 
-from okxcli.core.model import BookSnapshot, Instrument, Ticker
+from okxcli.core.model import BookSnapshot, Instrument, State
 from okxcli.storage.ledger.id_ledger import Key
 from okxcli.storage.rows.copying import insert
 from okxcli.storage.rows.outcome import Outcome
@@ -16,9 +16,9 @@ from okxcli.storage.server.pooled_connection import Connection
 
 
 def store_new(
-    connection: Connection, table: str, lines: Sequence[BookSnapshot] | Sequence[Ticker], outcome: Outcome
+    connection: Connection, table: str, lines: Sequence[BookSnapshot] | Sequence[State], outcome: Outcome
 ) -> None:
-    """Store the snapshots that are not in their table yet, by its key: symbol, time, of a book origin and sequence."""
+    """Store the lines of a type that are not in their table yet, by its key: symbol, time, of a book its sequence."""
     if lines:
         added = insert(connection, table, lines)
         outcome.counts[table] += added

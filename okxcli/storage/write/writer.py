@@ -16,6 +16,7 @@ import psycopg
 
 from okxcli.core.codec import encode
 from okxcli.core.model import BookSnapshot, Line
+from okxcli.core.states import STATES
 from okxcli.errors import BUGS, DatabaseUnavailable
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import explain
@@ -52,6 +53,8 @@ _WARY = 20
 #: The counts of `Writer.counts`, in their order: rows by table, ids noted absent, lines that changed nothing, refused.
 _TABLES = ("raw_trades", "merged_trades", "market_data", "order_books", "tickers", "instruments")
 COUNTS = (*_TABLES, "absent", "duplicates", "quarantined")
+#: Told where there are any.
+_MORE = tuple(one.table for one in STATES if one.table not in _TABLES)
 
 
 @dataclass(eq=False)
@@ -222,7 +225,7 @@ class Writer:
 
     def counts(self) -> dict[str, int]:
         """Return what was committed so far: rows by table, `absent` ids, `duplicates`, `quarantined` lines."""
-        return {name: self._counts[name] for name in COUNTS}
+        return {n: self._counts[n] for n in COUNTS} | {n: self._counts[n] for n in _MORE if self._counts[n]}
 
     def close(self) -> None:
         """Close the connection; what is pending stays uncommitted, but for what is being committed."""

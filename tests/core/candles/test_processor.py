@@ -628,7 +628,7 @@ def test_repeating_candles_adds_nothing(tape, start, length, at):
 @pytest.mark.slow
 @given(tapes(holes=False, step_back=False))
 def test_quotients_are_rounded_fill_by_fill(tape):
-    """Coins of an inverse contract: a quotient of 16 places for each fill, half to even, and from there exact sums, so
+    """Coins of an inverse contract: a quotient of 18 places for each fill, half to even, and from there exact sums, so
     that bars of trades, of smaller bars and of candle lines have the same digits.
     """
     instrument = Instrument("okx", "S0-USDT", "swap", "live", contract_type="inverse", contract_value=Decimal(100))
@@ -637,8 +637,8 @@ def test_quotients_are_rounded_fill_by_fill(tape):
     rolled = last_lines(roll(small, "1s", "5s,1m"))
     for key, candle in last_lines(everything).items():
         inside = [t for t in tape if candle.start <= t.timestamp < candle.timestamp]
-        units = sum(round(Fraction(t.size) * 100 / Fraction(t.price) * 10**16) for t in inside)
-        assert candle.base_volume == Decimal(units).scaleb(-16)
+        units = sum(round(Fraction(t.size) * 100 / Fraction(t.price) * 10**18) for t in inside)
+        assert candle.base_volume == Decimal(units).scaleb(-18)
         assert candle.quote_volume == sum(t.size * 100 for t in inside)
         assert key not in rolled or rolled[key] == candle
     alone = last_lines(run([instrument, *tape], "1m"))

@@ -40,7 +40,9 @@ def test_the_shipped_file_says_what_it_promises():
     assert found.channels == ("trades-all", "books5", "tickers")
     assert found.timeframes == ("1m", "5m", "15m", "1h", "4h", "1d")
     assert found.books_every_ms == 1000
-    assert found.keep_days == {"books": 7, "tickers": 30, "trades": None, "candles": None}
+    assert {name: found.keep_days[name] for name in ("books", "tickers", "trades", "candles")} == {
+        "books": 7, "tickers": 30, "trades": None, "candles": None
+    }  # fmt: skip
 
 
 def test_an_empty_file_means_the_same_as_no_file(written):
@@ -63,7 +65,18 @@ def test_every_key_reaches_the_configuration(written):
                 "storage": {
                     "dsn": "postgresql://db/okx",
                     "books_every": None,
-                    "keep": {"books": None, "tickers": "1d", "trades": "90d", "candles": "365d"},
+                    "keep": {
+                        "books": None,
+                        "tickers": "1d",
+                        "trades": "90d",
+                        "candles": "365d",
+                        "funding_rates": "400d",
+                        "mark_prices": "2d",
+                        "index_prices": "3d",
+                        "open_interest": "4d",
+                        "price_limits": "5d",
+                        "liquidations": None,
+                    },
                 },
                 "exchange": {
                     "ws_url": "wss://wseea.okx.com:8443/",
@@ -84,7 +97,18 @@ def test_every_key_reaches_the_configuration(written):
         fill=True,
         dsn="postgresql://db/okx",
         books_every_ms=0,
-        keep_days={"books": None, "tickers": 1, "trades": 90, "candles": 365},
+        keep_days={
+            "books": None,
+            "tickers": 1,
+            "trades": 90,
+            "candles": 365,
+            "funding_rates": 400,
+            "mark_prices": 2,
+            "index_prices": 3,
+            "open_interest": 4,
+            "price_limits": 5,
+            "liquidations": None,
+        },
         ws_url="wss://wseea.okx.com:8443",
         rest_url="https://eea.okx.com",
         connect_timeout_s=1.5,

@@ -4,9 +4,10 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from storage_samples import DAY, T0, book, candle, store, ticker, trade
+from storage_samples import DAY, T0, book, candle, every_state, store, ticker, trade
 
 from okxcli.commands.status import Wanted, _row
+from okxcli.core.states import STATES
 from okxcli.storage.database import open_database
 from okxcli.storage.read.freshness import freshness
 
@@ -86,3 +87,22 @@ def test_what_should_be_there_and_is_not(states):
 def test_a_row_from_the_future(states):
     """Is ahead, not fresh: one of the clocks is wrong."""
     assert set(states([trade(1, timestamp=T0 + 3_000_000)], T0).values()) == {"ahead"}
+
+
+def test_states_that_come_when_they_come(states):
+    """Price limits and liquidations are never stale nor missed; funding is; of an index another symbol tells."""
+    channels = [one.channel for one in STATES]
+    swap = "BTC-USDT-SWAP"
+    found = states(every_state(T0 - 3_600_000), T0, configured=[swap, "ETH-USDT-SWAP", "ETH-USDT"], channels=channels)
+    fresh, stale = (
+        ("price-limit", "liquidation-orders"),
+        ("funding-rate", "mark-price", "index-tickers", "open-interest"),
+    )
+    for channel in (*fresh, *stale):
+        assert found.pop(("okx", swap, channel)) == ("fresh" if channel in fresh else "stale")
+    missed = {(symbol, channel) for (_, symbol, channel), state in found.items() if state == "never stored"}
+    assert missed == {
+        *((symbol, "tickers") for symbol in (swap, "ETH-USDT-SWAP", "ETH-USDT")), ("ETH-USDT", "index-tickers"),
+        *((symbol, "mark-price") for symbol in ("ETH-USDT-SWAP", "ETH-USDT")),
+        *(("ETH-USDT-SWAP", channel) for channel in ("funding-rate", "open-interest")),
+    }  # fmt: skip

@@ -6,7 +6,21 @@ from datetime import date
 
 import psycopg
 import pytest
-from storage_samples import DAY, MIDNIGHT, T0, absent, book, candle, covered, rows, store, stored_ids, ticker, trade
+from storage_samples import (
+    DAY,
+    MIDNIGHT,
+    T0,
+    absent,
+    book,
+    candle,
+    covered,
+    every_state,
+    rows,
+    store,
+    stored_ids,
+    ticker,
+    trade,
+)
 
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger.id_ledger import archive, note_absent, unarchive
@@ -207,7 +221,7 @@ def test_an_archived_day_with_rows_is_opened_by_the_migration(database):
 @pytest.mark.parametrize("table", sorted(partitions.STEP))
 def test_partitions_have_the_keys_of_their_table(database, table):
     """A partition that is attached has every index of its table, valid."""
-    store(database, [trade(1), trade(2, count=2), candle(), book(), ticker()])
+    store(database, [trade(1), trade(2, count=2), candle(), book(), ticker(), *every_state()])
     found = rows(
         database,
         "SELECT count(*) FROM pg_index i JOIN pg_partition_tree(to_regclass(%s)) t ON t.relid = i.indrelid"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from okxcli.core.states import BY_CHANNEL
 from okxcli.errors import UsageError
 from okxcli.exchanges.okx.channels import Subscription, argument_of, path_of
 from okxcli.exchanges.okx.rest.instrument_list import likely_kind
@@ -16,7 +17,7 @@ def subscriptions(symbols: Iterable[str], channels: Iterable[str]) -> dict[str, 
     """Return all subscriptions of `channels` and `symbols` by endpoint path; those of one symbol stand together.
 
     Raises:
-        UsageError: an unknown channel, or what cannot be a symbol.
+        UsageError: an unknown channel, what cannot be a symbol, or channels that no symbol has.
     """
     by_path: dict[str, dict[Subscription, None]] = {}
     wanted = list(dict.fromkeys(channels))
@@ -27,9 +28,16 @@ def subscriptions(symbols: Iterable[str], channels: Iterable[str]) -> dict[str, 
         if _SYMBOL.fullmatch(symbol) is None:
             raise UsageError(f"not a symbol: {symbol[:40]!r}. OKX names them like BTC-USDT or BTC-USDT-SWAP")
         for channel in wanted:
+            path = path_of(channel)
+            state = BY_CHANNEL.get(channel)
+            subject = symbol if state is None else state.subject(symbol)
+            if subject is None:  # other symbols may well have it
+                continue
             key = argument_of(channel)
-            value = {"instId": symbol, "instType": likely_kind(symbol), "": ""}[key]
-            by_path.setdefault(path_of(channel), {})[Subscription(channel, value, key)] = None
+            value = {"instId": subject, "instType": likely_kind(symbol), "": ""}[key]
+            by_path.setdefault(path, {})[Subscription(channel, value, key)] = None
+    if not by_path:
+        raise UsageError(f"there is no {', '.join(wanted)} of {', '.join(names[:5])}: only contracts have that")
     return {path: list(found) for path, found in by_path.items()}
 
 

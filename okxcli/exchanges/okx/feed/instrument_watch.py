@@ -13,7 +13,7 @@ from okxcli.errors import NoSuchInstrument, OkxError
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.listings import CHANNEL
-from okxcli.exchanges.okx.feed.mute_channels import watched
+from okxcli.exchanges.okx.feed.mute_channels import of_instrument
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
 from okxcli.exchanges.okx.rest.instrument_list import LISTED_KINDS, instrument_line, likely_kind
 from okxcli.runtime.clock import passed_ms
@@ -85,7 +85,7 @@ class Listings:
                 self._look_at_list(subscription, one.acked_ms, seen, now)
         newest: dict[str, int] = {}
         for subscription, one in seen.items():
-            if watched(subscription.channel):  # others may be named by an index, which is no instrument
+            if of_instrument(subscription.channel):
                 newest[subscription.value] = max(newest.get(subscription.value, 0), one.since_ms)
         for symbol, since_ms in newest.items():
             last_ms = self._asked_ms.get(symbol)
@@ -101,7 +101,7 @@ class Listings:
         """Tell what is not as it was known of the symbols of a kind; options have no list without a family."""
         if now < self._list_due_ms:
             return
-        symbols = {subscription.value for subscription in seen if watched(subscription.channel)}
+        symbols = {subscription.value for subscription in seen if of_instrument(subscription.channel)}
         wanted = {symbol for symbol in symbols if self.kind_of(symbol) == channel.value}
         try:
             rows = self._rest.instruments(channel.value) if channel.value in LISTED_KINDS and wanted else []

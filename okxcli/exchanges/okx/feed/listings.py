@@ -1,4 +1,4 @@
-"""What the channel `instruments` says of the symbols that are streamed. A push of it may tell of all there are."""
+"""What is pushed of all instruments of a kind, and of it what is about the symbols that are streamed."""
 
 from collections.abc import Callable, Container
 
@@ -9,31 +9,37 @@ from okxcli.exchanges.okx.rest.endpoints import Row
 #: The channel: states, contract values and delistings as they happen.
 CHANNEL = "instruments"
 _HEAD = b'{"arg":{"channel":"instruments"'
+_LIQUIDATIONS = b'{"arg":{"channel":"liquidation-orders"'
 
 
 class Listing:
-    """Picks what concerns `symbols`; `told` is called with each row about one of them, in the thread that brings it."""
+    """Picks what concerns `symbols` of liquidations, and of instruments where `told` is given.
 
-    def __init__(self, symbols: Callable[[], Container[str]], told: Callable[[Row], None]) -> None:
+    That is called with each row of `instruments` about one of them, in the thread that brings it.
+    """
+
+    def __init__(self, symbols: Callable[[], Container[str]], told: Callable[[Row], None] | None) -> None:
         self._symbols = symbols
         self._told = told
+        self._heads = (_LIQUIDATIONS,) if told is None else (_LIQUIDATIONS, _HEAD)
 
     def own(self, frames: list[bytes]) -> list[bytes]:
-        """Return the frames, those of the channel without the rows about other symbols."""
-        if not any(frame.startswith(_HEAD) for frame in frames):
+        """Return the frames, those of such channels without the rows about other symbols."""
+        if not any(frame.startswith(self._heads) for frame in frames):
             return frames
         return [own for frame in frames if (own := self._own(frame))]
 
     def _own(self, frame: bytes) -> bytes:
-        if not frame.startswith(_HEAD):
+        if not frame.startswith(self._heads):
             return frame
         try:
             message = orjson.loads(frame)
             rows = [row for row in message["data"] if row["instId"] in self._symbols()]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return frame  # whoever reads it says what is wrong with it
-        for row in rows:
-            self._told(row)
+        if self._told is not None and frame.startswith(_HEAD):
+            for row in rows:
+                self._told(row)
         if len(rows) == len(message["data"]):
             return frame
         return orjson.dumps(message | {"data": rows}) if rows else b""

@@ -111,7 +111,8 @@ class Feed:
         default = Times(clock_ms=5_000, local=True) if origin_of(rest_url) == "local" else Times()
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire, self._retry)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
-        self._listing = Listing(lambda: self._symbols, self._watch.told) if listing else None
+        self._tells = listing
+        self._listing = Listing(lambda: self._symbols, self._watch.told if listing else None)
 
     def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
         return OKXWebSocketClient(
@@ -231,7 +232,7 @@ class Feed:
         Raises:
             UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
         """
-        channels = [*channels, *([CHANNEL] if self._listing is not None else [])]
+        channels = [*channels, *([CHANNEL] if self._tells else [])]
         wanted = {self._base + path: dict.fromkeys(found) for path, found in subscriptions(symbols, channels).items()}
         names = list(dict.fromkeys(symbols))
         new = [name for name in names if name not in self._symbols]
@@ -295,7 +296,7 @@ class Feed:
     # In other threads
 
     def _deliver(self, frames: list[bytes]) -> None:
-        self._inbox.put(self._as_lines(frames if self._listing is None else self._listing.own(frames)))
+        self._inbox.put(self._as_lines(self._listing.own(frames)))
 
     def _as_lines(self, frames: list[bytes]) -> list[bytes]:
         return self._stamped(lines_of(frames))

@@ -25,6 +25,7 @@ from okxcli.exchanges.okx.feed.mute_channels import (
     Watchdog,
     by_ticker,
     delivered,
+    of_instrument,
     position_of,
 )
 from okxcli.exchanges.okx.rest.endpoints import RestClient, Row
@@ -47,6 +48,14 @@ _ALIKE_MS = 60_000
 #: Pushes that are older than this by our clock say nothing of it: it may be ahead.
 _OLD_MS = 3_600_000
 _STOP_S = 1.0
+#: Where REST has what a channel of states pushes.
+_STATES = {
+    "funding-rate": "/api/v5/public/funding-rate",
+    "mark-price": "/api/v5/public/mark-price",
+    "index-tickers": "/api/v5/market/index-tickers",
+    "open-interest": "/api/v5/public/open-interest",
+    "price-limit": "/api/v5/public/price-limit",
+}
 #: What a bad answer looks like to who reads it.
 _BAD = (KeyError, TypeError, ValueError, IndexError)
 
@@ -185,7 +194,8 @@ class Watch:
             witness, position = self._ask(channel, symbol, before)
             self.listings.found(symbol)
         except NoSuchInstrument:
-            self.listings.missed(symbol)
+            if of_instrument(channel):
+                self.listings.missed(symbol)
         except (OkxError, *_BAD) as error:
             _log.debug("no look at %s: %s", subscription, error)
         after = self._hands.seen().get(subscription)
@@ -232,6 +242,8 @@ class Watch:
         if channel.startswith("candle"):
             parameters = {"instId": symbol, "bar": channel.removeprefix("candle"), "limit": 1}
             return self._rest.get("/api/v5/market/candles", parameters)[0]
+        if channel in _STATES:
+            return self._rest.get(_STATES[channel], {"instId": symbol, "instType": self.listings.kind_of(symbol)})[0]
         return self._rest.books(symbol, depth=1)
 
     def _ask_for_tickers(self, some: Iterable[Subscription]) -> None:

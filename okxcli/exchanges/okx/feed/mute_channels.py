@@ -30,6 +30,16 @@ HEALED = 10
 BY_ID = frozenset({"trades-all", "trades"})
 #: Channels of which REST has the present state: what is newer shows by a change between two looks.
 BY_STATE = frozenset({"tickers", "books5", "bbo-tbt", "books"})
+#: The same, and what of a row tells that it is another state. These are slow, and there may be many of them: the
+#: factors say how many times as long one may be silent before it is looked at, and how much more rarely then.
+BY_VALUE = {
+    "funding-rate": ("fundingRate",),
+    "mark-price": ("markPx",),
+    "index-tickers": ("idxPx",),
+    "open-interest": ("oi",),
+    "price-limit": ("buyLmt", "sellLmt"),
+}
+_SLOWNESS = {"funding-rate": 15, "mark-price": 3, "index-tickers": 6, "open-interest": 6, "price-limit": 15}
 #: A volume as an integer, so that it can stand behind the time of its bar in one number.
 _PLACES = 10
 _DIGITS = 40
@@ -55,7 +65,12 @@ class Verdict(Enum):
 
 def watched(channel: str) -> bool:
     """Whether there is evidence about a channel: about its fills, its state, or OKX's bars."""
-    return channel in BY_ID or channel in BY_STATE or channel.startswith("candle")
+    return channel in BY_ID or channel in BY_STATE or channel in BY_VALUE or channel.startswith("candle")
+
+
+def of_instrument(channel: str) -> bool:
+    """Whether a channel that is `watched` is named by an instrument, and not by an index."""
+    return watched(channel) and channel != "index-tickers"
 
 
 def delivered(channel: str, frame: bytes) -> Position | None:
@@ -78,6 +93,8 @@ def position_of(channel: str, row: Any) -> Position:
         return Position(int(row["tradeId"]))
     if channel == "tickers":
         return Position(int(row["ts"]), tuple(str(row[key]) for key in ("last", "lastSz", "bidPx", "askPx")))
+    if channel in BY_VALUE:
+        return Position(int(row["ts"]), tuple(str(row[key]) for key in BY_VALUE[channel]))
     if channel in BY_STATE:
         levels = [row[side][0][:2] if row[side] else ["", ""] for side in ("bids", "asks")]
         return Position(int(row["ts"]), tuple(str(part) for level in levels for part in level))
@@ -142,15 +159,17 @@ class Watchdog:
                 continue
             silence = self._silent.get(subscription)
             if silence is not None:
-                due_ms = silence.looked_ms + self._pace(silence)
+                suspected = silence.suspected_ms is not None
+                due_ms = silence.looked_ms + (self.again_ms if suspected else self._silence(subscription))
             else:  # of what has brought nothing yet it must be known soon where the market stands
-                due_ms = one.since_ms + (self.silence_ms if one.frame else self.again_ms)
+                due_ms = one.since_ms + (self._silence(subscription) if one.frame else self.again_ms)
             if now >= due_ms:
                 found.append((silence is None or silence.suspected_ms is None, due_ms, subscription))
         return [subscription for _, _, subscription in sorted(found)]
 
-    def _pace(self, silence: _Silence) -> int:
-        return self.silence_ms if silence.suspected_ms is None else self.again_ms
+    def _silence(self, subscription: Subscription) -> int:
+        """Return for how long a channel may be silent before it is looked at."""
+        return self.silence_ms * _SLOWNESS.get(subscription.channel, 1)
 
     def found(
         self, subscription: Subscription, witness: str, position: Position, seen: Seen, now: int
@@ -167,7 +186,7 @@ class Watchdog:
             reached = delivered(subscription.channel, seen.frame) if witness == "id" else None
             silence.floors[witness] = position if reached is None else reached
             if reached is None and first:
-                silence.looked_ms = now + self.again_ms - self.silence_ms  # it takes two to compare
+                silence.looked_ms = now + self.again_ms - self._silence(subscription)  # it takes two to compare
         if not position.newer_than(silence.floors[witness]):
             return None
         if silence.suspected_ms is None:
@@ -189,7 +208,7 @@ class Watchdog:
         record = self._records[subscription] = _Record(strikes, now, pushes=silence.pushes)
         silence.floors = {witness: position}  # from here on only what comes later counts
         silence.suspected_ms = None
-        silence.looked_ms = now + self.again_ms - self.silence_ms
+        silence.looked_ms = now + self.again_ms - self._silence(subscription)
         if strikes == 1:
             return Verdict.RENEW
         record.hold_until_ms = now + min(self.hold_ms << min(strikes - 2, 10), MAX_HOLD_MS)

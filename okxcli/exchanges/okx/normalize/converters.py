@@ -25,7 +25,7 @@ _BLANK, _UNDERSCORE, _PLUS, _BACKSLASH = b" _+\\"
 
 def trade(row: TradeRow, head: Head) -> StandardizedTrade:
     """Return the fill, or the merged fills, of a row."""
-    _same(row.instId, head)
+    same_symbol(row.instId, head)
     try:
         identity, timestamp = int(row.tradeId), int(row.ts)
         count = 1 if row.count == "1" else int(row.count)
@@ -52,7 +52,7 @@ def trade(row: TradeRow, head: Head) -> StandardizedTrade:
 def book(row: BookRow, head: Head) -> BookSnapshot:
     """Return a snapshot of the best levels; each side must be sorted, best first."""
     if row.instId:
-        _same(row.instId, head)
+        same_symbol(row.instId, head)
     bids, asks = _levels(row.bids), _levels(row.asks)
     if any(bids[i][0] <= bids[i + 1][0] for i in range(len(bids) - 1)):
         raise InvalidLine("bids do not descend")
@@ -69,7 +69,7 @@ def ticker(row: TickerRow, head: Head, spot: bool | None) -> Ticker:
 
     Source: tickers channel; checked against real turnover of spot and inverse futures.
     """
-    _same(row.instId, head)
+    same_symbol(row.instId, head)
     kind = row.instType.lower()
     spot = kind in ("spot", "margin") if kind else spot
     volume, turnover = _number(row.vol24h), _number(row.volCcy24h)
@@ -219,7 +219,12 @@ def _python_takes(text: str) -> bool:
     return True
 
 
-def _same(symbol: str, head: Head) -> None:
+def same_symbol(symbol: str, head: Head) -> None:
+    """Refuse a row about another symbol than its push.
+
+    Raises:
+        InvalidLine: that is so.
+    """
     if symbol != head.symbol and head.symbol:
         raise InvalidLine(f"a row of {symbol[:40]} in a push of {head.symbol[:40]}")
 

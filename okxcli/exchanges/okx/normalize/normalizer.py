@@ -1,6 +1,6 @@
 """Raw lines, as `stream` writes them, to the types of `core/model.py`. Pure but for the clock that it is given.
 
-Takes pushes of trades, books of few levels, tickers, candles and instruments, and the `absent` event. Passes over
+Takes pushes of trades, books of few levels, states, candles and instruments, and the `absent` event. Passes over
 OKX's control messages. Counts pushes of other channels by name. Refuses everything else with a reason.
 """
 
@@ -16,7 +16,7 @@ from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
-from okxcli.exchanges.okx.normalize import converters
+from okxcli.exchanges.okx.normalize import converters, state_rows
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
     TIMEFRAMES,
@@ -26,6 +26,7 @@ from okxcli.exchanges.okx.normalize.row_forms import (
     TickerRow,
     TradeRow,
 )
+from okxcli.exchanges.okx.normalize.state_rows import FORMS
 from okxcli.runtime.clock import now_ms
 from okxcli.runtime.road import kernel
 
@@ -79,7 +80,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Normalizer:
-    """Turns raw lines into lines of ours. Remembers each instrument's kind, for what the volumes of a bar mean.
+    """Turns raw lines into lines of ours. Remembers the instruments, for what volumes and sizes mean.
 
     `control` counts messages passed over, `others` pushes of channels that are not taken, by name. `clock` is asked
     for the time of pushes that tell not when they were received: a row from the future is refused.
@@ -89,7 +90,7 @@ class Normalizer:
         self.control = 0
         self._clock = clock
         self.others: Counter[str] = Counter()
-        self._kinds: dict[str, str] = {}
+        self._known: dict[str, Instrument] = {}
         self._pushes: Any = kernel("exchanges.okx.normalize._pushes") or _pattern()
         self._whole: dict[bytes, tuple[Any, Callable[[Any, Head], Line]]] = {
             b"trades-all": (_TRADES, converters.trade),
@@ -104,6 +105,7 @@ class Normalizer:
             "bbo-tbt": lambda row, head: converters.book(_BOOK_ROW.decode(row), head),
             "tickers": lambda row, head: converters.ticker(_TICKER_ROW.decode(row), head, self._spot(head.symbol)),
             "instruments": self._instrument,
+            **dict.fromkeys(FORMS, self._state),
             **dict.fromkeys([*TIMEFRAMES, *NO_TIMEFRAME], self._candle),
         }
 
@@ -168,8 +170,8 @@ class Normalizer:
         lines: list[Line] = []
         reasons: list[str] = []
         early: tuple[Early, ...] = ()
-        for number, raw in enumerate(push.data, 1):
-            row = bytes(raw)
+        rows = [*(state_rows.details(push.data) if channel == state_rows.LIQUIDATIONS else map(bytes, push.data))]
+        for number, row in enumerate(rows, 1):
             try:
                 if converters.is_odd(row):
                     converters.refuse_odd_numbers(_ANY.decode(row))
@@ -178,7 +180,7 @@ class Normalizer:
                 error = error if isinstance(error, InvalidLine) else _why(row, error, dict, list)
                 early += error.early
                 reason = str(error)
-                reasons.append(f"{channel}: {reason}" if len(push.data) == 1 else f"{channel}, row {number}: {reason}")
+                reasons.append(f"{channel}: {reason}" if len(rows) == 1 else f"{channel}, row {number}: {reason}")
         if reasons:
             text = "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more rows" if len(reasons) > 5 else "")
             raise PartlyInvalid(text, lines, early) if lines else InvalidLine(text, early)
@@ -218,15 +220,18 @@ class Normalizer:
 
     def _instrument(self, row: bytes, head: Head) -> Instrument:
         found = converters.instrument(_INSTRUMENT_ROW.decode(row), head)
-        if len(self._kinds) < _MAX_INSTRUMENTS:
-            self._kinds[found.symbol] = found.kind
+        if len(self._known) < _MAX_INSTRUMENTS or found.symbol in self._known:
+            self._known[found.symbol] = found
         return found
+
+    def _state(self, row: bytes, head: Head) -> Line:
+        return state_rows.state(row, head, self._known)
 
     def _spot(self, symbol: str) -> bool | None:
         """Whether sizes of `symbol` are base currency; None: not known. Two parts without an instrument are spot."""
-        kind = self._kinds.get(symbol)
-        if kind is not None:
-            return kind in _SPOT_KINDS
+        known = self._known.get(symbol)
+        if known is not None:
+            return known.kind in _SPOT_KINDS
         dashes = symbol.count("-")
         return None if dashes == 0 else dashes == 1
 

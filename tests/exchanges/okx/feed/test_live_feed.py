@@ -17,6 +17,8 @@ from okxcli.exchanges.okx.connection.message_queue import MessageQueue
 from okxcli.exchanges.okx.feed import live_feed as feed_module
 from okxcli.exchanges.okx.feed.live_feed import Feed, plan
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.local.exchange import LocalExchange
+from okxcli.local.network.engine import Options
 
 
 def arguments(lines):
@@ -30,6 +32,37 @@ def test_subscriptions_are_planned_by_endpoint_and_spread_evenly():
     assert [len(part) for part in planned["/ws/v5/business"]] == [30, 30]
     assert [len(part) for part in planned["/ws/v5/public"]] == [41, 41, 39]
     assert len({s for parts in planned.values() for part in parts for s in part}) == 60 * 3 + 1
+
+
+def test_channels_that_a_symbol_does_not_have():
+    """One list of channels does for spot and contracts: who has none of one is left out; nobody at all is a mistake."""
+    symbols = ["BTC-USDT", "BTC-USDT-SWAP", "BTC-USD-241220"]
+    (public,) = plan(symbols, ["tickers", "funding-rate", "index-tickers", "liquidation-orders"])["/ws/v5/public"]
+    assert {(s.channel, s.value) for s in public} == {
+        *(("tickers", symbol) for symbol in symbols), *(("funding-rate", symbol) for symbol in symbols[1:]),
+        ("index-tickers", "BTC-USDT"), ("index-tickers", "BTC-USD"), ("liquidation-orders", "SWAP"),
+        ("liquidation-orders", "FUTURES"),
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="there is no funding-rate of BTC-USDT: only contracts have that"):
+        plan(["BTC-USDT"], ["funding-rate"])
+
+
+def test_liquidations_are_those_of_the_symbols():
+    """OKX sends those of all contracts of a kind; what is streamed is about the symbols that were named."""
+    symbols = [SWAP, "BTC-USDT", "ETH-USD-SWAP"]
+    with (
+        LocalExchange(symbols, rate=0, history_s=0, options=Options(limits=0)) as exchange,
+        feed_of(exchange, symbols[:2], ["liquidation-orders", "trades-all"]) as feed,
+    ):
+        assert exchange.wait_subscribed("liquidation-orders", "SWAP")
+        for _ in range(100):
+            exchange.trade(SWAP, "100", "1")
+            exchange.trade("ETH-USD-SWAP", "100", "1")
+        exchange.trade("BTC-USDT", "100", "2.5")
+        lines = read(feed, lambda lines: any(b'"2.5"' in line for line in lines))
+        lines += read(feed, lambda more: any(b"liquidation" in line for line in lines + more))
+    rows = [row for line in lines if b"liquidation" in line for row in json.loads(line)["data"]]
+    assert rows and {row["instId"] for row in rows} == {SWAP}
 
 
 def test_instruments_come_first_then_data_of_all_channels(exchange):

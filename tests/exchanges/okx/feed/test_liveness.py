@@ -86,6 +86,30 @@ def test_channels_of_states_are_watched(exchange, caplog, channel):
         assert feed.state()[0].connects == 1
 
 
+@pytest.mark.parametrize("channel", ["mark-price", "index-tickers", "open-interest", "price-limit"])
+def test_channels_of_contracts_are_watched(exchange, caplog, channel):
+    """So are prices, limits and open interest, which a dead subscription once kept still for days."""
+    with impatient(exchange, [SWAP], [channel]) as feed:
+        read(feed, lambda lines: sum(f'"{channel}"'.encode() in line for line in lines) > 1, 60)
+        exchange.deafen(channel, BTC if channel == "index-tickers" else SWAP)
+        read(feed, lambda lines: told(caplog, "mute"), 60)
+        read(feed, lambda lines: any(f'"{channel}"'.encode() in line for line in lines))
+        assert feed.state()[0].connects == 1
+
+
+def test_an_index_without_a_market_is_no_delisting(caplog):
+    """That REST has no instrument of the name of an index says nothing: it is not retired."""
+    with (
+        LocalExchange(["ETH-USD-SWAP"], rate=20, history_s=5, options=Options(limits=0)) as exchange,
+        impatient(exchange, ["ETH-USD-SWAP"], ["index-tickers", "funding-rate"]) as feed,
+    ):
+        read(feed, lambda lines: any(b'"idxPx"' in line for line in lines))
+        exchange.deafen("index-tickers", "ETH-USD")
+        time.sleep(4)
+        assert not told(caplog, "retired")
+        assert {s.channel for client in feed._clients for s in client.seen()} == {"index-tickers", "funding-rate"}
+
+
 def test_a_quiet_market_is_left_alone(exchange, caplog):
     """Nothing happens for many times the patience: looks, but no frame is sent and no connection made."""
     with impatient(exchange, channels=["trades-all", "books5", "tickers"]) as feed:

@@ -167,9 +167,9 @@ def test_a_mute_book_is_found():
 
 
 def test_channels_without_evidence_are_left_alone():
-    """Funding, status and the like: nothing says that there should have been more."""
+    """Liquidations, status and the like: nothing says that there should have been more."""
     dog = Watchdog()
-    others = [Subscription("funding-rate", "BTC-USDT-SWAP"), Subscription("status", "", "")]
+    others = [Subscription("liquidation-orders", "SWAP", "instType"), Subscription("status", "", "")]
     assert dog.due({s: Seen(0, b"", 0) for s in others}, 10**9) == []
 
 
@@ -193,6 +193,23 @@ def test_positions():
     assert bar(120_000, "0.1").newer_than(bar(60_000, "987654321987654321.5"))
     assert not bar(120_000, "0").newer_than(bar(60_000, "5"))
     assert not bar(60_000, "5").newer_than(bar(120_000, "1"))
+
+
+def test_slow_channels_are_looked_at_rarely():
+    """Hundreds of funding rates, each pushed once a minute, cost no request while they come."""
+    dog, mark = Watchdog(), Subscription("mark-price", "A-B-SWAP")
+    funding = Subscription("funding-rate", "A-B-SWAP")
+    seen = {one: Seen(5, b"{}", 0) for one in (funding, mark)}
+    assert dog.due(seen, 59_000) == []
+    assert dog.due(seen, 60_000) == [mark]
+    assert dog.due(seen, 300_000) == [mark, funding]
+    assert dog.found(funding, "state", Position(1, ("0.1",)), seen[funding], 300_000) is None
+    assert dog.due({funding: seen[funding]}, 305_000) == [funding]  # it takes two to compare
+    assert dog.found(funding, "state", Position(2, ("0.2",)), seen[funding], 305_000) is None
+    assert dog.found(funding, "state", Position(3, ("0.2",)), seen[funding], 310_000) is Verdict.RENEW
+    assert not position_of("price-limit", {"ts": "9", "buyLmt": "1", "sellLmt": "0.9"}).newer_than(
+        position_of("price-limit", {"ts": "5", "buyLmt": "1", "sellLmt": "0.9"})
+    )
 
 
 def test_recovery_is_told_once():

@@ -197,11 +197,11 @@ def test_other_channels_are_counted_by_name():
     """Sound pushes of channels without a line are told at the end; made-up names do not fill the memory."""
     normalizer = Normalizer()
     for _ in range(3):
-        assert normalizer.feed(push("funding-rate", {"x": "1"})) == []
+        assert normalizer.feed(push("opt-summary", {"x": "1"})) == []
     for n in range(10_000):
         normalizer.feed(push(f"made-up-{n}", {}))
     assert normalizer.counts()["other_channels"] == 10_003
-    assert "funding-rate: 3 messages of a channel that okx does not normalize" in normalizer.notes()
+    assert "opt-summary: 3 messages of a channel that okx does not normalize" in normalizer.notes()
     assert len(normalizer.notes()) <= 201
 
 
