@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from okxcli.commands.ways import Way
     from okxcli.exchanges.interface import Exchange
-    from okxcli.pipeline.backfill import Backfill
+    from okxcli.pipeline.backfill import Backfill, PastChannels
     from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.progress import Progress
     from okxcli.runtime.signals import Lifecycle
@@ -75,9 +75,11 @@ def backfill(
     In: the database, whose ledger of ids tells what is missing, and the exchange's REST and bulk files: whole days come
     from files, the rest from REST. Out: rows; and on standard output one line for each symbol of which there was
     something to do, nothing otherwise. Of a symbol of which only candles are stored the candles are mended, by the
-    chain of their ids, and no fill is stored. Whatever it has fetched is committed from second to second: killed at any
-    moment, the next run goes on. Exit 1 while ids are left that are neither here nor proven absent. Two at once do not
-    run: the second exits with 75. It takes at most half of what the exchange allows an address.
+    chain of their ids, and no fill is stored. Of the exchange's own candles and of funding, where the configuration has
+    those channels, the holes are filled and what came since (a line of standard output for each). Whatever it has
+    fetched is committed from second to second: killed at any moment, the next run goes on. Exit 1 while ids are left
+    that are neither here nor proven absent. Two at once do not run: the second exits with 75. It takes at most half of
+    what the exchange allows an address.
     """
     from okxcli.errors import ExitCode, UsageError
     from okxcli.pipeline.bulk_import import BulkLoader
@@ -104,7 +106,7 @@ def backfill(
     if begin is not None and begin >= (end or now):
         raise UsageError("--since must be before --until (default: a minute ago)")
     spans = _told(symbols, begin, end) if rebuild and symbols == ["-"] else None
-    names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else list(spans)
+    names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else [some[0] for some, _, _ in spans]
     if not names:
         return
     loaded: dict[str, Counter[str]] = {}
@@ -115,7 +117,7 @@ def backfill(
         bar("okx backfill", not quiet) as progress,
     ):
         place = _files_place(here, files_url) if download else None
-        work, describe = _worker(database, here, settings, wait, life, progress, place, clock)
+        work, describe, others = _worker(database, here, settings, wait, life, progress, place, clock)
         with closing(work):
             if dry_run:
                 write_rows(_planned(work, here.exchange, names, begin, end, rebuild), table)
@@ -128,18 +130,17 @@ def backfill(
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol
             try:
-                if spans is None:
-                    rows += work.run(names, begin, end, loaded, rebuild)
-                for name, (since_ms, until_ms) in (spans or {}).items():
-                    rows += work.run([name], since_ms, until_ms, loaded, rebuild)
+                for some, since_ms, until_ms in [(names, begin, end)] if spans is None else spans:
+                    rows += work.run(some, since_ms, until_ms, loaded, rebuild)
             finally:
                 write_rows(rows, table)
+            write_rows(list(others.run(names, settings.channels if not rebuild else (), begin, end)), table)
     if work.unread or work.lacking:
         raise typer.Exit(ExitCode.DATA if work.unread else ExitCode.NO)
 
 
-def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict[str, tuple[int, int]]:
-    """Return the span (ms) of the bars of each symbol that `okx verify` tells of on standard input."""
+def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> list[tuple[list[str], int, int]]:
+    """Return each symbol, alone, with the span (ms) of its bars that `okx verify` tells of on standard input."""
     from okxcli.errors import UsageError
     from okxcli.pipeline.verify import span_of
     from okxcli.runtime.filters import LineFilter
@@ -156,7 +157,7 @@ def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> dict
     code = LineFilter("backfill", quiet=True).run(handle)
     if code:
         raise typer.Exit(code)
-    return found
+    return [([symbol], low, high) for symbol, (low, high) in found.items()]
 
 
 def _files_place(way: "Way", files_url: str | None) -> str | None:
@@ -198,11 +199,11 @@ def _worker(
     progress: "Progress",
     files_url: str | None,
     clock: Callable[[], int],
-) -> tuple["Backfill", Callable[[str], list[bytes]]]:
-    """Return what does the work, and what tells in raw lines what a symbol is."""
+) -> tuple["Backfill", Callable[[str], list[bytes]], "PastChannels"]:
+    """Return what does the work, what tells in raw lines what a symbol is, and what fills in other channels."""
     from okxcli.core.model import TAPE
     from okxcli.exchanges.registry import files_of
-    from okxcli.pipeline.backfill import Backfill, BulkFiles, Tools
+    from okxcli.pipeline.backfill import Backfill, BulkFiles, PastChannels, Tools
 
     def sleep(seconds: float) -> None:
         if not life.stop:
@@ -241,7 +242,9 @@ def _worker(
     )
     keep = settings.keep_days.get("candles")
     taped = settings.symbols if TAPE in settings.channels else ()
-    return Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped), describe
+    others = PastChannels(tools, lambda symbol, channel, span: market.past([symbol], channel, span, clock, progress))
+    work = Backfill(tools, settings.timeframes, keep_candles_days=keep, wait=wait, files=files, taped=taped)
+    return work, describe, others
 
 
 def _planned(

@@ -37,7 +37,10 @@ def history(
     channel: Annotated[
         str,
         typer.Option(
-            "--channel", "-c", metavar="NAME", help="trades-all, or the exchange's own candles: candle1m, candle1H ..."
+            "--channel",
+            "-c",
+            metavar="NAME",
+            help="trades-all, funding-rate, or the exchange's own candles: candle1m, candle1H ...",
         ),
     ] = "trades-all",
     files: Annotated[
@@ -61,10 +64,10 @@ def history(
 ) -> int:
     """Write what was traded before now as the raw lines that okx stream would have written.
 
-    In: the exchange's REST (fills of the last three months, candles of years), or with --files its bulk files. Out: raw
-    lines, oldest first, those of several symbols by time (files: file by file); the first line of each symbol says what
-    it is (instruments). Damaged rows of files are told and passed over (exit 65). Fills begin with the one before
-    --since, so that the first bar can be proved complete. On a terminal, stderr shows how far it is.
+    In: the exchange's REST (fills and funding of the last three months, candles of years), or with --files its bulk
+    files. Out: raw lines, oldest first, those of several symbols by time (files: file by file); the first line of each
+    symbol says what it is (instruments). Damaged rows of files are told and passed over (exit 65). Fills begin with the
+    one before --since, so that the first bar can be proved complete. On a terminal, stderr shows how far it is.
     """
     from okxcli.errors import ExitCode, UsageError
     from okxcli.exchanges.registry import files_of

@@ -28,7 +28,7 @@ class Described(NamedTuple):
     (any label where it is not here). `rising`: of these times and numbers none is below the one before it.
     `a_day`: rows of a symbol, at most, as far as the channel's pace tells. `keeps`: one is sent at least every few
     minutes, so that silence is a fault. `contracts`: spot markets have none. `pairs`: it is of the pair of currencies
-    of an instrument.
+    of an instrument. `past`: the exchange keeps a past of it.
     """
 
     kind: type[State]
@@ -41,6 +41,7 @@ class Described(NamedTuple):
     keeps: bool = True
     contracts: bool = False
     pairs: bool = False
+    past: bool = False
     signed: frozenset[str] = frozenset()
     above_zero: frozenset[str] = frozenset()
     words: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 -- never changed
@@ -71,7 +72,8 @@ STATES: Final = (
     Described(Ticker, "tickers", "tickers", a_day=10 * _DAY_S),
     Described(
         Funding, "funding-rate", "funding_rates", a_day=_DAY_S // 30, keep_days=None, step="month", key=("origin",),
-        contracts=True, signed=_RATES, rising=(("funding_time", "next_funding_time"), ("min_rate", "max_rate")),
+        contracts=True, past=True, signed=_RATES,
+        rising=(("funding_time", "next_funding_time"), ("min_rate", "max_rate")),
     ),
     Described(Mark, "mark-price", "mark_prices", a_day=5 * _DAY_S),
     Described(

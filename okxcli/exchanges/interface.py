@@ -287,7 +287,7 @@ class Exchange(Protocol):
     how far back they go. `preface`: how raw lines begin that are not data. `files` is None where there are none.
 
     It numbers the fills of a symbol one by one, without a gap but for ids that it lost, and calls channels what the
-    lines call them: `trades-all`, `trades`, `books5`, `bbo-tbt`, `tickers`.
+    lines call them: `trades-all`, `trades`, `books5`, `bbo-tbt`, and those of `core.states`; its own bars as it likes.
     """
 
     name: str
@@ -318,6 +318,9 @@ class Exchange(Protocol):
         Raises:
             UsageError: it has no such bars.
         """
+
+    def timeframe_of(self, channel: str) -> str | None:
+        """Return the timeframe of the exchange's own bars that a channel brings; None: it brings none."""
 
     def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return the exchange as it answers requests."""

@@ -15,7 +15,7 @@ from dataclasses import KW_ONLY, dataclass
 from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
-from okxcli.core.model import TAPE, BookSnapshot, Line, StandardizedTrade
+from okxcli.core.model import TAPE, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
@@ -314,6 +314,9 @@ class Collector:
                 return
             if self.config.books_every_ms:
                 self._book_slots[item.symbol, item.origin] = item.timestamp // self.config.books_every_ms
+        elif isinstance(item, OHLCVCandle):
+            if not item.closed:  # the exchange's own, pushed again every second: its last push has it all
+                return
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self.keeper.add(item)

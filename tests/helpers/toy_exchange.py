@@ -120,6 +120,9 @@ class _Toy:
     def normalizer(self, clock=None):
         return _Normalizer()
 
+    def timeframe_of(self, channel):
+        return None
+
     def bar_of(self, timeframe):
         raise UsageError("the toy exchange has no bars")
 

@@ -172,3 +172,19 @@ def test_an_end_is_not_waited_for(seconds):
     with Lifecycle("source") as life:
         polling(feed).run(life, seconds)
     assert seconds <= time.monotonic() - began < seconds + 1
+
+
+def test_bars_of_the_exchange_are_stored_once_they_are_over(collector):
+    """What is pushed every second of a running bar is not; our own bars are made of trades alone, beside them."""
+
+    def bar(confirm, start=NOW, volume="3"):
+        row = [str(start), "1", "2", "0.5", "1.5", volume, "4", "4", confirm]
+        push = {"arg": {"channel": "candle1m", "instId": "BTC-USDT"}, "data": [row]}
+        return json.dumps(push, separators=(",", ":")).encode()
+
+    collector.take([bar("0"), bar("0", volume="4"), bar("1", volume="5"), bar("0", NOW + 60_000), bar("1", volume="5")])
+    stored = collector.keeper.of(OHLCVCandle)
+    assert [(one.origin, one.timestamp, one.volume, one.closed) for one in stored] == [
+        ("exchange", NOW + 60_000, 5, True)
+    ] * 2
+    assert collector.rejected == 0

@@ -102,6 +102,12 @@ class OKX:
 
         return bar_of(timeframe)
 
+    def timeframe_of(self, channel: str) -> str | None:
+        """Return our name of the bars of a channel."""
+        from okxcli.exchanges.okx.normalize.row_forms import TIMEFRAMES
+
+        return TIMEFRAMES[channel].name if channel in TIMEFRAMES else None
+
     def market(self, rest_url: str, proxies: "Proxies", **options: Unpack[MarketOptions]) -> Market:
         """Return OKX's REST."""
         from okxcli.exchanges.okx.rest.rest_market import RestMarket

@@ -20,7 +20,12 @@ from okxcli.runtime.files import expanded
 Channel = Literal[
     "trades-all", "trades", "books5", "bbo-tbt", "tickers", "funding-rate", "mark-price", "index-tickers",
     "open-interest", "price-limit", "liquidation-orders",
+    "candle1s", "candle1m", "candle3m", "candle5m", "candle15m", "candle30m", "candle1H", "candle2H", "candle4H",
+    "candle6Hutc", "candle12Hutc", "candle1D", "candle2D", "candle3D", "candle5D", "candle1W", "candle1M",
+    "candle1Dutc", "candle2Dutc", "candle3Dutc", "candle5Dutc", "candle1Wutc", "candle1Mutc",
 ]  # fmt: skip
+#: The channels as a message names them.
+_CHANNELS = ", ".join(name for name in get_args(Channel) if not name.startswith("candle")) + ", candle1m and its like"
 Level = Literal["debug", "info", "warning", "error"]
 
 _KEY = re.compile(r"[\w$-]{1,40}")
@@ -231,9 +236,10 @@ def _explained(error: Any) -> str:
         return f"{place}: {error['msg']}"
     if kind == "literal_error":
         names = get_args(Level) if where[0] == "log" else get_args(Channel)
-        return f"{place}: {values.shown(value)} is none of {', '.join(names)}{_nearest(str(value), names)}"
+        shown = ", ".join(names) if where[0] == "log" else _CHANNELS
+        return f"{place}: {values.shown(value)} is none of {shown}{_nearest(str(value), names)}"
     if kind == "too_short":
-        return f"{place}: empty; name at least one of {', '.join(get_args(Channel))}"
+        return f"{place}: empty; name at least one of {_CHANNELS}"
     if kind == "string_too_short":
         return f"{place}: empty; write a path, or null"
     wanted = {
@@ -266,5 +272,6 @@ def _keys_beside(where: tuple[Any, ...]) -> list[str]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), list(known), 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    names = {one.lower(): one for one in reversed(list(known))}
+    near = difflib.get_close_matches(name.lower(), names, 1, 0.6)
+    return f"; did you mean {names[near[0]]}?" if near else ""

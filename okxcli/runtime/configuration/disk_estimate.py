@@ -65,7 +65,7 @@ def shares(config: Config) -> list[Share]:
         "merged_trades": round(fills * _MERGED_PER_FILL) if "trades" in config.channels else 0,
         "books": books * len(config.symbols) * len({"books5", "bbo-tbt"} & {*config.channels}),
         "tickers": states.pop("tickers", 0),
-        "candles": len(config.symbols) * sum(_bars_a_day(name) for name in config.timeframes),
+        "candles": len(config.symbols) * sum(_bars_a_day(name) for name in [*config.timeframes, *_theirs(config)]),
         **states,
     }
     return [
@@ -73,6 +73,12 @@ def shares(config: Config) -> list[Share]:
         for kind, count in rows.items()
         if count
     ]
+
+
+def _theirs(config: Config) -> list[str]:
+    """Return timeframes as long as the exchange's own bars that are collected."""
+    names = [channel.removeprefix("candle").removesuffix("utc") for channel in config.channels if "candle" in channel]
+    return [name if name.endswith("M") else name.lower() for name in names]
 
 
 def _held(state: Described, symbols: Iterable[str]) -> int:

@@ -3,10 +3,13 @@
 import json
 import logging
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from okxcli.errors import ConfigError
+from okxcli.exchanges.okx.normalize.row_forms import TIMEFRAMES
+from okxcli.exchanges.registry import exchange
 from okxcli.runtime.configuration import config_file as subject
 from okxcli.runtime.configuration import config_keys
 from okxcli.runtime.configuration.config import Config
@@ -272,3 +275,19 @@ def test_the_schema_knows_every_key_and_describes_it():
         for key, value in section["properties"].items():
             assert value.get("description") or "$ref" in value, f"{name}: {key}"
     assert set(schema["properties"]) >= {"symbols", "channels", "timeframes", "candles", "storage", "exchange", "log"}
+
+
+def test_the_exchanges_own_candles_are_channels():
+    """By the names that the exchange gives them; one that no timeframe describes is refused with those that are."""
+    names = [name for name in get_args(config_keys.Channel) if name.startswith("candle")]
+    frames = {exchange().timeframe_of(name) for name in names}
+    assert frames >= {"1s", "1m", "6h", "1d", "1d+8", "1w", "1w+8", "1M", "1M+8"} and None not in frames
+    assert len(frames) == len(names) and {*names} == {*TIMEFRAMES}
+    parse = config_keys.parse
+    document, mistakes = parse(json.dumps({"channels": ["candle1m", "candle1D"], "timeframes": []}))
+    assert not mistakes and document.channels == ["candle1m", "candle1D"]
+    for bad, hint in (("candle1h", "candle1H"), ("candle1dUTC", "candle1Dutc"), ("funding", "funding-rate")):
+        _, (mistake,) = parse(json.dumps({"channels": [bad], "timeframes": []}))
+        assert "candle1m and its like" in mistake and f"did you mean {hint}?" in mistake
+    _, mistakes = parse(json.dumps({"channels": ["candle1m"]}))
+    assert mistakes == ["timeframes: bars are made from trades; add trades-all to channels, or write []"]

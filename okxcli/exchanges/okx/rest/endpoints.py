@@ -37,6 +37,7 @@ _PASSING = frozenset({"50001", "50004", "50011", "50013", "50026", "50040"})
 _TOO_FAST = frozenset({"50011", "50040"})
 _NO_INSTRUMENT = "51001"
 CANDLES_PAGE = 300
+SETTLEMENTS_PAGE = 400
 #: `candles` has the last 1440 bars and the present; `history-candles` the years before, and is behind the present: the
 #: change is a little before that end.
 RECENT_BARS = 1400
@@ -188,6 +189,20 @@ class RestClient:
                 return
             after = oldest
 
+    def settlements(self, symbol: str, since_ms: int, until_ms: int) -> list[Row]:
+        """Return the settlements of funding in `[since_ms, until_ms)`, oldest first; OKX keeps three months of them."""
+        found: dict[int, Row] = {}
+        after = until_ms
+        while after > since_ms:
+            parameters = {"instId": symbol, "after": after, "limit": SETTLEMENTS_PAGE}
+            page = self.get("/api/v5/public/funding-rate-history", parameters, _is_settlement)
+            times = [int(row["fundingTime"]) for row in page]
+            found |= dict(zip(times, page, strict=True))
+            if not times or min(times) >= after:
+                break
+            after = min(times)
+        return [found[at] for at in sorted(found) if since_ms <= at < until_ms]
+
     def _one(self, path: str, parameters: Mapping[str, object], form: Callable[[Any], bool]) -> Row:
         """Return the one row of an answer."""
         rows: list[Row] = self.get(path, parameters, form)
@@ -233,6 +248,10 @@ def _has_time(row: Any) -> bool:
 
 def _is_trade(row: Any) -> bool:
     return _has_time(row) and _is_number(row.get("tradeId")) and isinstance(row.get("instId"), str)
+
+
+def _is_settlement(row: Any) -> bool:
+    return isinstance(row, dict) and _is_number(row.get("fundingTime"))
 
 
 def _is_bar(row: Any) -> bool:

@@ -43,6 +43,12 @@ def candle_line(symbol: str, bar: str, row: list[str]) -> bytes:
     return orjson.dumps({"arg": {"channel": f"candle{bar}", "instId": symbol}, "data": [row], "origin": "rest"})
 
 
+def settlement_line(row: Row) -> bytes:
+    """Return a settlement of funding of REST in the shape of a push of `funding-rate`."""
+    argument = {"channel": "funding-rate", "instId": row["instId"]}
+    return orjson.dumps({"arg": argument, "data": [row], "origin": "rest"})
+
+
 @dataclass(eq=False)
 class TradeHistory:
     """The past by REST. `sleep` is called between attempts that brought nothing; safe in several threads."""

@@ -7,14 +7,17 @@ from okxcli.core.model import TAPE
 from okxcli.errors import UsageError
 from okxcli.exchanges.interface import Missing, Progress
 from okxcli.exchanges.okx.channels import path_of
-from okxcli.exchanges.okx.rest.history import TradeHistory
+from okxcli.exchanges.okx.rest.history import TradeHistory, settlement_line
+
+#: The channel of funding, of which there are settlements in the past.
+FUNDING = "funding-rate"
 
 _TIME = b'"ts":"'
 _BAR = b'"data":[["'
 
 
 class Past:
-    """The fills (`trades-all`) or OKX's own bars (`candle1m`...) of `symbols` in a span of time (begin and end in ms).
+    """The fills (`trades-all`), funding or OKX's own bars (`candle1m`...) of `symbols` in a span of time (ms).
 
     Fills begin with the one before the span, which is the link that proves the first bar. `missing` has what REST
     does not show. `progress` is called with what is done and, where that is known, what there is to do.
@@ -32,8 +35,10 @@ class Past:
         progress: Progress = lambda done, total: None,
     ) -> None:
         path_of(channel)
-        if channel != TAPE and not channel.startswith("candle"):
-            raise UsageError(f"OKX keeps no past of {channel}: only of {TAPE} and of candles (candle1m, candle1H ...)")
+        if channel not in (TAPE, FUNDING) and not channel.startswith("candle"):
+            raise UsageError(
+                f"OKX keeps no past of {channel}: only of {TAPE}, of {FUNDING} and of candles (candle1m, candle1H ...)"
+            )
         if span[0] >= span[1]:
             raise UsageError("--since is not before --until: there is nothing between them")
         self.missing: list[Missing] = []
@@ -52,7 +57,7 @@ class Past:
             NoSuchInstrument: OKX has no such symbol.
             ExchangeUnavailable: REST does not answer.
         """
-        one = self._fills if self._channel == TAPE else self._bars
+        one = {TAPE: self._fills, FUNDING: self._settlements}.get(self._channel, self._bars)
         for _, line in merge(*(one(symbol) for symbol in self.symbols), key=lambda found: found[0]):
             yield line
 
@@ -66,6 +71,12 @@ class Past:
             for line in page.lines:
                 at = line.find(_TIME) + len(_TIME)
                 yield int(line[at : line.find(b'"', at)]), line
+
+    def _settlements(self, symbol: str) -> Iterator[tuple[int, bytes]]:
+        for row in self._history.rest.settlements(symbol, *self._span):
+            self._done += 1
+            self._progress(self._done, None)
+            yield int(row["fundingTime"]), settlement_line(row)
 
     def _bars(self, symbol: str) -> Iterator[tuple[int, bytes]]:
         bar = self._channel.removeprefix("candle")
