@@ -34,6 +34,7 @@ COMMANDS: dict[str, str | None] = {
     "history": "The past as the lines that stream writes.",
     "normalize": "Validate OKX's messages, turn them into lines.",
     "candles": "Make right-aligned candles of trades.",
+    "books": "Keep order books of updates.",
     "store": "Store lines in Postgres, each once, durably.",
     "collect": "All of it in one process, from a configuration.",
     "backfill": "Fill the holes of the tape, mend the candles.",

@@ -123,6 +123,7 @@ def section_of(page, title):
         ("TRADE", model.StandardizedTrade),
         ("CANDLE", model.OHLCVCandle),
         ("BOOK", model.BookSnapshot),
+        ("BOOK UPDATE", model.BookUpdate),
         ("TICKER", model.Ticker),
         ("INSTRUMENT", model.Instrument),
         ("ABSENT", model.Absent),

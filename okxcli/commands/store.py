@@ -9,6 +9,7 @@ import typer
 from okxcli import options
 from okxcli.commands.ways import way
 from okxcli.core.codec import UnknownType, decode
+from okxcli.core.model import BookUpdate
 from okxcli.core.origin import site_told
 from okxcli.errors import BUGS, ConfigError, InvalidLine, TryLater
 from okxcli.runtime.clock import now_ms
@@ -41,11 +42,11 @@ def store(
 ) -> None:
     """Store lines in Postgres, each once, durably.
 
-    In: trade, candle, book, ticker, instrument and absent lines of okx normalize and okx candles; other types are
-    dropped. Out: rows, committed at the latest 250 ms after their line came; with --tee the lines too. What is stored
-    already is counted as a duplicate and changes nothing, so any input may be stored again. A fill whose id is known
-    with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses; the
-    others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
+    In: trade, candle, book, ticker, instrument and absent lines of okx normalize, okx candles and okx books; other
+    types are dropped. Out: rows, committed at the latest 250 ms after their line came; with --tee the lines too. What
+    is stored already is counted as a duplicate and changes nothing, so any input may be stored again. A fill whose id
+    is known with another price, size, side or time goes to the table quarantine, as does a line that Postgres refuses;
+    the others around it are stored (exit 65). The tables and the embedded database are made when they are missing. A
     database takes data of one site only, which --ws-url names: the exchange's own, or this machine's; lines that say
     that they are from elsewhere end the run (exit 78). Lines that are bad by themselves are told, and the first
     thousand of them kept in quarantine as well.
@@ -127,6 +128,8 @@ class _Keeping:
             _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
             self._quarantine(line, f"a bug of okx: {type(error).__name__}: {error}")
             raise
+        if isinstance(found, BookUpdate):  # a step on the way to a book, which okx books makes of it
+            return
         self.keeper.add(found, line)
         self._wait()
 

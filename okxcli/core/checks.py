@@ -16,7 +16,9 @@ from okxcli.core.model import (
     UNSTAMPED_AHEAD_MS,
     Absent,
     BookSnapshot,
+    BookUpdate,
     Instrument,
+    Levels,
     Line,
     OHLCVCandle,
     StandardizedTrade,
@@ -29,6 +31,8 @@ from okxcli.errors import Early, InvalidLine
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,31}", re.ASCII)
+#: Levels of one side of a book at most.
+MAX_LEVELS = 5000
 #: The year 10000.
 _FAR = 253_402_300_800_000
 
@@ -139,14 +143,47 @@ def check_book(book: BookSnapshot) -> None:
         _time("received", book.received)
     if book.seq_id is not None and not -1 <= book.seq_id <= MAX_ID:
         raise InvalidLine(f"seq_id out of range: {book.seq_id}")
-    for side in (book.bids, book.asks):
-        if len(side) > 5000:
-            raise InvalidLine("book side of more than 5000 levels")
-        for price, size in side:
-            check_range(price)
-            check_range(size)
-            if not price > 0 or size < 0:
-                raise InvalidLine("book level out of range")
+    _levels(book.bids)
+    _levels(book.asks)
+
+
+def check_book_update(update: BookUpdate) -> None:
+    """Refuse an update of a book with an impossible level, time or sequence, or a chain that nobody could check.
+
+    Raises:
+        InvalidLine: with the reason.
+    """
+    _name(update.symbol)
+    _label(update.exchange)
+    _label(update.origin)
+    _time("timestamp", update.timestamp)
+    if update.received is not None:
+        _time("received", update.received)
+    if update.action not in ("snapshot", "update"):
+        raise InvalidLine(f"action is neither snapshot nor update: {update.action[:20]!r}")
+    seq, before = update.seq_id, update.prev_seq_id
+    if seq is not None and not 0 <= seq <= MAX_ID:
+        raise InvalidLine(f"seq_id out of range: {seq}")
+    if before is not None and not -1 <= before <= MAX_ID:
+        raise InvalidLine(f"prev_seq_id out of range: {before}")
+    if update.action == "update" and (seq is None) != (before is None):
+        raise InvalidLine(f"an update without {'seq_id' if seq is None else 'prev_seq_id'}")
+    if update.action == "snapshot" and before not in (None, -1):
+        raise InvalidLine(f"a snapshot that follows on another message: prev_seq_id {before}")
+    if update.action == "snapshot" and before is not None and seq is None:
+        raise InvalidLine("a snapshot without seq_id")
+    _levels(update.bids)
+    _levels(update.asks)
+
+
+def _levels(side: Levels) -> None:
+    if len(side) > MAX_LEVELS:
+        raise InvalidLine(f"book side of more than {MAX_LEVELS} levels")
+    for price, size in side:
+        check_range(price)
+        check_range(size)
+        if not price > 0 or size < 0:
+            raise InvalidLine("book level out of range")
 
 
 def check_state(state: State) -> None:
@@ -246,6 +283,7 @@ _CHECK: dict[type, Callable[[Any], None]] = {
     StandardizedTrade: check_trade,
     OHLCVCandle: check_candle,
     BookSnapshot: check_book,
+    BookUpdate: check_book_update,
     Instrument: check_instrument,
     Absent: check_absent,
     **dict.fromkeys((one.kind for one in STATES), check_state),
@@ -283,7 +321,9 @@ def check_trades(trades: list[StandardizedTrade], now_ms: int | None = None) -> 
             raise InvalidLine("")
 
 
-def _early(line: StandardizedTrade | OHLCVCandle | BookSnapshot | State, ahead_ms: int, clock: str) -> InvalidLine:
+def _early(
+    line: StandardizedTrade | OHLCVCandle | BookSnapshot | BookUpdate | State, ahead_ms: int, clock: str
+) -> InvalidLine:
     """Return the reason for which a line from the future is refused; a trade would end every bar of its symbol."""
     name, at = ("start", line.start) if isinstance(line, OHLCVCandle) else ("timestamp", line.timestamp)
     found = (Early(line.symbol, line.first_id, line.trade_id, ahead_ms),) if isinstance(line, StandardizedTrade) else ()

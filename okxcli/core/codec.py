@@ -17,6 +17,7 @@ from okxcli.core.decimals import parse, plain
 from okxcli.core.model import (
     Absent,
     BookSnapshot,
+    BookUpdate,
     Instrument,
     Levels,
     Line,
@@ -143,6 +144,8 @@ def _underscores(kind: type, line: bytes, symbol: str) -> int:
         return 8 + symbol.count("_")
     if kind is BookSnapshot:
         return (b'"seq_id"' in line) + symbol.count("_")
+    if kind is BookUpdate:
+        return 1 + (b'"seq_id"' in line) + 2 * (b'"prev_seq_id"' in line) + symbol.count("_")
     if kind in _STATE_KEYS:
         named = states.BY_KIND[kind].tag.count("_") + symbol.count("_")
         return sum(count for key, count in _STATE_KEYS[kind] if key in line) + named
@@ -191,7 +194,7 @@ _NUMBERS = frozenset(
 )  # fmt: skip
 _TAGS = frozenset(
     str(kind.__struct_config__.tag)
-    for kind in (StandardizedTrade, OHLCVCandle, BookSnapshot, Instrument, Absent, *_STATES)
+    for kind in (StandardizedTrade, OHLCVCandle, BookSnapshot, BookUpdate, Instrument, Absent, *_STATES)
 )
 
 
@@ -243,6 +246,15 @@ def _book(b: BookSnapshot) -> str:
     )
 
 
+def _book_update(u: BookUpdate) -> str:
+    return (
+        f'{{"type":"book_update","exchange":"{u.exchange}","symbol":"{u.symbol}","timestamp":{u.timestamp},'
+        f'"received":{_integer(u.received)},"action":"{u.action}","seq_id":{_integer(u.seq_id)},'
+        f'"prev_seq_id":{_integer(u.prev_seq_id)},"bids":{_levels(u.bids)},"asks":{_levels(u.asks)},'
+        f'"origin":"{u.origin}"}}'
+    )
+
+
 def _flag(value: bool | None) -> str:
     return "null" if value is None else "true" if value else "false"
 
@@ -277,6 +289,7 @@ _ENCODE: dict[type, Callable[[Any], str]] = {
     StandardizedTrade: _trade,
     OHLCVCandle: _candle,
     BookSnapshot: _book,
+    BookUpdate: _book_update,
     Instrument: _instrument,
     Absent: _absent,
     **{kind: _state(kind) for kind in _STATES},

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade
+from okxcli.core.model import Absent, BookSnapshot, BookUpdate, Instrument, OHLCVCandle, StandardizedTrade
 from okxcli.core.states import STATES
 
 #: By the value of a line's key `type`.
@@ -13,6 +13,7 @@ LINE_TYPES: dict[str, type[msgspec.Struct]] = {
     "trade": StandardizedTrade,
     "candle": OHLCVCandle,
     "book": BookSnapshot,
+    "book_update": BookUpdate,
     **{one.tag: one.kind for one in STATES},
     "instrument": Instrument,
     "absent": Absent,

@@ -1,4 +1,5 @@
-"""The types that travel between commands: trades, candles, books, tickers, instruments, absent ids.
+"""The types that travel between commands: trades, candles, books and their updates, tickers,
+instruments, absent ids.
 
 One definition each. Field names and order are the keys of the JSON lines and the columns of the tables. Prices and
 sizes are `Decimal`, times are integer milliseconds since the epoch, UTC. Fields that are None are unknown, never
@@ -92,7 +93,8 @@ class OHLCVCandle(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="
 class BookSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="book"):
     """The best levels of an order book at one moment, best first; a side may be empty.
 
-    `seq_id` orders snapshots of one symbol and one `origin` (`books5`, `bbo-tbt`); None in old recordings.
+    `seq_id` orders snapshots of one symbol and one `origin` (`books5`, `bbo-tbt`, or `books` where the book was kept
+    from updates); None in old recordings.
     """
 
     exchange: str
@@ -103,6 +105,26 @@ class BookSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="book"):
     seq_id: int | None = None
     received: int | None = None
     origin: str = "books5"
+
+
+class BookUpdate(msgspec.Struct, frozen=True, tag_field="type", tag="book_update"):
+    """What a channel of whole order books says of one: all of it (`snapshot`), or some levels (`update`).
+
+    A size is what stands at a price from now on, 0 that nothing does. The levels of an update are in no order.
+    `prev_seq_id` is the `seq_id` that it follows on; of a snapshot it is -1, or None where that was fetched and begins
+    no chain of its own. Both are None in old recordings. `origin` is the channel.
+    """
+
+    exchange: str
+    symbol: str
+    timestamp: int
+    action: str
+    bids: Levels
+    asks: Levels
+    seq_id: int | None = None
+    prev_seq_id: int | None = None
+    received: int | None = None
+    origin: str = "books"
 
 
 class Ticker(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="ticker"):
@@ -270,7 +292,7 @@ class Absent(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="absen
 
 #: What an exchange says of a symbol at a moment, beside trades, bars and books: `core/states.py` describes each.
 State = Ticker | Funding | Mark | Index | OpenInterest | PriceLimit | Liquidation
-Line = StandardizedTrade | OHLCVCandle | BookSnapshot | State | Instrument | Absent
+Line = StandardizedTrade | OHLCVCandle | BookSnapshot | BookUpdate | State | Instrument | Absent
 
 
 def amounts(

@@ -89,6 +89,18 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_interval(text: str) -> int:
+    """Return the milliseconds of an interval such as `100ms`, `1s`, `1m`; intervals are counted from 1970, UTC.
+
+    Raises:
+        UsageError: it is none of 10 ms to a day, to the millisecond.
+    """
+    length_ms = parse_duration(text) * 1000
+    if not 10 <= length_ms <= 86_400_000 or length_ms != round(length_ms):
+        raise UsageError(f"no interval: {text!r}. Write 100ms, 1s or 1m: from 10ms to 1d")
+    return round(length_ms)
+
+
 def parse_time(text: str, now: int) -> int:
     """Return the moment that `text` names, in milliseconds since the epoch.
 

@@ -27,6 +27,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "trade": {"count": "1", "origin": "trades-all"},
     "candle": {"closed": True, "complete": False, "revision": "0", "origin": "trades"},
     "book": {"origin": "books5"},
+    "book_update": {"origin": "books"},
 }
 _NUMBERS = frozenset(
     (
@@ -163,6 +164,8 @@ def raw_rows(value: Any) -> list[dict[str, Any] | None]:
         "received": None if received is None else whole(received),
         "origin": value.get("origin") or channel,
     }
+    if channel in ("books", "books50-l2-tbt", "books-l2-tbt"):
+        head |= {"origin": channel, "action": value.get("action")}
     return [_row(channel, symbol, head, row) for row in rows]
 
 
@@ -173,9 +176,11 @@ def _row(channel: Any, symbol: str, head: dict[str, Any], row: Any) -> dict[str,
         return None
     if channel in ("trades", "trades-all"):
         return _trade(head, row)
-    if channel in ("books5", "bbo-tbt"):
+    if channel in ("books5", "bbo-tbt") or "action" in head:
         sides = {side: _levels(row.get(side)) for side in ("bids", "asks")}
         order = {"timestamp": whole(row.get("ts")), "seq_id": whole(row.get("seqId"))}
+        if "action" in head:
+            head = {"type": "book_update", **head, "prev_seq_id": whole(row.get("prevSeqId"))}
         return {"type": "book", **head, "symbol": symbol or row.get("instId"), **order, **sides}
     if channel == "tickers":
         return _ticker(head, row)

@@ -89,12 +89,14 @@ def test_files_packed_or_not_and_their_names(tmp_path):
 
 
 def test_a_recording_and_what_is_not_taken():
-    """A real capture gives its fills and tickers; the channel that has no line is told at the end."""
-    raw = b"\n".join(recordings.captured(recordings.DATA / "okx-2022-05-13.ws.txt.gz"))
-    done = run(data=raw)
+    """A real capture gives its fills, tickers and books; the channel that has no line is told at the end."""
+    raw = [*recordings.captured(recordings.DATA / "okx-2022-05-13.ws.txt.gz")]
+    raw += [b'{"arg":{"channel":"status"},"data":[{"title":"maintenance","ts":"1652459225000"}]}'] * 9
+    done = run(data=b"\n".join(raw))
     assert done.returncode == 0
-    assert Counter(json.loads(line)["type"] for line in done.stdout.splitlines()) == {"trade": 74, "ticker": 28}
-    assert b"books: 9 messages of a channel that okx does not normalize" in done.stderr
+    found = Counter(json.loads(line)["type"] for line in done.stdout.splitlines())
+    assert found == {"trade": 74, "ticker": 28, "book_update": 9}
+    assert b"status: 9 messages of a channel that okx does not normalize" in done.stderr
 
 
 def test_a_trickle_leaves_at_once():

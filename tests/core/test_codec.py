@@ -1,6 +1,7 @@
 """Lines: equal objects are equal bytes, what is no line is refused with its reason, and nothing else."""
 
 import json
+import re
 from decimal import Decimal
 
 import msgspec
@@ -14,6 +15,7 @@ from okxcli.core.model import (
     AHEAD_MS,
     Absent,
     BookSnapshot,
+    BookUpdate,
     Instrument,
     OHLCVCandle,
     StandardizedTrade,
@@ -43,6 +45,15 @@ trades = st.builds(
 )  # fmt: skip
 books = st.builds(BookSnapshot, st.just("okx"), symbols, times, levels, levels, st.none() | st.integers(-1, 2**62),
                   st.none() | times, st.sampled_from(["books5", "bbo-tbt"]))  # fmt: skip
+numbers = st.one_of(
+    st.tuples(st.just("update"), st.integers(0, 2**62), st.integers(-1, 2**62)),
+    st.tuples(st.just("snapshot"), st.integers(0, 2**62), st.sampled_from([-1, None])),
+    st.tuples(st.sampled_from(["update", "snapshot"]), st.none(), st.none()),
+)
+updates = st.builds(
+    lambda symbol, at, bids, asks, chain, received: BookUpdate(
+        "okx", symbol, at, chain[0], bids, asks, *chain[1:], received),
+    symbols, times, levels, levels, numbers, st.none() | times)  # fmt: skip
 tickers = st.builds(Ticker, st.just("okx"), symbols, times, st.none() | times, *[some] * 14)
 absents = st.builds(lambda s, a, n: Absent("okx", s, a, a + n), symbols, st.integers(1, 2**60), st.integers(0, 1000))
 
@@ -69,7 +80,7 @@ def come(line):
     return received is None or line.timestamp <= received + AHEAD_MS
 
 
-@given(st.one_of(trades, books, tickers, absents, candles()).filter(come))
+@given(st.one_of(trades, books, updates, tickers, absents, candles()).filter(come))
 def test_what_is_written_reads_back(line):
     """Encode and decode are inverse, and the encoding is canonical: JSON, UTF-8, one line, a fixed point."""
     check(line)
@@ -77,7 +88,7 @@ def test_what_is_written_reads_back(line):
     assert decode(data) == line
     assert encode(decode(data)) == data
     assert b"\n" not in data
-    assert json.loads(data)["type"] in ("trade", "book", "ticker", "absent", "candle")
+    assert json.loads(data)["type"] in ("trade", "book", "book_update", "ticker", "absent", "candle")
 
 
 NOW = 1_747_087_200_000
@@ -102,12 +113,13 @@ def test_a_time_that_has_not_come_is_refused(trade, ahead, received):
         assert decode(encode(trade)) == trade  # without a clock there is nothing to compare with
 
 
-@pytest.mark.parametrize("kind", ["book", "ticker", "candle"])
+@pytest.mark.parametrize("kind", ["book", "update", "ticker", "candle"])
 def test_other_lines_from_the_future_are_refused(kind):
     """They would be the newest for years; a running bar of a month ends long after now."""
     start = Timeframe.parse("1M").start_of(NOW)
     good = {
         "book": BookSnapshot("okx", "A-B", NOW, (), ()),
+        "update": BookUpdate("okx", "A-B", NOW, "update", (), (), 2, 1),
         "ticker": Ticker("okx", "A-B", NOW),
         "candle": OHLCVCandle("okx", "A-B", "1M", start, Timeframe.parse("1M").end_of(start), *[Decimal(1)] * 8, 0,
                               None, None, closed=False),
@@ -223,3 +235,49 @@ def test_amounts_of_every_kind():
     assert amounts(contract("option", None, "1", "0.01"), "X", price, size) == (Decimal("0.03"), None)
     third = amounts(contract("swap", "inverse", "100"), "X", Decimal(3), Decimal(1))[0]
     assert third == Decimal("33.333333333333333333")
+
+
+UPDATE = (
+    '{"type":"book_update","exchange":"okx","symbol":"A-B","timestamp":1747087200000,"received":null,'
+    '"action":"update","seq_id":12,"prev_seq_id":11,"bids":[["1.5","2"]],"asks":[["1.6","0"]],"origin":"books"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"update"', '"delete"', "action is neither snapshot nor update: 'delete'"),
+        ('"seq_id":12', '"seq_id":-1', "seq_id out of range: -1"),
+        ('"seq_id":12', '"seq_id":9223372036854775808', "out of range"),
+        ('"seq_id":12', '"seq_id":null', "an update without seq_id"),
+        ('"prev_seq_id":11,', "", "an update without prev_seq_id"),
+        ('"prev_seq_id":11', '"prev_seq_id":-2', "prev_seq_id out of range: -2"),
+        ('"prev_seq_id":11', '"prev_seq_id":"11"', "Expected `int | null`, got `str`"),
+        ('"action":"update"', '"action":"snapshot"', "a snapshot that follows on another message: prev_seq_id 11"),
+        ('"action":"update",', "", "missing required field `action`"),
+        ('"bids":[["1.5","2"]],', "", "missing required field `bids`"),
+        ('"1.5"', '"-1.5"', "book level out of range"),
+        ('"1.5"', '"0"', "book level out of range"),
+        ('"2"', '"-2"', "book level out of range"),
+        ('"2"', "null", "got `null`"),
+        ('"2"', '"1e40"', "number out of range"),
+        ('"2"', '"2_0"', "not a number"),
+        ('"2"', '"NaN"', "not a number"),
+        ('["1.5","2"]', '["1.5"]', "length"),
+        ("1747087200000", "1747087200000000", "timestamp out of range"),
+        ('"A-B"', '"A B"', "not a symbol"),
+    ],
+)
+def test_an_update_of_a_book_that_cannot_be_is_refused(old, new, reason):
+    """Each value by itself, with its reason."""
+    assert encode(decode(UPDATE.encode())).decode() == UPDATE
+    assert old in UPDATE
+    with pytest.raises(InvalidLine, match=re.escape(reason)):
+        decode(UPDATE.replace(old, new, 1).encode())
+
+
+def test_a_side_of_an_update_has_an_end():
+    """Five thousand levels are the most that the exchange tells of."""
+    side = ",".join(f'["{n}","1"]' for n in range(1, 5002))
+    with pytest.raises(InvalidLine, match="more than 5000 levels"):
+        decode(UPDATE.replace('["1.5","2"]', side).encode())

@@ -9,13 +9,14 @@ from storage_samples import every_state
 
 from okxcli.core.codec import decode, encode
 from okxcli.core.line_schema import LINE_TYPES, line_schema
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import Absent, BookSnapshot, BookUpdate, Instrument, OHLCVCandle, StandardizedTrade, Ticker
 
 ONE, TWO, T = Decimal("1.5"), Decimal("2E-7"), 1_747_087_200_000
 LINES = [
     StandardizedTrade("okx", "BTC-USDT", 7, "buy", ONE, TWO, T),
     OHLCVCandle("okx", "BTC-USDT", "1m", T, T + 60_000, ONE, ONE, ONE, ONE, TWO, TWO, None, TWO, 1, 7, 7),
     BookSnapshot("okx", "BTC-USDT", T, ((ONE, TWO),), (), 9, T),
+    BookUpdate("okx", "BTC-USDT", T, "update", ((ONE, TWO),), (), 9, 7, T),
     Ticker("okx", "BTC-USDT", T, last=ONE),
     *every_state(T),
     Instrument("okx", "BTC-USD-SWAP", "swap", "live", contract_type="inverse", contract_value=Decimal(100)),

@@ -53,11 +53,7 @@ def book(row: BookRow, head: Head) -> BookSnapshot:
     """Return a snapshot of the best levels; each side must be sorted, best first."""
     if row.instId:
         same_symbol(row.instId, head)
-    bids, asks = _levels(row.bids), _levels(row.asks)
-    if any(bids[i][0] <= bids[i + 1][0] for i in range(len(bids) - 1)):
-        raise InvalidLine("bids do not descend")
-    if any(asks[i][0] >= asks[i + 1][0] for i in range(len(asks) - 1)):
-        raise InvalidLine("asks do not ascend")
+    bids, asks = levels(row)
     symbol = head.symbol or row.instId
     found = BookSnapshot(EXCHANGE, symbol, whole("ts", row.ts), bids, asks, row.seqId, head.received, head.origin)
     checks.check(found, head.now_ms)
@@ -181,6 +177,20 @@ def whole(name: str, text: str) -> int:
         raise _which(**{name: text}) from None
 
 
+def levels(row: BookRow, ordered: bool = True) -> tuple[Levels, Levels]:
+    """Return the bids and asks of a row.
+
+    Raises:
+        InvalidLine: they are to be `ordered`, best first, and are not.
+    """
+    bids, asks = _levels(row.bids), _levels(row.asks)
+    if ordered and any(bids[i][0] <= bids[i + 1][0] for i in range(len(bids) - 1)):
+        raise InvalidLine("bids do not descend")
+    if ordered and any(asks[i][0] >= asks[i + 1][0] for i in range(len(asks) - 1)):
+        raise InvalidLine("asks do not ascend")
+    return bids, asks
+
+
 def refuse_odd_numbers(value: object) -> None:
     """Refuse what Python takes for a number and OKX never writes: blanks, `_`, `+`, `.5`, digits of other scripts.
 
@@ -241,5 +251,5 @@ def _number(text: str) -> Decimal | None:
     return parse(text) if text else None
 
 
-def _levels(levels: list[Level]) -> Levels:
-    return tuple((level.price, level.size) for level in levels)
+def _levels(side: list[Level]) -> Levels:
+    return tuple([(level.price, level.size) for level in side])

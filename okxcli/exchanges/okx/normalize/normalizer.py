@@ -1,6 +1,6 @@
 """Raw lines, as `stream` writes them, to the types of `core/model.py`. Pure but for the clock that it is given.
 
-Takes pushes of trades, books of few levels, states, candles and instruments, and the `absent` event. Passes over
+Takes pushes of trades, books, states, candles and instruments, and the `absent` event. Passes over
 OKX's control messages. Counts pushes of other channels by name. Refuses everything else with a reason.
 """
 
@@ -16,7 +16,7 @@ from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid, Taken
 from okxcli.exchanges.okx.channels import PUSH_HEAD
-from okxcli.exchanges.okx.normalize import converters, state_rows
+from okxcli.exchanges.okx.normalize import book_updates, converters, state_rows
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
     TIMEFRAMES,
@@ -54,6 +54,7 @@ class _Books(msgspec.Struct):
     data: list[BookRow]
     received: int | None = None
     origin: str | None = None
+    action: str = ""
 
 
 class _Push(msgspec.Struct):
@@ -63,6 +64,7 @@ class _Push(msgspec.Struct):
     data: list[msgspec.Raw]
     received: int | None = None
     origin: str | None = None
+    action: str = ""
 
 
 # strict=False would take "1.0" for a whole number; the rows read whole numbers as text.
@@ -97,12 +99,16 @@ class Normalizer:
             b"trades": (_TRADES, converters.trade),
             b"books5": (_BOOKS, converters.book),
             b"bbo-tbt": (_BOOKS, converters.book),
+            **{name.encode(): (_BOOKS, book_updates.book_update) for name in book_updates.CHANNELS},
         }
         self._by_row: dict[str, Callable[[bytes, Head], Line]] = {
             "trades-all": lambda row, head: converters.trade(_TRADE_ROW.decode(row), head),
             "trades": lambda row, head: converters.trade(_TRADE_ROW.decode(row), head),
             "books5": lambda row, head: converters.book(_BOOK_ROW.decode(row), head),
             "bbo-tbt": lambda row, head: converters.book(_BOOK_ROW.decode(row), head),
+            **dict.fromkeys(
+                book_updates.CHANNELS, lambda row, head: book_updates.book_update(_BOOK_ROW.decode(row), head)
+            ),
             "tickers": lambda row, head: converters.ticker(_TICKER_ROW.decode(row), head, self._spot(head.symbol)),
             "instruments": self._instrument,
             **dict.fromkeys(FORMS, self._state),
@@ -189,7 +195,8 @@ class Normalizer:
     def _head(self, push: _Trades | _Books | _Push) -> Head:
         received = push.received
         now = self._clock() if received is None else received
-        return Head(push.arg.channel, push.arg.instId, received, push.origin or push.arg.channel, now)
+        action = "" if isinstance(push, _Trades) else push.action
+        return Head(push.arg.channel, push.arg.instId, received, push.origin or push.arg.channel, now, action)
 
     # The rest
 

@@ -30,13 +30,15 @@ NO_TIMEFRAME: dict[str, str] = {
 
 
 class Head(msgspec.Struct, gc=False, frozen=True):
-    """What a push says about all of its rows; `now_ms` is when it was read, or received if that is known."""
+    """What a push says about all of its rows; `now_ms` is when it was read, or received if that is known.
+    `action` is that of a book."""
 
     channel: str
     symbol: str
     received: int | None
     origin: str
     now_ms: int | None = None
+    action: str = ""
 
 
 class TradeRow(msgspec.Struct, gc=False):
@@ -60,13 +62,14 @@ class Level(msgspec.Struct, gc=False, array_like=True):
 
 
 class BookRow(msgspec.Struct):
-    """A row of `books5` and `bbo-tbt`. `seqId` came in 2022; only `books5` has `instId`."""
+    """A row of a book. `seqId` came in 2022; only `books5` has `instId`, only books of updates have `prevSeqId`."""
 
     asks: list[Level]
     bids: list[Level]
     ts: str
     seqId: int | None = None
     instId: str = ""
+    prevSeqId: int | None = None
 
 
 class TickerRow(msgspec.Struct, gc=False):

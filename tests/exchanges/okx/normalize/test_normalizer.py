@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recordings import SHARED, needs_shared
 
 from okxcli.core.codec import decode, encode
-from okxcli.core.model import Absent, BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import Absent, BookSnapshot, BookUpdate, Instrument, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
@@ -454,23 +454,23 @@ def test_recorded_messages():
         for raw in recordings.captured(recordings.DATA / "okx-2022-05-13.ws.txt.gz")
         for line in normalizer.feed(raw)
     ]
-    assert Counter(type(line) for line in lines) == {StandardizedTrade: 74, Ticker: 28}
-    assert normalizer.counts() == {"control": 18, "other_channels": 9}
+    assert Counter(type(line) for line in lines) == {StandardizedTrade: 74, Ticker: 28, BookUpdate: 9}
+    assert normalizer.counts() == {"control": 18, "other_channels": 0}
     ids = [line.trade_id for line in lines if isinstance(line, StandardizedTrade) and line.symbol == "BTC-USDT"]
     assert ids == list(range(338476307, 338476376))
 
 
 @needs_shared
 def test_the_whole_capture_of_2022():
-    """74 trades, 28 tickers and 290 books of a channel without a line, 18 acknowledgements, nothing refused."""
+    """74 trades, 28 tickers and 290 messages of books, 18 acknowledgements, nothing refused."""
     normalizer = Normalizer()
     found = Counter(
         type(line)
         for raw in recordings.captured(SHARED / "ws" / "cryptofeed-okx-2022-05-13.ws.txt.gz")
         for line in normalizer.feed(raw)
     )
-    assert found == {StandardizedTrade: 74, Ticker: 28}
-    assert normalizer.notes() == ["books: 290 messages of a channel that okx does not normalize"]
+    assert found == {StandardizedTrade: 74, Ticker: 28, BookUpdate: 290}
+    assert normalizer.notes() == []
     assert normalizer.control == 18
 
 
