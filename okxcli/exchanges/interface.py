@@ -144,6 +144,9 @@ class Feed(LineSource, Protocol):
             UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
         """
 
+    def mend_book(self, symbol: str, channel: str) -> None:
+        """Have an order book begin anew: a message of it was no good, and what follows on that is of no use."""
+
 
 class History(Protocol):
     """The past, by id. Methods raise NoSuchInstrument, and ExchangeUnavailable where nobody answers."""

@@ -4,7 +4,16 @@ import gzip
 import json
 import zlib
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
+
+
+@lru_cache(100_000)
+def scaled(text):
+    """Return a number in 10^20ths, which has to be whole."""
+    found = Fraction(text) * 10**20
+    assert found.denominator == 1
+    return int(found)
 
 
 class SecondBook:
@@ -21,8 +30,8 @@ class SecondBook:
             self.sides = {"bids": {}, "asks": {}}
         for name, side in self.sides.items():
             for price, size, *_ in row[name]:
-                key = Fraction(price)
-                if Fraction(size) == 0:
+                key = scaled(price)
+                if scaled(size) == 0:
                     side.pop(key, None)
                 else:
                     side[key] = (price, size)
@@ -36,8 +45,8 @@ class SecondBook:
         return [side[key] for key in sorted(side, reverse=name == "bids")]
 
     def exact(self, name, depth=None):
-        """Return the same as numbers."""
-        return [(Fraction(price), Fraction(size)) for price, size in self.levels(name)[:depth]]
+        """Return the same as whole numbers, of 10^20ths."""
+        return [(scaled(price), scaled(size)) for price, size in self.levels(name)[:depth]]
 
     def checksum(self):
         """Return what OKX calls the checksum of a book: the first 25 levels of both sides in turn."""

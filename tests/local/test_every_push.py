@@ -6,7 +6,7 @@ import time
 import pytest
 from recordings import SHARED, captured, collected, needs_shared
 
-from okxcli.core.model import BookSnapshot, Instrument, OHLCVCandle, StandardizedTrade, Ticker
+from okxcli.core.model import BookSnapshot, BookUpdate, Instrument, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.core.states import STATES
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 from okxcli.local.exchange import LocalExchange
@@ -53,6 +53,7 @@ MADE = {
     "trades-all": StandardizedTrade,
     "books5": BookSnapshot,
     "bbo-tbt": BookSnapshot,
+    "books": BookUpdate,
     "tickers": Ticker,
     "candle": OHLCVCandle,
     "instruments": Instrument,

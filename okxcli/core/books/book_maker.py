@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from okxcli.core.books.local_book import LocalBook, State, Step
+from okxcli.core.books.chain import Step
+from okxcli.core.books.local_book import LocalBook, State
 from okxcli.core.model import BookUpdate
 
 #: The exchange repeats itself after a minute without change: a longer silence proves nothing, and may be a dead line.

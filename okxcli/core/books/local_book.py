@@ -5,30 +5,13 @@ where it breaks nothing is known any more, until the next snapshot. Only the lev
 """
 
 from bisect import bisect_left, insort
-from collections import deque
 from decimal import Decimal
 from enum import Enum
 
+from okxcli.core.books.chain import PASSED, Chain, Numbers, Step
 from okxcli.core.checks import MAX_LEVELS
 from okxcli.core.decimals import plain
 from okxcli.core.model import BookSnapshot, BookUpdate, Levels
-
-#: Messages whose numbers are remembered: one of them that comes again is no gap.
-_REMEMBERED = 256
-#: By how much an update may seem younger than a snapshot that has it already.
-_YOUNGER_MS = 1_000
-
-
-class Step(Enum):
-    """What a message was to a book."""
-
-    SNAPSHOT = "snapshots"
-    UPDATE = "updates"
-    KEEP_ALIVE = "keep_alives"  # nothing has changed
-    RESET = "resets"  # the exchange counts from a lower number on; the book goes on
-    OLD = "duplicates"  # it was in the book already
-    GAP = "gaps"  # the book is not known from here on
-    IGNORED = "ignored"  # the book is not known yet, or not any more
 
 
 class State(Enum):
@@ -115,33 +98,24 @@ class Side:
 class LocalBook:
     """The book of one symbol on one channel. `reason` says why it is not known, while it is not."""
 
-    __slots__ = (
-        "_joining_ms",
-        "_recent",
-        "_standing",
-        "asks",
-        "bids",
-        "exchange",
-        "origin",
-        "reason",
-        "seq_id",
-        "symbol",
-    )
+    __slots__ = ("_chain", "asks", "bids", "exchange", "origin", "reason", "symbol")
 
     def __init__(self, exchange: str, symbol: str, origin: str) -> None:
         self.exchange, self.symbol, self.origin = exchange, symbol, origin
         self.bids, self.asks = Side(rising=False), Side(rising=True)
-        self.seq_id: int | None = None
         self.reason = "its snapshot has not come"
-        self._standing: bool | None = None  # None: there was no snapshot yet
-        self._joining_ms: int | None = None  # when the snapshot was made that the next update joins
-        self._recent: deque[tuple[int | None, int | None]] = deque(maxlen=_REMEMBERED)
+        self._chain = Chain()
+
+    @property
+    def seq_id(self) -> int | None:
+        """The number of the last message that is in it."""
+        return self._chain.seq_id
 
     @property
     def state(self) -> State:
         """What the book is worth now."""
-        if not self._standing:
-            return State.WAITING if self._standing is None else State.INVALID
+        if not self._chain.standing:
+            return State.WAITING if self._chain.standing is None else State.INVALID
         bids, asks = self.bids, self.asks
         if not len(bids) or not len(asks):
             return State.ONE_SIDED if len(bids) or len(asks) else State.EMPTY
@@ -149,52 +123,24 @@ class LocalBook:
 
     def expected(self, update: BookUpdate) -> Step:
         """Say what a message will be to the book, which stays as it is."""
-        seq, before = update.seq_id, update.prev_seq_id
-        if update.action == "snapshot":
-            return Step.SNAPSHOT
-        if not self._standing:
-            return Step.IGNORED
-        if seq is None or before is None or self.seq_id is None:
-            return Step.UPDATE if seq is None and self.seq_id is None else Step.GAP
-        if self._joining_ms is not None:
-            return self._joined(update, seq, before, self.seq_id)
-        if before != self.seq_id:
-            return Step.OLD if (before, seq) in self._recent else Step.GAP
-        if seq == before:
-            return Step.UPDATE if update.bids or update.asks else Step.KEEP_ALIVE
-        return Step.RESET if seq < before else Step.UPDATE
-
-    def _joined(self, update: BookUpdate, seq: int, before: int, fetched: int) -> Step:
-        """Say the same right after a snapshot that was fetched: it stands at one of the updates, or between two."""
-        if seq < before:
-            return Step.RESET if before == fetched else Step.GAP
-        if seq < fetched or (seq == fetched and before < seq):
-            # A lower number that is younger was counted anew: what that snapshot has to do with it nobody knows.
-            return Step.OLD if update.timestamp <= (self._joining_ms or 0) + _YOUNGER_MS else Step.GAP
-        if before > fetched:
-            return Step.GAP
-        return Step.UPDATE if seq > before else Step.KEEP_ALIVE
+        return self._chain.expected(_numbers(update))
 
     def take(self, update: BookUpdate) -> Step:
         """Take in the next message of the channel; say what it was."""
-        step = self.expected(update)
+        at = _numbers(update)
+        step = self._chain.expected(at)
+        if step in PASSED:
+            return step
+        if step is Step.GAP:
+            self.drop(self._chain.why(at))
+            return step
+        self._chain.take(at)
         if step is Step.SNAPSHOT:
             self.bids.set(update.bids)
             self.asks.set(update.asks)
-            self._standing = True
-            self._recent.clear()
-            fetched = update.seq_id is not None and update.prev_seq_id is None
-            self._joining_ms = update.timestamp if fetched else None
-        elif step is Step.GAP:
-            self.drop(self._why(update))
-        elif step not in (Step.OLD, Step.IGNORED):
+        else:
             self.bids.change(update.bids)
             self.asks.change(update.asks)
-            self._recent.append((update.prev_seq_id, update.seq_id))
-            self._joining_ms = None
-        if step in (Step.OLD, Step.IGNORED, Step.GAP):
-            return step
-        self.seq_id = update.seq_id
         if len(self.bids) > MAX_LEVELS or len(self.asks) > MAX_LEVELS:
             self.drop(f"more than {MAX_LEVELS} levels on a side")
             return Step.GAP
@@ -202,7 +148,7 @@ class LocalBook:
 
     def drop(self, reason: str) -> None:
         """Know the book no longer, until the next snapshot."""
-        self._standing = False
+        self._chain.standing = False
         self.reason = reason
         self.bids.set(())
         self.asks.set(())
@@ -221,11 +167,6 @@ class LocalBook:
             f'"asks":{self.asks.spelt(depth)},"origin":"{self.origin}"{more}}}'
         ).encode()
 
-    def _why(self, update: BookUpdate) -> str:
-        if update.seq_id is None or self.seq_id is None:
-            return "messages with and without numbers follow on each other"
-        if self._joining_ms is not None:
-            return (
-                f"the snapshot of {self.seq_id} was fetched before {update.prev_seq_id}, and what is between is missing"
-            )
-        return f"an update that follows on {update.prev_seq_id}, and the book is at {self.seq_id}"
+
+def _numbers(update: BookUpdate) -> Numbers:
+    return Numbers(update.action == "snapshot", update.seq_id, update.prev_seq_id, update.timestamp)

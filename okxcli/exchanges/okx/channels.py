@@ -31,6 +31,8 @@ CHANNELS: dict[str, str] = {
     **dict.fromkeys(_PUBLIC_CHANNELS, PUBLIC),
     **{head + bar: BUSINESS for head in _BAR_CHANNELS for bar in _BARS},
 }
+#: Channels of whole books: a snapshot, and then updates that follow on each other.
+BOOK_CHANNELS = ("books", "books50-l2-tbt", "books-l2-tbt")
 #: Channels of an account, which want a login: the endpoint that serves each, and by what it is subscribed.
 ACCOUNT_CHANNELS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(_words("orders positions liquidation-warning"), (PRIVATE, "instType")),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_local_book import T0, book, levels, snapshot, update
 
 from okxcli.core.books.book_maker import STALE_MS, BookMaker
-from okxcli.core.books.local_book import Step
+from okxcli.core.books.chain import Step
 from okxcli.core.books.measures import parse_measures
 from okxcli.errors import InvalidLine
 

@@ -2,15 +2,15 @@
 
 import json
 from decimal import Decimal
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import SHARED, captured, needs_shared
-from second_book import SecondBook, in_order
+from second_book import SecondBook, in_order, scaled
 
-from okxcli.core.books.local_book import LocalBook, State, Step
+from okxcli.core.books.chain import Step
+from okxcli.core.books.local_book import LocalBook, State
 from okxcli.core.codec import encode
 from okxcli.core.model import BookUpdate
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
@@ -40,7 +40,7 @@ def book(*updates):
 def same(ours, theirs):
     """Whether both sides of the two books are the same, at every level."""
     return all(
-        [(Fraction(price), Fraction(size)) for price, size in side.levels()] == theirs.exact(name)
+        [(scaled(str(price)), scaled(str(size))) for price, size in side.levels()] == theirs.exact(name)
         for name, side in (("bids", ours.bids), ("asks", ours.asks))
     )
 

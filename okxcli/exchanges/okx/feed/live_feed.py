@@ -14,6 +14,7 @@ from typing import Self
 
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.errors import OkxError, UsageError
+from okxcli.exchanges.okx.books.book_repair import BookRepair
 from okxcli.exchanges.okx.channels import Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
@@ -102,6 +103,7 @@ class Feed:
         self._history_rest = rest(timeout_s=5.0, attempts=2, patience_s=8.0)
         self._repairs = repair
         self._repair = self._make_repair(since_ms, resume) if repair and TAPE in channels else None
+        self._books = BookRepair(self._history_rest, self._renew, self._inbox.poke, self._stamped) if repair else None
         self._clients: list[OKXWebSocketClient] = []
         self._ended: list[OKXWebSocketClient] = []
         self._total = sum(map(len, subscriptions(self._symbols, channels).values()))
@@ -115,17 +117,8 @@ class Feed:
         self._listing = Listing(lambda: self._symbols, self._watch.told if listing else None)
 
     def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
-        return OKXWebSocketClient(
-            self._base + path,
-            wanted,
-            self._receiver,
-            self._on_refused,
-            self._inbox.poke,
-            timeout_s,
-            self._dials,
-            self._on_retired,
-            self._proxies,
-        )
+        url, receiver, ways = self._base + path, self._receiver, (self._dials, self._on_retired, self._proxies)
+        return OKXWebSocketClient(url, wanted, receiver, self._on_refused, self._inbox.poke, timeout_s, *ways)
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
         # `GapTracker` asks again, and knows for how long it is worth it.
@@ -167,8 +160,11 @@ class Feed:
             ExchangeUnavailable: never connected within the time given.
         """
         lines = self._inbox.take()
+        overlap = any(client.overlapping for client in self._clients)
+        if self._books is not None:
+            lines = self._books.feed(lines, overlap)
         if self._repair is not None and not self._inbox.held:
-            lines = self._repair.feed(lines, any(client.overlapping for client in self._clients))
+            lines = self._repair.feed(lines, overlap)
             if self._stopping.is_set():
                 lines += self._repair.release()
         if not self._stopping.is_set():
@@ -188,15 +184,24 @@ class Feed:
             clients = [*self._clients, *self._ended]
         stop_all(clients)
         self._watch.stop()
-        if self._repair is not None:
-            self._repair.stop()
+        for repair in (self._repair, self._books):
+            if repair is not None:
+                repair.stop()
         self._inbox.release([])
         for rest in (self._rest, self._history_rest, self._watch_rest):
             rest.close()
 
     def repairs(self) -> dict[str, int]:
-        """Return the counts of the repair: holes seen, fills repaired, left to backfill, absent, old ones dropped."""
-        return dict(self._repair.counts) if self._repair is not None else {}
+        """Return the counts of the repair: holes seen, fills repaired, left to backfill, absent, old ones dropped.
+
+        Of books: those broken, subscribed anew and fetched.
+        """
+        return {name: n for one in (self._repair, self._books) if one is not None for name, n in one.counts.items()}
+
+    def mend_book(self, symbol: str, channel: str) -> None:
+        """Have a book begin anew of which a message was no good, unless that is under way."""
+        if self._books is not None:
+            self._books.mend(symbol, channel)
 
     def state(self) -> list[ConnectionState]:
         """Tell how each connection does."""
@@ -237,6 +242,7 @@ class Feed:
         names = list(dict.fromkeys(symbols))
         new = [name for name in names if name not in self._symbols]
         kept: dict[str, set[Subscription]] = {}
+        held: list[bytes] = []
         with self._lock:
             self._changes += 1
             for client in list(self._clients):
@@ -245,6 +251,7 @@ class Feed:
                 kept.setdefault(client.url, set()).update(stays)
                 gone = [s for s in has if s not in stays]
                 self._retired.forget(gone)
+                held += self._books.forget(gone) if self._books is not None else []
                 self._watch.forget(gone)
                 if stays:
                     client.unsubscribe(gone)
@@ -254,7 +261,7 @@ class Feed:
                     self._ended.append(client)
                     client.stop()
         more = {url: [s for s in found if s not in kept.get(url, ())] for url, found in wanted.items()}
-        out = self._retape(names if TAPE in channels else [], resume)
+        out = held + self._retape(names if TAPE in channels else [], resume)
         self._symbols = names
         arguments = (self._changes, new, {url: some for url, some in more.items() if some})
         threading.Thread(target=self._extend, args=arguments, name="okx instruments", daemon=True).start()

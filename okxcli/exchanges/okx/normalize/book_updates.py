@@ -9,9 +9,6 @@ from okxcli.core.model import BookUpdate
 from okxcli.exchanges.okx.normalize.converters import EXCHANGE, levels, same_symbol, whole
 from okxcli.exchanges.okx.normalize.row_forms import BookRow, Head
 
-#: Channels whose books begin with a snapshot and go on by updates.
-CHANNELS = ("books", "books50-l2-tbt", "books-l2-tbt")
-
 
 def book_update(row: BookRow, head: Head) -> BookUpdate:
     """Return a snapshot, whose sides must be sorted, best first, or an update."""

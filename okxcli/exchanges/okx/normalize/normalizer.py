@@ -15,7 +15,7 @@ from okxcli.core.codec import any_json
 from okxcli.core.model import Absent, Instrument, Line
 from okxcli.errors import Early, InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid, Taken
-from okxcli.exchanges.okx.channels import PUSH_HEAD
+from okxcli.exchanges.okx.channels import BOOK_CHANNELS, PUSH_HEAD
 from okxcli.exchanges.okx.normalize import book_updates, converters, state_rows
 from okxcli.exchanges.okx.normalize.row_forms import (
     NO_TIMEFRAME,
@@ -99,16 +99,14 @@ class Normalizer:
             b"trades": (_TRADES, converters.trade),
             b"books5": (_BOOKS, converters.book),
             b"bbo-tbt": (_BOOKS, converters.book),
-            **{name.encode(): (_BOOKS, book_updates.book_update) for name in book_updates.CHANNELS},
+            **{name.encode(): (_BOOKS, book_updates.book_update) for name in BOOK_CHANNELS},
         }
         self._by_row: dict[str, Callable[[bytes, Head], Line]] = {
             "trades-all": lambda row, head: converters.trade(_TRADE_ROW.decode(row), head),
             "trades": lambda row, head: converters.trade(_TRADE_ROW.decode(row), head),
             "books5": lambda row, head: converters.book(_BOOK_ROW.decode(row), head),
             "bbo-tbt": lambda row, head: converters.book(_BOOK_ROW.decode(row), head),
-            **dict.fromkeys(
-                book_updates.CHANNELS, lambda row, head: book_updates.book_update(_BOOK_ROW.decode(row), head)
-            ),
+            **dict.fromkeys(BOOK_CHANNELS, lambda row, head: book_updates.book_update(_BOOK_ROW.decode(row), head)),
             "tickers": lambda row, head: converters.ticker(_TICKER_ROW.decode(row), head, self._spot(head.symbol)),
             "instruments": self._instrument,
             **dict.fromkeys(FORMS, self._state),
