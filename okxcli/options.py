@@ -10,9 +10,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from okxcli.runtime.archive.disk_guard import DiskGuard
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,6 +99,16 @@ Output = Annotated[
         help="Write here, .gz and .zst by name; else to stdout. Until it is whole the file is FILE.part.",
     ),
 ]
+Archived = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write here, .gz and .zst by name; else to stdout. Until it is whole the file is FILE.part. With times in "
+        "its name, as raw/%Y-%m-%d/%H.jsonl.zst, it is an archive: a file for each, by the UTC time of receipt.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more: every change of state with its cause.")]
 Strict = Annotated[bool, switch("strict", "Stop at the first bad line (exit 65).")]
@@ -169,6 +182,36 @@ class Rest(NamedTuple):
 
     rest_url: RestUrl = None
     proxy: Proxy = None
+
+
+class ArchiveRoom(NamedTuple):
+    """What an archive leaves of the disk."""
+
+    min_free: Annotated[
+        str, typer.Option("--min-free", metavar="SIZE", help="Of an archive: leave so much of the disk free.")
+    ] = "1GiB"
+    when_low: Annotated[
+        Literal["stop", "pause", "drop-oldest"],
+        typer.Option(
+            "--when-low",
+            help="Of an archive, when less is free: stop (exit 74), pause until there is more (what comes meanwhile is "
+            "counted, and in no file), or drop-oldest: delete its oldest files.",
+        ),
+    ] = "stop"
+
+    def guard(self) -> "DiskGuard":
+        """Return what looks after the disk.
+
+        Raises:
+            UsageError: the size is none.
+        """
+        from okxcli.errors import UsageError
+        from okxcli.runtime.archive.disk_guard import DiskGuard, size_of
+
+        try:
+            return DiskGuard(size_of(self.min_free), self.when_low)
+        except ValueError as reason:
+            raise UsageError(f"--min-free: {reason}") from None
 
 
 class Account(NamedTuple):

@@ -210,7 +210,7 @@ def test_the_examples_of_the_configuration_are_right():
     """Each JSON object shown in okx-config(5) is a configuration without a mistake."""
     text = (MAN / "topics" / "okx-config.5.md").read_text()
     shown = re.findall(r"(?m)^    \{\n(?:    .*\n)+", text)
-    assert len(shown) == 2
+    assert len(shown) == 3
     for document in shown:
         assert config_keys.parse(document)[1] == []
 

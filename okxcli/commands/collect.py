@@ -1,5 +1,6 @@
 """`okx collect`: stream, normalize, candles and store in one supervised process."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from okxcli.commands.ways import way
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
     from okxcli.exchanges.interface import Feed
+    from okxcli.runtime.archive.archive import Archive
     from okxcli.runtime.configuration.config import Config
     from okxcli.storage.database import Database
     from okxcli.storage.server.pooled_connection import Connection
@@ -90,21 +92,36 @@ def collect(
             frames = parse_list(now.timeframes) if now.timeframes else ()
             return LiveMender(lambda: session(database), frames, clock, now.fill)
 
-        connect = partial(session, database)
+        connect, archive = partial(session, database), _archive(settings, here)
         collector = Collector(
-            settings, feed, keeper, connect, clock, housekeep=housekeep, mender=mender, load=configured
+            settings, feed, keeper, connect, clock, housekeep=housekeep, mender=mender, load=configured, archive=archive
         )
         try:
             if database.ready:
                 with database.session() as connection:
                     _note_clock(connection, feed)
                     collector.reopen(connection)
-            with feed:
+            with feed, archive or nullcontext():
                 collector.run(life, seconds)
         finally:
             keeper.close()
             tell_counts("collect", collector.counts(), stats, quiet)
     log.check()
+
+
+def _archive(settings: "Config", way: "Way") -> "Archive | None":
+    """Return the archive that a configuration names, if it does, beginning with which site the data is from."""
+    from okxcli.core.origin import SITE_HEAD
+    from okxcli.runtime.archive.archive import Archive
+    from okxcli.runtime.archive.disk_guard import DiskGuard
+    from okxcli.runtime.archive.file_names import FileNames
+
+    if settings.archive is None:
+        return None
+    template, min_free, when_low = settings.archive
+    archive = Archive(FileNames(template), (SITE_HEAD, *way.exchange.preface), DiskGuard(min_free, when_low))
+    archive.explain(way.first_lines(way.ws_url))
+    return archive
 
 
 def _note_clock(connection: "Connection", feed: "Feed") -> None:

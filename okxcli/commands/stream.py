@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from okxcli.commands.ways import way_of_options
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
     from okxcli.exchanges.interface import LineSource
+    from okxcli.runtime.archive.archive import Archive
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
@@ -55,7 +57,8 @@ def stream(
     ] = False,
     count: options.Count = None,
     duration: options.Duration = None,
-    output: options.Output = None,
+    output: options.Archived = None,
+    room: options.ArchiveRoom,
     connect_timeout: options.ConnectTimeout = 30.0,
     account: options.Account,
     addresses: options.Addresses,
@@ -76,7 +79,6 @@ def stream(
     from okxcli.errors import UsageError
     from okxcli.runtime import log
     from okxcli.runtime.clock import parse_duration
-    from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
 
     log.setup("stream", verbose=verbose, quiet=quiet)
@@ -111,10 +113,24 @@ def stream(
             since_ms=_begin(since, way),
             resume=_stored(symbols, way, dsn, since) if resume else None,
         )
-    with Lifecycle("source") as life, Lines(output) as out, feed:
-        preface = (SITE_HEAD, *way.exchange.preface)
+    preface = (SITE_HEAD, *way.exchange.preface)
+    with Lifecycle("source") as life, _output(output, room, preface) as out, feed:
         _Copy(feed, out, preface, count, way.first_lines(way.ws_url)).run(life, seconds)
     return 0
+
+
+def _output(path: Path | None, room: options.ArchiveRoom, preface: tuple[bytes, ...]) -> "Lines | Archive":
+    """Return what writes lines: to one file or standard output, or to files by time where the path has times in it."""
+    from okxcli.errors import UsageError
+    from okxcli.runtime.archive.archive import Archive
+    from okxcli.runtime.archive.file_names import FileNames
+    from okxcli.runtime.lines import Output as Lines
+
+    if path is not None and FileNames.asked_for(str(path)):
+        return Archive(FileNames(str(path)), preface, room.guard())
+    if room != options.ArchiveRoom():
+        raise UsageError("--min-free and --when-low are for an archive: -o 'raw/%Y-%m-%d/%H.jsonl.zst'")
+    return Lines(path)
 
 
 def _begin(since: str | None, way: "Way") -> int | None:
@@ -155,7 +171,7 @@ class _Copy:
     """Writes what a feed has, after `first`; no more than `left` messages, without those that begin as `preface`."""
 
     feed: "LineSource"
-    out: "Lines"
+    out: "Lines | Archive"
     preface: tuple[bytes, ...]
     left: int | None
     first: list[bytes]
@@ -167,8 +183,8 @@ class _Copy:
             wait_s = None if end_s is None else end_s - time.monotonic()
             if wait_s is not None and wait_s <= 0:
                 break
-            if life.wait(self.feed.fileno(), wait_s):
-                self._write(self.feed.poll())
+            waits = [one for one in (wait_s, self.out.due_in()) if one is not None]
+            self._write(self.feed.poll() if life.wait(self.feed.fileno(), min(waits, default=None)) else [])
         self.feed.stop()
         while self.left != 0 and (lines := self.feed.poll()):
             self._write(lines)

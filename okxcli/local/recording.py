@@ -123,10 +123,12 @@ def _whole(text: str) -> int:
 
 
 def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
+    packing = Path(path.name.removesuffix(".part")).suffix  # an archive that is being written is one as well
+    if packing == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix == ".zst":
-        reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(path.open("rb"), closefd=True)
+    if packing == ".zst":
+        unpacker = zstandard.ZstdDecompressor(max_window_size=2**27)
+        reader = unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
         return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, reader)))
     return path.open("rb")
 

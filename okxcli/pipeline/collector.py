@@ -16,9 +16,11 @@ from okxcli.core.candles.block_processor import BlockCandleProcessor
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
-from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, TryLater
+from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, OutputError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
+from okxcli.pipeline.config_change import other_candles, tell_change
+from okxcli.runtime.archive.archive import Archive
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
 from okxcli.runtime.memory import give_back
@@ -60,7 +62,8 @@ class Collector:
     and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
     incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
     the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
-    feed's, which is corrected when the exchange's time is known better.
+    feed's, which is corrected when the exchange's time is known better. `archive` keeps raw lines, each before what it
+    says can be committed.
     """
 
     config: Config
@@ -71,6 +74,7 @@ class Collector:
     _: KW_ONLY
     housekeep: Callable[[Config], None] = lambda config: None
     mender: Callable[[Config], LiveMender] | None = None
+    archive: Archive | None = None
     load: Callable[[], Config] | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +92,7 @@ class Collector:
         self._wish: Config | None = None  # a configuration that is to be taken up
         self._next_try = 0.0
         self._removed: set[str] = set()
+        self._over: OutputError | None = None
         self._candles, self.chores = self._made(self.config)
 
     def _made(self, config: Config) -> tuple[RealTimeCandleProcessor | None, Housekeeping]:
@@ -109,11 +114,12 @@ class Collector:
 
         Raises:
             TryLater: at the end, when Postgres is away and lines are left in the spool.
+            OutputError: the archive has no room, and that is to end it.
             OkxError: what `Feed.poll` raises.
         """
         end = None if seconds is None else time.monotonic() + seconds
         self.chores.start()
-        while not life.stop and (end is None or time.monotonic() < end):
+        while not life.stop and self._over is None and (end is None or time.monotonic() < end):
             # With no room left nothing is taken in: the feed stops reading its sockets when its inbox is full.
             rest_s = max(self._next_poll - time.monotonic(), 0)
             fd = None if self.keeper.full or rest_s else self.feed.fileno()
@@ -131,6 +137,8 @@ class Collector:
             self.take(lines)
         self.chores.stop()
         self.finish()
+        if self._over is not None:
+            raise self._over
 
     def reopen(self, connection: Connection, symbols: Iterable[str] | None = None) -> None:
         """Take up the bars that are open by what is stored, before anything of these symbols (all) is taken in."""
@@ -186,7 +194,7 @@ class Collector:
         before = self.config
         new = [symbol for symbol in config.symbols if symbol not in before.symbols]
         gone = [symbol for symbol in before.symbols if symbol not in config.symbols]
-        others = _of_candles(config) != _of_candles(before)
+        others = other_candles(before, config)
         taped = new if TAPE in before.channels else config.symbols
         with self.session() as connection:
             resume = newest_ids(connection, self._exchange.name, taped) if TAPE in config.channels else {}
@@ -202,7 +210,7 @@ class Collector:
                 self._begin_anew(connection)
             else:
                 self._reopen_what_can_be(connection, new)
-        _tell_change(before, config, new, gone)
+        tell_change(before, config, new, gone)
 
     def _begin_anew(self, connection: Connection) -> None:
         """Make other candles from now on, beginning with what is stored of the open bars."""
@@ -223,6 +231,7 @@ class Collector:
 
     def take(self, lines: list[bytes]) -> None:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
+        self._keep_raw(lines)
         self.messages += len(lines)
         block, at = b"".join([line + b"\n" for line in lines]), 0
         while at < len(block):
@@ -234,6 +243,18 @@ class Collector:
                 end = block.index(b"\n", at)
                 self._take_one(block[at:end])
                 at = end + 1
+
+    def _keep_raw(self, lines: list[bytes]) -> None:
+        """Keep lines in the archive, if there is one, before anything of them can be committed."""
+        if self.archive is None or self._over is not None:
+            return
+        try:
+            self.archive.take(lines)
+            if lines:
+                self.archive.hand_over()
+            self.archive.flush()
+        except OutputError as error:  # which is to end us, with everything stored
+            self._over = error
 
     def _take_made(self, lines: bytes) -> None:
         """Put lines of ours through: trades by the block, of books only those that are wanted."""
@@ -340,6 +361,7 @@ class Collector:
         if self._candles is not None:
             self._candles_due = self._candles.advance(self.feed.clock())
         self.keeper.tick()
+        self._keep_raw([])
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
@@ -354,6 +376,8 @@ class Collector:
             waits.append(due)
         if self._candles_due is not None:
             waits.append(max(self._candles_due - self.feed.clock(), 0) / 1000)
+        if self.archive is not None:
+            waits.append(self.archive.due_in())
         if end is not None:
             waits.append(max(end - time.monotonic(), 0))
         return min(waits)
@@ -375,21 +399,3 @@ class Collector:
         candles = self._candles.counts() if self._candles is not None else {}
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
         return {"messages": self.messages, "rejected": self.rejected} | made | self.keeper.counts()
-
-
-def _of_candles(config: Config) -> tuple[object, ...]:
-    """Return all that a candle maker is made of."""
-    return config.timeframes, config.lateness_ms, config.grace_ms, config.fill, TAPE in config.channels
-
-
-def _tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:
-    """Say in a line what a new configuration changes, and in another what it cannot change now."""
-    parts = [f"+{symbol}" for symbol in new] + [f"-{symbol}" for symbol in gone]
-    for name in ("channels", "timeframes"):
-        was, has = getattr(before, name), getattr(after, name)
-        parts += [f"+{one}" for one in has if one not in was] + [f"-{one}" for one in was if one not in has]
-    _log.info("the configuration is read again: %s", " ".join(parts) or "the same symbols, channels and timeframes")
-    fixed = ("dsn", "ws_url", "rest_url", "connect_timeout_s", "log_file", "log_level")
-    later = [name.removesuffix("_s") for name in fixed if getattr(before, name) != getattr(after, name)]
-    if later:
-        _log.warning("this takes effect at the next start: %s", ", ".join(later))

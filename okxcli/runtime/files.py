@@ -1,4 +1,4 @@
-"""Files in and out, packed by name: `.gz` and `.zst` are read and written as what they hold.
+"""Files in and out, packed by name: `.gz` and `.zst` are read and written as what they hold, whole (`.part`) or not.
 
 What cannot be written is an OutputError that names it, whatever it is: a file, a folder, standard output.
 """
@@ -19,8 +19,10 @@ from okxcli.runtime.signals import OutputClosed
 
 #: What `Sink` calls it.
 STDOUT = "to standard output"
+#: The longest and the shortest head of a frame of zstd.
+_ZST_HEAD, _ZST_LEAST = 18, 6
 #: The end of a file's name until it is whole.
-_PART = ".part"
+PART = ".part"
 
 
 def user_folder(variable: str, below: str, env: Mapping[str, str] = os.environ) -> Path:
@@ -68,25 +70,45 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def open_input(path: Path) -> BinaryIO:
-    """Open `path` for reading bytes, unpacked.
+def open_input(path: Path, named: Path | None = None) -> BinaryIO:
+    """Open `path` for reading bytes, unpacked as its name (or another) says; all that was packed into it one by one.
 
     Raises:
         UsageError: it cannot be opened.
     """
+    packing = _packing(named or path)
     try:
-        if path.suffix == ".gz":
+        if packing == ".gz":
             import gzip
 
             return cast(BinaryIO, gzip.open(path, "rb"))
         raw = path.open("rb")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if path.suffix == ".zst":
+    if packing == ".zst":
         import zstandard
 
-        return cast(BinaryIO, zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw, closefd=True))
+        unpacker = zstandard.ZstdDecompressor(max_window_size=2**27)
+        return cast(BinaryIO, unpacker.stream_reader(raw, read_across_frames=True, closefd=True))
     return raw
+
+
+def _packing(path: Path) -> str:
+    """Return how the name of a file says that it is packed: `.gz`, `.zst`, or something else."""
+    return Path(path.name.removesuffix(PART)).suffix
+
+
+def packed(sink: BinaryIO, path: Path) -> Any:
+    """Return what packs for a sink as the name of a file says, None for what is not packed; it does not close it."""
+    if _packing(path) == ".gz":
+        import gzip
+
+        return gzip.GzipFile(path.name, "wb", compresslevel=6, fileobj=sink)
+    if _packing(path) == ".zst":
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3).stream_writer(sink, closefd=False)
+    return None
 
 
 class Sink(io.FileIO):
@@ -164,7 +186,7 @@ class OutputFile:
 
     def __enter__(self) -> Self:
         self._target = Path(os.path.realpath(self._path))  # a link stays one
-        self._part: Path | None = self._target.with_name(self._target.name + _PART)
+        self._part: Path | None = self._target.with_name(self._target.name + PART)
         flags = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         mode = self._mode
         try:
@@ -183,23 +205,12 @@ class OutputFile:
             raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
         sink = Sink(self._fd, str(self._path))
         try:
-            self._packer = self._packed(cast(BinaryIO, sink))
+            self._packer = packed(cast(BinaryIO, sink), self._path)
         except OutputError as reason:  # there is no room for the first bytes
             self._give_up(reason)
             raise
         self._sink = self._packer or sink
         return self
-
-    def _packed(self, sink: BinaryIO) -> Any:
-        if self._path.suffix == ".gz":
-            import gzip
-
-            return gzip.GzipFile(self._path.name, "wb", compresslevel=6, fileobj=sink)
-        if self._path.suffix == ".zst":
-            import zstandard
-
-            return zstandard.ZstdCompressor(level=3).stream_writer(sink, closefd=False)
-        return None
 
     def write(self, data: bytes) -> None:
         """Write a block, of whole lines where there are any."""
@@ -259,9 +270,43 @@ def read_some(stream: BinaryIO, size: int, path: Path) -> bytes:
         InputError: the file is damaged (a torn gzip, for instance).
     """
     try:
-        return stream.read1(size) if isinstance(stream, io.BufferedIOBase) else stream.read(size)
+        chunk = stream.read1(size) if isinstance(stream, io.BufferedIOBase) else stream.read(size)
     except Exception as error:
         damaged = isinstance(error, OSError | EOFError) or type(error).__name__ in ("ZstdError", "error")
         if damaged or type(error).__module__.startswith(("zstandard", "zlib")):
             raise InputError(f"cannot read on in {path}: {error}") from None
         raise
+    if not chunk and _is_torn_zst(path):
+        raise InputError(f"cannot read on in {path}: it ends in the middle")
+    return chunk
+
+
+def _is_torn_zst(path: Path) -> bool:
+    """Whether a `.zst` file ends within a frame, which the library does not tell; RFC 8878, 3.1.1."""
+    if _packing(path) != ".zst" or not path.is_file():
+        return False
+    import zstandard
+
+    with path.open("rb") as file:
+        while head := file.read(_ZST_HEAD):
+            begin = file.tell() - len(head)
+            if len(head) < _ZST_LEAST:
+                return True
+            if 0x184D2A50 <= int.from_bytes(head[:4], "little") <= 0x184D2A5F:  # to be skipped
+                file.seek(begin + 8 + int.from_bytes(head[4:8], "little"))
+                continue
+            try:
+                checksum = zstandard.get_frame_parameters(head).has_checksum
+                file.seek(begin + zstandard.frame_header_size(head))
+            except zstandard.ZstdError:
+                return True
+            last = False
+            while not last:
+                block = file.read(3)
+                if len(block) < 3:
+                    return True
+                number = int.from_bytes(block, "little")
+                last = bool(number & 1)
+                file.seek(1 if number >> 1 & 3 == 1 else number >> 3, os.SEEK_CUR)  # one byte, many times over
+            file.seek(4 if checksum else 0, os.SEEK_CUR)
+        return file.tell() > path.stat().st_size

@@ -6,6 +6,7 @@ two commands wait for each other at every block, and take a third longer.
 """
 
 import fcntl
+import logging
 import os
 import select
 import sys
@@ -18,6 +19,8 @@ from typing import NamedTuple, Self
 from okxcli.errors import InputError, OutputError, UsageError
 from okxcli.runtime.files import STDOUT, OutputFile, Sink, open_input, read_some
 from okxcli.runtime.signals import Lifecycle, OutputClosed
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["MAX_LINE", "Block", "LineReader", "Output", "OutputClosed", "Overlong"]
 
@@ -103,6 +106,10 @@ class Output:
                 self._narrow = False
             self.flush()
 
+    def due_in(self) -> float | None:
+        """Return the seconds until `flush` wants to be called by time alone: None, never."""
+        return None
+
     def flush(self) -> None:
         """Hand everything held back to the operating system."""
         if not self._held:
@@ -119,7 +126,7 @@ class LineReader:
 
     `blocks` yields blocks of lines, and an empty one whenever input has run dry or `due_s` is over. A line longer than
     `MAX_LINE` is a block of its own, its first bytes as an `Overlong`. `source` says where the lines are from, `unread`
-    how much was left out by the reader itself, which was told.
+    how much was left out by the reader itself, which was told: the rest of a packed file that is torn, for instance.
     """
 
     def __init__(self, life: Lifecycle, files: list[Path] | None = None) -> None:
@@ -180,7 +187,15 @@ class LineReader:
     def _from_file(self, path: Path) -> Iterator[Block]:
         with open_input(path) as stream:
             while not self._life.stop:
-                chunk = read_some(stream, _READ, path)
+                try:
+                    chunk = read_some(stream, _READ, path)
+                except (
+                    InputError
+                ) as error:  # of a run that was killed, for instance: all lines before the tear are good
+                    _log.warning("%s; the %d lines before that are read", error, self._seen())
+                    self.unread += 1
+                    self._rest, self._skipping = b"", None
+                    return
                 if not chunk:
                     break
                 yield from self._split(chunk)
@@ -206,6 +221,9 @@ class LineReader:
                 yield self._numbered(line + b"\n" if len(line) <= MAX_LINE else Overlong(line[:_HEAD]))
         if len(self._rest) > MAX_LINE:
             self._skipping, self._rest = self._rest[:_HEAD], b""
+
+    def _seen(self) -> int:
+        return self._next - 1 + (1 if isinstance(self._uncounted, Overlong) else self._uncounted.count(b"\n"))
 
     def _numbered(self, data: bytes) -> Block:
         self.told(1 if isinstance(self._uncounted, Overlong) else self._uncounted.count(b"\n"))

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import resource
 import tempfile
 import zlib
@@ -14,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from okxcli.errors import OutputError
+from okxcli.runtime import files
 from okxcli.runtime.files import OutputFile, write_file
 
 
@@ -92,3 +94,19 @@ def test_an_error_that_is_not_ours_keeps_what_came(tmp_path):
         raise KeyError
     assert gzip.decompress((tmp_path / "x.gz.part").read_bytes()) == b"one\n"
     assert os.listdir(tmp_path) == ["x.gz.part"]
+
+
+def test_where_a_zst_file_is_torn(tmp_path):
+    """A file of several frames, with checksums and without, of every kind of block, is whole or torn at every byte."""
+    rng = random.Random(4)
+    noise = rng.randbytes(3_000)
+    frames = [
+        zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=size).compress(data)
+        for checksum, size, data in ((True, True, noise), (False, False, b"a" * 300_000), (True, False, b""))
+    ]
+    frames.insert(1, b"\x53\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"skip!")
+    path = tmp_path / "a.zst"
+    whole = {sum(map(len, frames[:n])) for n in range(len(frames) + 1)}
+    for cut in range(sum(map(len, frames)) + 1):
+        path.write_bytes(b"".join(frames)[:cut])
+        assert files._is_torn_zst(path) == (cut not in whole)

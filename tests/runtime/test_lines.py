@@ -1,8 +1,10 @@
 """Lines in and out, filters and signals, as real processes with pipes."""
 
 import fcntl
+import gzip
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -305,3 +308,24 @@ def test_what_is_told_is_written_by_the_line():
     with ours, theirs:
         subprocess.run([sys.executable, "-c", program], stderr=theirs, check=True)
         assert [ours.recv(100) for _ in range(2)] == [b"one two\n", b"three\n"]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_torn_file_is_read_up_to_the_tear(tmp_path, packing):
+    """It is told, with a number of lines; the files after it are read, and so is one put together from several."""
+    pack = gzip.compress if packing == ".gz" else zstandard.ZstdCompressor().compress
+    lines = [b"%d" % random.randrange(10**12) for _ in range(100_000)]
+    torn, whole = tmp_path / f"a.jsonl{packing}", tmp_path / f"b.jsonl{packing}"
+    torn.write_bytes(pack(b"\n".join([*lines, b""]))[:-3_000])
+    whole.write_bytes(pack(b"one\n") + pack(b"two\n") + pack(b"three\n"))
+    files = '"test", [__import__("pathlib").Path(path) for path in sys.argv[1:]], '
+    code = textwrap.dedent(FILTER).replace('"test", ', files)
+    done = subprocess.run([sys.executable, "-c", code, torn, whole], capture_output=True, check=False, timeout=60)
+    found = done.stdout.splitlines()
+    assert found[-3:] == [b"one", b"two", b"three"]
+    read = found[:-3]
+    assert lines[: len(read)] == read and 50_000 < len(read) < 100_000
+    reason = b"Compressed file ended" if packing == ".gz" else b"it ends in the middle"
+    assert b"a.jsonl%b: %b" % (packing.encode(), reason) in done.stderr
+    assert b"the %d lines before that are read" % len(read) in done.stderr
+    assert done.returncode == 65

@@ -3,9 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from okxcli.core.model import TAPE
 from okxcli.core.states import STATES
+
+if TYPE_CHECKING:
+    from okxcli.runtime.archive.disk_guard import WhenLow
+
+
+class ArchiveKeys(NamedTuple):
+    """Where raw messages are kept (a template of names), how many bytes of the disk stay free, what is done then."""
+
+    template: str
+    min_free: int
+    when_low: "WhenLow"
 
 
 @dataclass(frozen=True)
@@ -38,4 +50,5 @@ class Config:
     connect_timeout_s: float = 30.0
     log_file: Path | None = None
     log_level: str = "info"
+    archive: ArchiveKeys | None = None
     path: Path | None = None

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from okxcli.core.model import TAPE
+from okxcli.runtime.archive.disk_guard import WhenLow
 from okxcli.runtime.configuration import config_values as values
-from okxcli.runtime.configuration.config import Config
+from okxcli.runtime.configuration.config import ArchiveKeys, Config
 from okxcli.runtime.files import expanded
 
 Channel = Literal[
@@ -110,6 +111,23 @@ class Log(_Section):
     level: Level = Field(default="info", description="The least level that the log holds.")
 
 
+class Archive(_Section):
+    """Raw messages kept in files, as they came."""
+
+    path: Annotated[str, AfterValidator(values.file_names)] | None = Field(
+        default=None,
+        description="Files by the UTC time of receipt, such as raw/%Y-%m-%d/%H.jsonl.zst; ~ is your home; null: none.",
+    )
+    min_free: Annotated[str, AfterValidator(values.size)] = Field(
+        default="1GiB", description="How much of the disk the archive leaves free."
+    )
+    when_low: WhenLow = Field(
+        default="pause",
+        description="When less is free: pause archives nothing until there is more, and collects on; drop-oldest "
+        "deletes the oldest files of the archive; stop ends okx collect.",
+    )
+
+
 class Document(_Section):
     """The whole file."""
 
@@ -127,6 +145,7 @@ class Document(_Section):
     storage: Storage = Storage()
     exchange: Exchange = Exchange()
     log: Log = Log()
+    archive: Archive = Archive()
 
 
 class _Object(dict[str, Any]):
@@ -184,8 +203,15 @@ def to_config(document: Document, path: Path | None) -> Config:
         connect_timeout_s=values.milliseconds(document.exchange.connect_timeout) / 1000,
         log_file=expanded(file) if file else None,
         log_level=document.log.level,
+        archive=_archive_of(document.archive),
         path=path,
     )
+
+
+def _archive_of(archive: Archive) -> ArchiveKeys | None:
+    if archive.path is None:
+        return None
+    return ArchiveKeys(str(expanded(archive.path)), values.bytes_of(archive.min_free), archive.when_low)
 
 
 def settings(document: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
@@ -235,8 +261,8 @@ def _explained(error: Any) -> str:
     if kind == "okx":
         return f"{place}: {error['msg']}"
     if kind == "literal_error":
-        names = get_args(Level) if where[0] == "log" else get_args(Channel)
-        shown = ", ".join(names) if where[0] == "log" else _CHANNELS
+        names = get_args({"log": Level, "archive": WhenLow}.get(where[0], Channel))
+        shown = ", ".join(names) if where[0] in ("log", "archive") else _CHANNELS
         return f"{place}: {values.shown(value)} is none of {shown}{_nearest(str(value), names)}"
     if kind == "too_short":
         return f"{place}: empty; name at least one of {_CHANNELS}"

@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine, UsageError
 from okxcli.runtime import proxy as proxies
+from okxcli.runtime.archive.disk_guard import size_of
+from okxcli.runtime.archive.file_names import FileNames
 from okxcli.runtime.clock import parse_duration
 
 #: Parts of a connection string that nobody else may see.
@@ -112,6 +114,29 @@ def proxy(text: str) -> str:
     except ValueError as reason:
         raise _mistake(f"{reason}; write {proxies.EXAMPLE}, or none") from None
     return text
+
+
+def file_names(text: str) -> str:
+    """Check a path with times in it."""
+    try:
+        FileNames(text)
+    except UsageError as reason:
+        raise _mistake(str(reason)) from None
+    return text
+
+
+def size(text: str) -> str:
+    """Check a number of bytes, `500MiB`."""
+    bytes_of(text)
+    return text
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of a size that is written as `500MiB`."""
+    try:
+        return size_of(text)
+    except ValueError as reason:
+        raise _mistake(str(reason)) from None
 
 
 def once(names: list[str]) -> list[str]:
