@@ -62,7 +62,7 @@ class Collector:
     and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
     incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
     the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
-    feed's, which is corrected when the exchange's time is known better. `archive` has a line before it can be committed.
+    feed's, which is corrected when the exchange's time is known better. `archive` has a line before it is committed.
     """
 
     config: Config
