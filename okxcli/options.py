@@ -177,6 +177,22 @@ class Stored(NamedTuple):
     dsn: Dsn = None
 
 
+class Filtering(NamedTuple):
+    """What a filter does about bad lines, and where its counts go."""
+
+    strict: Strict = False
+    rejects: Rejects = None
+    stats: Stats = None
+    quiet: Quiet = False
+
+
+class BulkFiles(NamedTuple):
+    """Where the exchange's files are, and what they hold."""
+
+    files_url: FilesUrl = None
+    rows_as: RowsAs = None
+
+
 class Rest(NamedTuple):
     """The way to what the exchange answers."""
 

@@ -45,8 +45,7 @@ def backfill(
             "if --files-url says where its files are.",
         ),
     ] = True,
-    files_url: options.FilesUrl = None,
-    rows_as: options.RowsAs = None,
+    bulk: options.BulkFiles,
     restore: Annotated[
         bool, options.switch("restore", "Fetch the days too whose rows retention dropped (needs --since).")
     ] = False,
@@ -116,7 +115,7 @@ def backfill(
         _alone(stored.dsn, settings.dsn, here.origin) as database,
         bar("okx backfill", not quiet) as progress,
     ):
-        place = _files_place(here, files_url) if download else None
+        place = _files_place(here, bulk.files_url) if download else None
         work, describe, others = _worker(database, here, settings, wait, life, progress, place, clock)
         with closing(work):
             if dry_run:
@@ -126,7 +125,7 @@ def backfill(
                 work.tape.restore(name, begin or 0, end or now)
             if files:
                 frames, fill, source = settings.timeframes, settings.fill, here.exchange
-                loader = BulkLoader(database, names, frames, begin, end, fill, describe, rows_as, source=source)
+                loader = BulkLoader(database, names, frames, begin, end, fill, describe, bulk.rows_as, source=source)
                 loader.load(files, lambda: life.stop, progress)
                 loaded = loader.by_symbol
             try:

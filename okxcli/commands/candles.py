@@ -12,6 +12,7 @@ _TF = Annotated[
 
 
 def candles(
+    *,
     tf: _TF,
     files: options.Files = None,
     source: Annotated[
@@ -33,10 +34,7 @@ def candles(
         options.switch("live", "Close bars by the wall clock too. Default: when trades are a minute young."),
     ] = None,
     output: options.Output = None,
-    strict: options.Strict = False,
-    rejects: options.Rejects = None,
-    stats: options.Stats = None,
-    quiet: options.Quiet = False,
+    filtering: options.Filtering,
 ) -> None:
     """Aggregate trades into right-aligned OHLCV candles.
 
@@ -59,9 +57,9 @@ def candles(
     from okxcli.runtime.filters import LineFilter
     from okxcli.runtime.road import kernel
 
-    log.setup("candles", quiet=quiet)
+    log.setup("candles", quiet=filtering.quiet)
     late_ms, grace_ms = (round(parse_duration(text) * 1000) for text in (lateness, grace))
-    run = LineFilter("candles", files, output, strict, rejects, stats, quiet)
+    run = LineFilter("candles", files, output, *filtering)
     write = run.out.line
 
     def emit(candle: OHLCVCandle) -> None:

@@ -55,8 +55,7 @@ def history(
             "else into $XDG_CACHE_HOME/okx/files.",
         ),
     ] = False,
-    files_url: options.FilesUrl = None,
-    rows_as: options.RowsAs = None,
+    bulk: options.BulkFiles,
     output: options.Output = None,
     rest: options.Rest,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only, and show no progress.")] = False,
@@ -90,10 +89,10 @@ def history(
         market = way.market(patience_s=2.0 if files or download else 60.0, sleep=sleep)
         if download:
             until_ms = now if end is None else end
-            files = _fetched(symbols, channel, begin, until_ms, files, files_url, progress, life, way)
+            files = _fetched(symbols, channel, begin, until_ms, files, bulk.files_url, progress, life, way)
         if files:
             archive = files_of(way.exchange).archive(
-                files, symbols, since_ms=begin, until_ms=end, channel=channel, progress=progress, rows_as=rows_as
+                files, symbols, since_ms=begin, until_ms=end, channel=channel, progress=progress, rows_as=bulk.rows_as
             )
             damaged = _from_files(archive, market, output, life)
         elif begin is None:

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from okxcli.options import Files, Output, Quiet, Rejects, Stats, Strict
+from okxcli import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,12 +14,10 @@ if TYPE_CHECKING:
 
 
 def normalize(
-    files: Files = None,
-    output: Output = None,
-    strict: Strict = False,
-    rejects: Rejects = None,
-    stats: Stats = None,
-    quiet: Quiet = False,
+    *,
+    files: options.Files = None,
+    output: options.Output = None,
+    filtering: options.Filtering,
 ) -> int:
     """Validate the exchange's messages and turn them into lines of one simple form.
 
@@ -35,8 +33,8 @@ def normalize(
     from okxcli.runtime import log
     from okxcli.runtime.filters import LineFilter
 
-    log.setup("normalize", quiet=quiet)
-    run = LineFilter("normalize", files, output, strict, rejects, stats, quiet)
+    log.setup("normalize", quiet=filtering.quiet)
+    run = LineFilter("normalize", files, output, *filtering)
     reader = _Reader()
     write = run.out.line
 

@@ -26,6 +26,7 @@ _KEPT = 1_000
 
 
 def store(
+    *,
     files: options.Files = None,
     tee: Annotated[bool, options.switch("tee", "Pass each line on to standard output once it is durable.")] = False,
     drain: Annotated[
@@ -34,10 +35,7 @@ def store(
     dsn: options.Dsn = None,
     config: options.Config = None,
     ws_url: options.WsUrl = None,
-    strict: options.Strict = False,
-    rejects: options.Rejects = None,
-    stats: options.Stats = None,
-    quiet: options.Quiet = False,
+    filtering: options.Filtering,
     verbose: options.Verbose = False,
 ) -> None:
     """Store lines in Postgres, each once, durably.
@@ -66,14 +64,14 @@ def store(
     if drain and files:
         raise UsageError("--drain reads no input: leave the files out, or give them to an okx store of their own")
     settings = load(config)
-    run = LineFilter("store", files, None, strict, rejects, stats, quiet)
+    run = LineFilter("store", files, None, *filtering)
     origin = way(settings, ws_url).origin
     # A Ctrl-C while the database starts must not end us before what the pipe holds is stored.
     with Lifecycle("filter"):
         database = open_database(
             dsn, config_dsn=settings.dsn, create=True, origin=origin, application="okx store", later=not drain
         )
-    keeping = _Keeping(run, database, origin, strict, tee)
+    keeping = _Keeping(run, database, origin, filtering.strict, tee)
     try:
         if drain:
             keeping.finish()

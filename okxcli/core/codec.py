@@ -13,7 +13,7 @@ import msgspec
 
 from okxcli.core import states
 from okxcli.core.checks import check, check_trades
-from okxcli.core.decimals import parse, plain
+from okxcli.core.decimals import parse, plain, python_takes
 from okxcli.core.model import (
     Absent,
     BookSnapshot,
@@ -161,7 +161,7 @@ def _strict_numbers(line: bytes) -> None:
 
     def walk(value: Any) -> None:
         if isinstance(value, str):
-            if _decimal_takes(value):
+            if python_takes(value):
                 parse(value)
         elif isinstance(value, list):
             for item in value:
@@ -174,14 +174,6 @@ def _strict_numbers(line: bytes) -> None:
     for key, value in values.items():
         if key in _NUMBERS:
             walk(value)
-
-
-def _decimal_takes(text: str) -> bool:
-    try:
-        Decimal(text)
-    except ArithmeticError:
-        return False
-    return True
 
 
 #: Keys whose values are numbers in text; other keys, unknown ones too, may hold any text.

@@ -47,6 +47,15 @@ def parse(text: str) -> Decimal:
     return number
 
 
+def python_takes(text: str) -> bool:
+    """Whether `Decimal` makes a number of `text`, which is more than `parse` does."""
+    try:
+        Decimal(text)
+    except ArithmeticError:
+        return False
+    return True
+
+
 def check_range(number: Decimal) -> None:
     """Refuse a number that is not finite, or too large, small or long to be a price, size or volume.
 

@@ -27,5 +27,6 @@ static inline void put(Text *text, const char *from, size_t size) {
 }
 #define PUT(text, words) put(text, words, sizeof(words) - 1)
 #define PUT_SPAN(text, span) put(text, (span).at, (size_t)(span).size)
+#define PUT_AFTER(text, words, span) (PUT(text, words), PUT_SPAN(text, span))
 
 #endif

@@ -1,9 +1,7 @@
 /* Trade lines, or rows of a file, a block at a time, folded into runs: fills of one symbol that follow on each other by
    id and lie in one bar, before the next moment at which anything is due. Whoever owns the bars says what the next run
    may hold; the first line that no run may hold ends the call, and is the Python road's. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+#include "../module.h"
 
 #include "../cells.h"
 #include "../symbols.h"
@@ -80,12 +78,10 @@ static int fold(Folder *folder, const Fill *fill, int64_t now) {
     return add_piece(&folder->entries[at], &piece);
 }
 
-static int in_block(Py_ssize_t at, const Py_buffer *block) {
-    if (at >= 0 && at <= block->len) return 1;
-    PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
-    return 0;
-}
-
+PyDoc_STRVAR(take_doc,
+             "take(block, at, now_ms) -> (next, taken)\n\n"
+             "Fold the trade lines of a block from an offset on, up to the first that no run may hold.\n"
+             "`taken` is how many there were, `next` the offset behind them.");
 static PyObject *take(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, taken = 0;
@@ -132,6 +128,10 @@ static Py_ssize_t fold_rows(Folder *folder, const Py_buffer *block, Py_ssize_t *
     return taken;
 }
 
+PyDoc_STRVAR(take_rows_doc,
+             "take_rows(block, at, now_ms, exchange, columns, symbol) -> (next, taken)\n\n"
+             "Fold rows of cells between commas from an offset on, up to the first that no run may hold. `columns` tells by a\n"
+             "letter each what they hold (core/cells.h), `symbol` is that of all rows where no column tells it.");
 static PyObject *take_rows(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, count, size, length, taken = 0;
@@ -166,6 +166,9 @@ static int entries_grow(Folder *folder) {
     return 1;
 }
 
+PyDoc_STRVAR(watch_doc,
+             "watch(exchange, symbol, next_id, since, until)\n\n"
+             "From here on fold fills of this symbol whose ids follow on from `next_id`, in times [since, until) in ms.");
 static PyObject *watch(PyObject *self, PyObject *args) {
     Folder *folder = (Folder *)self;
     const char *names[2];
@@ -206,6 +209,11 @@ static PyObject *run_of(Entry *entry) {
     return run;
 }
 
+PyDoc_STRVAR(run_doc,
+             "run(exchange, symbol) -> tuple | None\n\n"
+             "Hand out what was folded for a symbol, and begin anew: how many trades, of how many fills, first and last id,\n"
+             "lowest and highest time and the most that time stepped back inside (ms); open, high, low, close, volume, buy\n"
+             "and quote volume as text.");
 static PyObject *run(PyObject *self, PyObject *args) {
     const char *names[2];
     Span exchange, symbol;
@@ -233,22 +241,6 @@ static void folder_free(PyObject *self) {
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(take_doc,
-             "take(block, at, now_ms) -> (next, taken)\n\n"
-             "Fold the trade lines of a block from an offset on, up to the first that no run may hold.\n"
-             "`taken` is how many there were, `next` the offset behind them.");
-PyDoc_STRVAR(take_rows_doc,
-             "take_rows(block, at, now_ms, exchange, columns, symbol) -> (next, taken)\n\n"
-             "Fold rows of cells between commas from an offset on, up to the first that no run may hold. `columns` tells by a\n"
-             "letter each what they hold (core/cells.h), `symbol` is that of all rows where no column tells it.");
-PyDoc_STRVAR(watch_doc,
-             "watch(exchange, symbol, next_id, since, until)\n\n"
-             "From here on fold fills of this symbol whose ids follow on from `next_id`, in times [since, until) in ms.");
-PyDoc_STRVAR(run_doc,
-             "run(exchange, symbol) -> tuple | None\n\n"
-             "Hand out what was folded for a symbol, and begin anew: how many trades, of how many fills, first and last id,\n"
-             "lowest and highest time and the most that time stepped back inside (ms); open, high, low, close, volume, buy and quote volume as text.");
-
 static PyMethodDef methods[] = {
     {"take", take, METH_VARARGS, take_doc},
     {"take_rows", take_rows, METH_VARARGS, take_rows_doc},
@@ -267,8 +259,7 @@ static PyType_Slot folder_slots[] = {
 
 static PyType_Spec folder_spec = {"okxcli.core.candles._runs.Folder", sizeof(Folder), 0, Py_TPFLAGS_DEFAULT, folder_slots};
 
-static int fill_module(PyObject *module) {
-    if (PyModule_AddIntConstant(module, "KERNEL", KERNEL) < 0) return -1;
+static int add_folder(PyObject *module) {
     PyObject *type = PyType_FromModuleAndSpec(module, &folder_spec, NULL);
     if (type == NULL) return -1;
     int failed = PyModule_AddObjectRef(module, "Folder", type);
@@ -276,12 +267,4 @@ static int fill_module(PyObject *module) {
     return failed;
 }
 
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_runs", "Trade lines to runs of fills.", 0, NULL, slots, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__runs(void);
-
-PyMODINIT_FUNC PyInit__runs(void) { return PyModuleDef_Init(&module); }
+KERNEL_MODULE(runs, "Trade lines to runs of fills.", NULL, add_folder)

@@ -1,7 +1,5 @@
 /* Trade lines of single fills to rows of COPY's binary format, with what the ledger of ids wants to know of them. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+#include "../../core/module.h"
 
 #include "../../core/fill.h"
 #include "../../core/symbols.h"
@@ -176,6 +174,12 @@ static PyObject *shown(const Runs *runs, const Symbols *symbols) {
     return list;
 }
 
+PyDoc_STRVAR(rows_doc,
+             "rows(block) -> list\n\n"
+             "Turn lines that `scan` took into runs: fills of one symbol and UTC day whose ids follow on each other, in the\n"
+             "order of their first lines. Each is (exchange, symbol, first id, last id, lowest and highest time, the most\n"
+             "that time steps back (ms), day since 1970, checksum as text, rows in COPY's binary format).\n\n"
+             "Raises ValueError for another line, OverflowError where 128 bits do not hold a checksum.");
 static PyObject *rows(PyObject *self, PyObject *arg) {
     Py_buffer block;
     Runs runs = {NULL, NULL, 0, 0, 0};
@@ -205,15 +209,17 @@ static PyObject *rows(PyObject *self, PyObject *arg) {
     return result;
 }
 
+PyDoc_STRVAR(scan_doc,
+             "scan(block, at, now_ms, most) -> (next, taken)\n\n"
+             "Count the everyday lines of fills, at most so many, from an offset on, up to the first that is none.");
 static PyObject *scan(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, most, taken = 0;
     long long now;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*nLn", &block, &at, &now, &most)) return NULL;
-    if (at < 0 || at > block.len) {
+    if (!in_block(at, &block)) {
         PyBuffer_Release(&block);
-        PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
         return NULL;
     }
     const char *start = block.buf;
@@ -229,30 +235,10 @@ static PyObject *scan(PyObject *self, PyObject *args) {
     return Py_BuildValue("(nn)", at, taken);
 }
 
-PyDoc_STRVAR(scan_doc,
-             "scan(block, at, now_ms, most) -> (next, taken)\n\n"
-             "Count the everyday lines of fills, at most so many, from an offset on, up to the first that is none.");
-PyDoc_STRVAR(rows_doc,
-             "rows(block) -> list\n\n"
-             "Turn lines that `scan` took into runs: fills of one symbol and UTC day whose ids follow on each other, in the\n"
-             "order of their first lines. Each is (exchange, symbol, first id, last id, lowest and highest time, the most\n"
-             "that time steps back (ms), day since 1970, checksum as text, rows in COPY's binary format).\n\n"
-             "Raises ValueError for another line, OverflowError where 128 bits do not hold a checksum.");
-
 static PyMethodDef methods[] = {
     {"scan", scan, METH_VARARGS, scan_doc},
     {"rows", rows, METH_O, rows_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module, "KERNEL", KERNEL); }
-
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_fill_rows", "Trade lines to rows.", 0, methods, slots, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__fill_rows(void);
-
-PyMODINIT_FUNC PyInit__fill_rows(void) { return PyModuleDef_Init(&module); }
+KERNEL_MODULE(fill_rows, "Trade lines to rows.", methods, NULL)

@@ -1,8 +1,6 @@
 /* Blocks of a bulk file of trades: what ids and times stand there, and their rows as the pushes that OKX would have sent.
    The first row that is not of the everyday form ends the call: it is the Python road's. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+#include "../../../core/module.h"
 
 #include "../../../core/cells.h"
 #include "../../../core/symbols.h"
@@ -76,13 +74,17 @@ static PyObject *stretches(const Extents *extents) {
     return list;
 }
 
-static int in_block(Py_ssize_t at, const Py_buffer *block, int known) {
-    if (at < 0 || at > block->len) PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
-    else if (!known) PyErr_SetString(PyExc_ValueError, "columns that make no fill");
-    else return 1;
-    return 0;
+static int is_sound(Py_ssize_t at, const Py_buffer *block, int known) {
+    if (!in_block(at, block)) return 0;
+    if (!known) PyErr_SetString(PyExc_ValueError, "columns that make no fill");
+    return known;
 }
 
+PyDoc_STRVAR(scan_doc,
+             "scan(block, at, columns, symbol) -> (next, stretches)\n\n"
+             "Read the rows of a block from an offset on, up to the first that is not of the everyday form.\n"
+             "A stretch is (symbol, first id, last id, lowest time, highest time) of rows of a symbol with consecutive ids,\n"
+             "in the order of their first rows.");
 static PyObject *scan(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, count, size;
@@ -93,7 +95,7 @@ static PyObject *scan(PyObject *self, PyObject *args) {
     PyObject *result = NULL;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*ny#y#", &block, &at, &kinds, &count, &symbol, &size)) return NULL;
-    if (!in_block(at, &block, columns_of(kinds, count, symbol, size, &columns))) goto done;
+    if (!is_sound(at, &block, columns_of(kinds, count, symbol, size, &columns))) goto done;
     const char *start = block.buf;
     while (at < block.len) {
         const char *end = memchr(start + at, '\n', (size_t)(block.len - at));
@@ -114,29 +116,21 @@ done:
     return result;
 }
 
+/* The like of `write_row` in normalize/pushes.c, which writes a line of ours: no word of one stands in the other. */
 static void write_row(Text *text, const Cells *cells, Span channel, Span origin, int source) {
-    PUT(text, "{\"arg\":{\"channel\":\"");
-    PUT_SPAN(text, channel);
-    PUT(text, "\",\"instId\":\"");
-    PUT_SPAN(text, cells->symbol);
-    PUT(text, "\"},\"data\":[{\"instId\":\"");
-    PUT_SPAN(text, cells->symbol);
-    PUT(text, "\",\"tradeId\":\"");
-    PUT_SPAN(text, cells->id_text);
-    PUT(text, "\",\"px\":\"");
-    PUT_SPAN(text, cells->price_text);
-    PUT(text, "\",\"sz\":\"");
-    PUT_SPAN(text, cells->size_text);
-    PUT(text, "\",\"side\":\"");
-    PUT_SPAN(text, cells->side);
-    PUT(text, "\",\"ts\":\"");
-    PUT_SPAN(text, cells->time_text);
+    PUT_AFTER(text, "{\"arg\":{\"channel\":\"", channel);
+    PUT_AFTER(text, "\",\"instId\":\"", cells->symbol);
+    PUT_AFTER(text, "\"},\"data\":[{\"instId\":\"", cells->symbol);
+    PUT_AFTER(text, "\",\"tradeId\":\"", cells->id_text);
+    PUT_AFTER(text, "\",\"px\":\"", cells->price_text);
+    PUT_AFTER(text, "\",\"sz\":\"", cells->size_text);
+    PUT_AFTER(text, "\",\"side\":\"", cells->side);
+    PUT_AFTER(text, "\",\"ts\":\"", cells->time_text);
     if (source) {
         PUT(text, "\",\"source\":\"");
         PUT_SPAN(text, cells->source);
     }
-    PUT(text, "\"}],\"origin\":\"");
-    PUT_SPAN(text, origin);
+    PUT_AFTER(text, "\"}],\"origin\":\"", origin);
     PUT(text, "\"}\n");
 }
 
@@ -154,6 +148,10 @@ static int names_of(Symbols *table, const char *names, Py_ssize_t size) {
     return 1;
 }
 
+PyDoc_STRVAR(pushes_doc,
+             "pushes(block, at, columns, symbol, wanted, channel, origin) -> (lines, made, next)\n\n"
+             "Turn the rows of a block from an offset on into raw lines, up to the first that is not of the everyday form.\n"
+             "Those of symbols that are not `wanted` (joined by newlines) are passed over.");
 static PyObject *pushes(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, count, size, names, channel_size, origin_size, made = 0;
@@ -170,7 +168,7 @@ static PyObject *pushes(PyObject *self, PyObject *args) {
             &channel_size, &origin.at, &origin_size))
         return NULL;
     int known = columns_of(kinds, count, symbol, size, &columns) && channel_size <= LABEL_MAX && origin_size <= LABEL_MAX;
-    if (!in_block(at, &block, known)) goto done;
+    if (!is_sound(at, &block, known)) goto done;
     channel.size = (int)channel_size;
     origin.size = (int)origin_size;
     if (!names_of(&table, wanted, names)) {
@@ -218,28 +216,20 @@ static Py_ssize_t count_newlines(const char *at, const char *end) {
     return found;
 }
 
+PyDoc_STRVAR(newlines_doc,
+             "newlines(block, at, end) -> int\n\n"
+             "Count the newlines between two offsets, twenty times as fast as bytes.count.");
 static PyObject *newlines(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at, end;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*nn", &block, &at, &end)) return NULL;
     const char *start = block.buf;
-    int inside = in_block(at, &block, 1) && in_block(end, &block, 1);
+    int inside = in_block(at, &block) && in_block(end, &block);
     Py_ssize_t found = inside ? count_newlines(start + at, start + end) : 0;
     PyBuffer_Release(&block);
     return inside ? PyLong_FromSsize_t(found) : NULL;
 }
-
-PyDoc_STRVAR(newlines_doc, "newlines(block, at, end) -> int\n\nCount the newlines between two offsets, twenty times as fast as bytes.count.");
-PyDoc_STRVAR(scan_doc,
-             "scan(block, at, columns, symbol) -> (next, stretches)\n\n"
-             "Read the rows of a block from an offset on, up to the first that is not of the everyday form.\n"
-             "A stretch is (symbol, first id, last id, lowest time, highest time) of rows of a symbol with consecutive ids,\n"
-             "in the order of their first rows.");
-PyDoc_STRVAR(pushes_doc,
-             "pushes(block, at, columns, symbol, wanted, channel, origin) -> (lines, made, next)\n\n"
-             "Turn the rows of a block from an offset on into raw lines, up to the first that is not of the everyday form.\n"
-             "Those of symbols that are not `wanted` (joined by newlines) are passed over.");
 
 static PyMethodDef methods[] = {
     {"newlines", newlines, METH_VARARGS, newlines_doc},
@@ -248,14 +238,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module, "KERNEL", KERNEL); }
-
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_rows", "Everyday rows of bulk files.", 0, methods, slots, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__rows(void);
-
-PyMODINIT_FUNC PyInit__rows(void) { return PyModuleDef_Init(&module); }
+KERNEL_MODULE(rows, "Everyday rows of bulk files.", methods, NULL)

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from okxcli.core import checks
 from okxcli.core.codec import ODD_POINT
-from okxcli.core.decimals import parse
+from okxcli.core.decimals import parse, python_takes
 from okxcli.core.model import BookSnapshot, Instrument, Levels, OHLCVCandle, StandardizedTrade, Ticker
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.okx.normalize.row_forms import (
@@ -198,7 +198,7 @@ def refuse_odd_numbers(value: object) -> None:
         InvalidLine: `value`, a decoded row, has one.
     """
     if isinstance(value, str):
-        if is_odd(value.encode(errors="replace")) and _python_takes(value):
+        if is_odd(value.encode(errors="replace")) and python_takes(value):
             parse(value)
     elif isinstance(value, dict):
         for item in value.values():
@@ -219,14 +219,6 @@ def is_odd(data: bytes) -> bool:
         or _BACKSLASH in data
         or ODD_POINT(data) is not None
     )
-
-
-def _python_takes(text: str) -> bool:
-    try:
-        Decimal(text)
-    except ArithmeticError:
-        return False
-    return True
 
 
 def same_symbol(symbol: str, head: Head) -> None:

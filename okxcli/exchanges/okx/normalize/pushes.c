@@ -1,8 +1,6 @@
 /* Pushes, a block at a time, to lines of ours: those of trades, small books and tickers that OKX sends every day, byte for
    byte as the Python road writes them. The first line that is not exactly such a push ends the call: it is the Python road's. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
+#include "../../../core/module.h"
 
 #include "snapshots.h"
 
@@ -87,26 +85,18 @@ static int row_of(Cursor *c, Span symbol, Row *row) {
 }
 
 static void write_row(Text *text, Span symbol, const Row *row, const Tail *tail) {
-    PUT(text, "{\"type\":\"trade\",\"exchange\":\"okx\",\"symbol\":\"");
-    PUT_SPAN(text, symbol);
-    PUT(text, "\",\"trade_id\":");
-    PUT_SPAN(text, row->id);
-    PUT(text, ",\"count\":");
-    PUT_SPAN(text, row->count);
-    PUT(text, ",\"side\":\"");
-    PUT_SPAN(text, row->side);
-    PUT(text, "\",\"price\":\"");
-    PUT_SPAN(text, row->price);
-    PUT(text, "\",\"size\":\"");
-    PUT_SPAN(text, row->size);
-    PUT(text, "\",\"timestamp\":");
-    PUT_SPAN(text, row->time);
+    PUT_AFTER(text, "{\"type\":\"trade\",\"exchange\":\"okx\",\"symbol\":\"", symbol);
+    PUT_AFTER(text, "\",\"trade_id\":", row->id);
+    PUT_AFTER(text, ",\"count\":", row->count);
+    PUT_AFTER(text, ",\"side\":\"", row->side);
+    PUT_AFTER(text, "\",\"price\":\"", row->price);
+    PUT_AFTER(text, "\",\"size\":\"", row->size);
+    PUT_AFTER(text, "\",\"timestamp\":", row->time);
     put_received(text, tail);
     PUT(text, ",\"source\":");
     if (row->source.size) PUT_SPAN(text, row->source);
     else PUT(text, "null");
-    PUT(text, ",\"origin\":\"");
-    PUT_SPAN(text, tail->origin);
+    PUT_AFTER(text, ",\"origin\":\"", tail->origin);
     PUT(text, "\"}\n");
 }
 
@@ -154,6 +144,10 @@ static int push(const char *start, const char *end, int64_t now, Text *text) {
     return books ? book(&c, channel, symbol, now, text) : ticker(&c, channel, symbol, now, text);
 }
 
+PyDoc_STRVAR(normalize_doc,
+             "normalize(block, at, now_ms) -> (lines, made, next, taken)\n\n"
+             "Turn the whole lines of a block from an offset on into lines of ours, up to the first that is no everyday push.\n"
+             "`lines` are joined by newlines, `made` is how many they are, `taken` how many were read, up to `next`.");
 static PyObject *normalize(PyObject *self, PyObject *args) {
     Py_buffer block;
     Py_ssize_t at;
@@ -164,10 +158,7 @@ static PyObject *normalize(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "y*nL", &block, &at, &now)) return NULL;
     const char *start = block.buf;
-    if (at < 0 || at > block.len) {
-        PyErr_SetString(PyExc_ValueError, "an offset outside of the block");
-        goto done;
-    }
+    if (!in_block(at, &block)) goto done;
     while (at < block.len) {
         const char *end = memchr(start + at, '\n', (size_t)(block.len - at));
         if (end == NULL) break;
@@ -189,21 +180,6 @@ done:
     return result;
 }
 
-PyDoc_STRVAR(normalize_doc,
-             "normalize(block, at, now_ms) -> (lines, made, next, taken)\n\n"
-             "Turn the whole lines of a block from an offset on into lines of ours, up to the first that is no everyday push.\n"
-             "`lines` are joined by newlines, `made` is how many they are, `taken` how many were read, up to `next`.");
-
 static PyMethodDef methods[] = {{"normalize", normalize, METH_VARARGS, normalize_doc}, {NULL, NULL, 0, NULL}};
 
-static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module, "KERNEL", KERNEL); }
-
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_pushes", "Everyday pushes to lines of ours.", 0, methods, slots, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__pushes(void);
-
-PyMODINIT_FUNC PyInit__pushes(void) { return PyModuleDef_Init(&module); }
+KERNEL_MODULE(pushes, "Everyday pushes to lines of ours.", methods, NULL)

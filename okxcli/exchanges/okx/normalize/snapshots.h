@@ -29,6 +29,18 @@ static void put_received(Text *text, const Tail *tail) {
     else PUT(text, "null");
 }
 
+/* How the line of a book or ticker begins. */
+static void put_head(Text *text, const char *kind, size_t size, Span symbol, Span time, const Tail *tail) {
+    PUT(text, "{\"type\":\"");
+    put(text, kind, size);
+    PUT(text, "\",\"exchange\":\"okx\",\"symbol\":\"");
+    PUT_SPAN(text, symbol);
+    PUT(text, "\",\"timestamp\":");
+    PUT_SPAN(text, time);
+    put_received(text, tail);
+}
+#define PUT_HEAD(text, kind, symbol, time, tail) put_head(text, kind, sizeof(kind) - 1, symbol, time, tail)
+
 /* Books */
 
 #define LEVELS_MAX 10
@@ -116,11 +128,7 @@ static int book(Cursor *c, Span channel, Span symbol, int64_t now, Text *text) {
     if (!LITERAL(c, "}") || (seen & (ASKS | BIDS | TIME)) != (ASKS | BIDS | TIME)) return 0;
     if (!tail_of(c, channel, &tail) || !has_come(timestamp, tail.received_ms, now)) return 0;
     if (!reserve(text, BOOK_MAX)) return -1;
-    PUT(text, "{\"type\":\"book\",\"exchange\":\"okx\",\"symbol\":\"");
-    PUT_SPAN(text, symbol);
-    PUT(text, "\",\"timestamp\":");
-    PUT_SPAN(text, time);
-    put_received(text, &tail);
+    PUT_HEAD(text, "book", symbol, time, &tail);
     PUT(text, ",\"seq_id\":");
     if (sequence.size) PUT_SPAN(text, sequence);
     else PUT(text, "null");
@@ -196,11 +204,7 @@ static int ticker(Cursor *c, Span channel, Span symbol, int64_t now, Text *text)
     if (!LITERAL(c, "}") || (seen & ALL) != ALL) return 0;
     if (!tail_of(c, channel, &tail) || !has_come(timestamp, tail.received_ms, now)) return 0;
     if (!reserve(text, TICKER_MAX)) return -1;
-    PUT(text, "{\"type\":\"ticker\",\"exchange\":\"okx\",\"symbol\":\"");
-    PUT_SPAN(text, symbol);
-    PUT(text, "\",\"timestamp\":");
-    PUT_SPAN(text, time);
-    put_received(text, &tail);
+    PUT_HEAD(text, "ticker", symbol, time, &tail);
     PUT_NUMBER(text, "last", numbers[LAST]);
     PUT_NUMBER(text, "last_size", numbers[LAST_SIZE]);
     PUT_NUMBER(text, "bid", numbers[BID]);
