@@ -111,6 +111,14 @@ Archived = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more: every change of state with its cause.")]
+Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
+Duration = Annotated[str | None, time_option("--duration", "End after this long: 30s, 10m, 2h, 1d.")]
+ConnectTimeout = Annotated[
+    float, typer.Option("--connect-timeout", min=0.1, metavar="SECONDS", help="Give up (exit 69) if never connected.")
+]
+Table = Annotated[
+    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
+]
 Strict = Annotated[bool, switch("strict", "Stop at the first bad line (exit 65).")]
 Rejects = Annotated[
     Path | None, typer.Option("--rejects", metavar="FILE", help="Keep bad lines here, as JSON lines with their reason.")
@@ -118,6 +126,17 @@ Rejects = Annotated[
 Stats = Annotated[
     Path | None, typer.Option("--stats", metavar="FILE", help="Write the counts at the end as one JSON object.")
 ]
+
+
+class Filtering(NamedTuple):
+    """What a filter does about bad lines, and where its counts go."""
+
+    strict: Strict = False
+    rejects: Rejects = None
+    stats: Stats = None
+    quiet: Quiet = False
+
+
 Dsn = Annotated[
     str | None,
     _or_variable(
@@ -137,22 +156,15 @@ Config = Annotated[
         "Configuration. Default: $XDG_CONFIG_HOME/okx/okx.json, else /etc/okx/okx.json.",
     ),
 ]
-WsUrl = Annotated[str | None, _base_url("--ws-url", "OKX_WS_URL", "WebSocket")]
-RestUrl = Annotated[str | None, _base_url("--rest-url", "OKX_REST_URL", "REST")]
-Proxy = Annotated[
-    str | None,
-    typer.Option(
-        "--proxy",
-        metavar="URL",
-        help="Reach the exchange through this proxy, http://, socks5:// (names resolved here) or socks5h://; none: "
-        "straight. Default: the configuration, else HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY.",
-    ),
-]
-Count = Annotated[int | None, typer.Option("--count", "-n", min=1, metavar="N", help="End after N data messages.")]
-Duration = Annotated[str | None, time_option("--duration", "End after this long: 30s, 10m, 2h, 1d.")]
-ConnectTimeout = Annotated[
-    float, typer.Option("--connect-timeout", min=0.1, metavar="SECONDS", help="Give up (exit 69) if never connected.")
-]
+
+
+class Stored(NamedTuple):
+    """Which database, and what a configuration says of it."""
+
+    config: Config = None
+    dsn: Dsn = None
+
+
 FilesUrl = Annotated[
     str | None,
     _or_variable("--files-url", "OKX_FILES_URL", "URL", "Where the bulk files are. Default: the exchange's own place."),
@@ -165,25 +177,6 @@ RowsAs = Annotated[
         "more ids are missing between the rows than files of fills lack.",
     ),
 ]
-Table = Annotated[
-    bool | None, typer.Option("--table/--lines", help="A table, or JSON lines. Default: a table on a terminal.")
-]
-
-
-class Stored(NamedTuple):
-    """Which database, and what a configuration says of it."""
-
-    config: Config = None
-    dsn: Dsn = None
-
-
-class Filtering(NamedTuple):
-    """What a filter does about bad lines, and where its counts go."""
-
-    strict: Strict = False
-    rejects: Rejects = None
-    stats: Stats = None
-    quiet: Quiet = False
 
 
 class BulkFiles(NamedTuple):
@@ -193,9 +186,30 @@ class BulkFiles(NamedTuple):
     rows_as: RowsAs = None
 
 
+WsUrl = Annotated[str | None, _base_url("--ws-url", "OKX_WS_URL", "WebSocket")]
+RestUrl = Annotated[str | None, _base_url("--rest-url", "OKX_REST_URL", "REST")]
+Proxy = Annotated[
+    str | None,
+    typer.Option(
+        "--proxy",
+        metavar="URL",
+        help="Reach the exchange through this proxy, http://, socks5:// (names resolved here) or socks5h://; none: "
+        "straight. Default: the configuration, else HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY.",
+    ),
+]
+
+
 class Rest(NamedTuple):
     """The way to what the exchange answers."""
 
+    rest_url: RestUrl = None
+    proxy: Proxy = None
+
+
+class Addresses(NamedTuple):
+    """The way to all that the exchange has."""
+
+    ws_url: WsUrl = None
     rest_url: RestUrl = None
     proxy: Proxy = None
 
@@ -251,11 +265,3 @@ class Account(NamedTuple):
         typer.Option("--site", help="The site of the exchange that has your account. Default: global."),
     ] = None
     demo: Annotated[bool, switch("demo", "Its demo trading.")] = False
-
-
-class Addresses(NamedTuple):
-    """The way to all that the exchange has."""
-
-    ws_url: WsUrl = None
-    rest_url: RestUrl = None
-    proxy: Proxy = None

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _SHARE = 0.5
 
 Row = dict[str, object]
+_Restore = Annotated[
+    bool, options.switch("restore", "Fetch the days too whose rows retention dropped (needs --since).")
+]
+_DryRun = Annotated[bool, options.switch("dry-run", "Only tell what would be done, and how long it would take.")]
+_Wait = Annotated[bool, options.switch("wait", "Wait up to a minute to prove that the exchange itself lacks an id.")]
 
 
 def backfill(
@@ -46,9 +51,7 @@ def backfill(
         ),
     ] = True,
     bulk: options.BulkFiles,
-    restore: Annotated[
-        bool, options.switch("restore", "Fetch the days too whose rows retention dropped (needs --since).")
-    ] = False,
+    restore: _Restore = False,
     rebuild: Annotated[
         bool,
         options.switch(
@@ -57,12 +60,8 @@ def backfill(
             "bars that okx verify tells of on standard input).",
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, options.switch("dry-run", "Only tell what would be done, and how long it would take.")
-    ] = False,
-    wait: Annotated[
-        bool, options.switch("wait", "Wait up to a minute to prove that the exchange itself lacks an id.")
-    ] = True,
+    dry_run: _DryRun = False,
+    wait: _Wait = True,
     table: options.Table = None,
     stored: options.Stored,
     addresses: options.Addresses,

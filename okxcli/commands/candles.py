@@ -1,10 +1,13 @@
 """`okx candles`: trade lines in, right-aligned candle lines out."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from okxcli import options
+
+if TYPE_CHECKING:
+    from okxcli.core.candles.outlet import Rules
 
 _TF = Annotated[
     str, typer.Option("--tf", metavar="LIST", help="Timeframes to make: 30s, 1m, 4h, 1d, 1w, 1M; 1d+8 for UTC+8 days.")
@@ -67,14 +70,14 @@ def candles(
 
     maker: RealTimeCandleProcessor | CandleRollup
     runs = kernel("core.candles._runs")
-    rules = (tf, emit, late_ms, grace_ms, fill, partial, live)
+    rules: Rules = {"lateness_ms": late_ms, "grace_ms": grace_ms, "fill": fill, "partial": partial, "live": live}
     try:
         if source is not None:
-            maker = CandleRollup(source, *rules)
+            maker = CandleRollup(source, tf, emit, **rules)
         elif runs is not None:
-            maker = BlockCandleProcessor(runs.Folder(), *rules)
+            maker = BlockCandleProcessor(runs.Folder(), tf, emit, **rules)
         else:
-            maker = RealTimeCandleProcessor(*rules)
+            maker = RealTimeCandleProcessor(tf, emit, **rules)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
     feed = CandleFeed(maker, run.out, pass_lines)

@@ -146,11 +146,7 @@ def _feed(settings: "Config", way: "Way", database: "Database") -> "Feed":
     return way.exchange.feed(
         settings.symbols,
         settings.channels,
-        ws_url=way.ws_url,
-        rest_url=way.rest_url,
-        proxies=way.proxies,
-        connect_timeout_s=settings.connect_timeout_s,
-        stamp=True,
+        **way.stream_options(settings.connect_timeout_s, stamp=True),
         resume=resume,
         listing=True,
         batch_s=_BATCH_S,

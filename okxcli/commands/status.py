@@ -22,12 +22,12 @@ _LONGEST_MS = 86_400_000
 #: A clock that is further off is worth a word.
 _OFF_MS = 1_000
 
+_Symbols = Annotated[list[str] | None, options.some_symbols("Only these. Default: the configured and the stored.")]
+
 
 def status(
     *,
-    symbols: Annotated[
-        list[str] | None, options.some_symbols("Only these. Default: the configured and the stored.")
-    ] = None,
+    symbols: _Symbols = None,
     watch: Annotated[
         float | None,
         typer.Option("--watch", min=0.5, metavar="SECONDS", help="Look again every so often, until Ctrl-C."),

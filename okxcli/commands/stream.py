@@ -85,6 +85,7 @@ def stream(
     way = _way(account, addresses)
     seconds = parse_duration(duration) if duration is not None else None
     wanted = None if channels is None else [name.strip() for name in channels.split(",") if name.strip()]
+    common = way.stream_options(connect_timeout, stamp)
     feed: LineSource
     if account.private:
         if symbols or since or resume:
@@ -92,11 +93,7 @@ def stream(
         feed = way.exchange.account(
             wanted,
             key_file=account.credentials,
-            ws_url=way.ws_url,
-            rest_url=way.rest_url,
-            proxies=way.proxies,
-            connect_timeout_s=connect_timeout,
-            stamp=stamp,
+            **common,
         )
     else:
         if not symbols:
@@ -104,11 +101,7 @@ def stream(
         feed = way.exchange.feed(
             symbols,
             [TAPE] if wanted is None else wanted,
-            ws_url=way.ws_url,
-            rest_url=way.rest_url,
-            proxies=way.proxies,
-            connect_timeout_s=connect_timeout,
-            stamp=stamp,
+            **common,
             repair=repair,
             since_ms=_begin(since, way),
             resume=_stored(symbols, way, dsn, since) if resume else None,

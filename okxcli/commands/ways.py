@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from okxcli.exchanges.interface import Exchange, Market, MarketOptions
+    from okxcli.exchanges.interface import Exchange, Market, MarketOptions, StreamOptions
     from okxcli.runtime.configuration.config import Config
     from okxcli.runtime.proxy import Proxies
 
@@ -22,6 +22,16 @@ class Way(NamedTuple):
     def origin(self) -> str:
         """Where data that is streamed comes from."""
         return self.exchange.origin_of(self.ws_url)
+
+    def stream_options(self, connect_timeout_s: float, stamp: bool) -> "StreamOptions":
+        """Return what `Exchange.feed` and `Exchange.account` want to know alike."""
+        return {
+            "ws_url": self.ws_url,
+            "rest_url": self.rest_url,
+            "proxies": self.proxies,
+            "connect_timeout_s": connect_timeout_s,
+            "stamp": stamp,
+        }
 
     def first_lines(self, url: str) -> list[bytes]:
         """Return what goes before raw lines from `url`: nothing where that is the exchange's main site."""

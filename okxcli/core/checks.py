@@ -51,6 +51,13 @@ def _label(text: str) -> bool:
     return True
 
 
+@lru_cache(4096)
+def _whose(symbol: str, *labels: str) -> None:
+    _name(symbol)
+    for label in labels:
+        _label(label)
+
+
 _timeframe = lru_cache(256)(Timeframe.parse)
 
 
@@ -65,9 +72,7 @@ def check_trade(trade: StandardizedTrade) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(trade.symbol)
-    _label(trade.exchange)
-    _label(trade.origin)
+    _whose(trade.symbol, trade.exchange, trade.origin)
     if not 1 <= trade.trade_id <= MAX_ID:
         raise InvalidLine(f"trade_id out of range: {trade.trade_id}")
     if not 1 <= trade.count <= trade.trade_id:
@@ -93,9 +98,7 @@ def check_candle(candle: OHLCVCandle) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(candle.symbol)
-    _label(candle.exchange)
-    _label(candle.origin)
+    _whose(candle.symbol, candle.exchange, candle.origin)
     frame = _timeframe(candle.timeframe)
     _time("start", candle.start)
     _time("timestamp", candle.timestamp)
@@ -135,9 +138,7 @@ def check_book(book: BookSnapshot) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(book.symbol)
-    _label(book.exchange)
-    _label(book.origin)
+    _whose(book.symbol, book.exchange, book.origin)
     _time("timestamp", book.timestamp)
     if book.received is not None:
         _time("received", book.received)
@@ -192,8 +193,7 @@ def check_state(state: State) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(state.symbol)
-    _label(state.exchange)
+    _whose(state.symbol, state.exchange)
     _time("timestamp", state.timestamp)
     if state.received is not None:
         _time("received", state.received)
@@ -245,10 +245,7 @@ def check_instrument(instrument: Instrument) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(instrument.symbol)
-    _label(instrument.exchange)
-    _label(instrument.kind)
-    _label(instrument.state)
+    _whose(instrument.symbol, instrument.exchange, instrument.kind, instrument.state)
     for field in ("contract_value", "contract_multiplier", "tick_size", "lot_size", "min_size"):
         number = getattr(instrument, field)
         if number is not None:
@@ -273,8 +270,7 @@ def check_absent(absent: Absent) -> None:
     Raises:
         InvalidLine: with the reason.
     """
-    _name(absent.symbol)
-    _label(absent.exchange)
+    _whose(absent.symbol, absent.exchange)
     if not 1 <= absent.first <= absent.last <= MAX_ID:
         raise InvalidLine("absent ids out of range")
 

@@ -231,10 +231,10 @@ def _candle(c: OHLCVCandle) -> str:
 
 
 def _book(b: BookSnapshot) -> str:
+    sides = f'"bids":{_levels(b.bids)},"asks":{_levels(b.asks)}'
     return (
         f'{{"type":"book","exchange":"{b.exchange}","symbol":"{b.symbol}","timestamp":{b.timestamp},'
-        f'"received":{_integer(b.received)},"seq_id":{_integer(b.seq_id)},"bids":{_levels(b.bids)},'
-        f'"asks":{_levels(b.asks)},"origin":"{b.origin}"}}'
+        f'"received":{_integer(b.received)},"seq_id":{_integer(b.seq_id)},{sides},"origin":"{b.origin}"}}'
     )
 
 

@@ -240,30 +240,30 @@ class Market(Protocol):
         """Give the connections back."""
 
 
-class AccountOptions(TypedDict, total=False):
-    """Where the exchange is, and as whom to log in: with the key of `key_file`, else of the environment."""
+class StreamOptions(TypedDict, total=False):
+    """Where a stream is, and how it comes; `stamp`: each line says when."""
 
     ws_url: Required[str]
     rest_url: Required[str]
-    key_file: Path | None
     proxies: "Proxies"
     connect_timeout_s: float
     stamp: bool
 
 
-class FeedOptions(TypedDict, total=False):
-    """Where a feed is, and what is wished of it.
+class AccountOptions(StreamOptions, total=False):
+    """As whom to log in: with the key of `key_file`, else of the environment."""
 
-    `stamp`: each line says when it came. `repair`: fills that no socket brought are fetched. `since_ms`: it begins
-    with the fills since then; `resume`: right after these ids. `listing`: what becomes of the symbols comes too.
-    `batch_s`: so much time may pass between two reads, for the sake of larger batches.
+    key_file: Path | None
+
+
+class FeedOptions(StreamOptions, total=False):
+    """What is wished of a feed.
+
+    `repair`: fills that no socket brought are fetched. `since_ms`: it begins with the fills since then; `resume`: right
+    after these ids. `listing`: what becomes of the symbols comes too. `batch_s`: so much time may pass between two
+    reads, for the sake of larger batches.
     """
 
-    ws_url: Required[str]
-    rest_url: Required[str]
-    proxies: "Proxies"
-    connect_timeout_s: float
-    stamp: bool
     repair: bool
     since_ms: int | None
     resume: Mapping[str, int] | None

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 from okxcli.core.candles.block_processor import BlockCandleProcessor
+from okxcli.core.candles.outlet import Rules
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
@@ -101,9 +103,10 @@ class Collector:
         chores = Housekeeping(lambda: self.keeper.up, lambda: self.housekeep(self.config), mender)
         if not config.timeframes:
             return None, chores
-        rules = (config.timeframes, self.keeper.add, config.lateness_ms, config.grace_ms, config.fill)
+        rules: Rules = {"lateness_ms": config.lateness_ms, "grace_ms": config.grace_ms, "fill": config.fill}
         runs = kernel("core.candles._runs")
-        candles = RealTimeCandleProcessor(*rules) if runs is None else BlockCandleProcessor(runs.Folder(), *rules)
+        make = RealTimeCandleProcessor if runs is None else partial(BlockCandleProcessor, runs.Folder())
+        candles = make(config.timeframes, self.keeper.add, **rules)
         if self._fill_by_fill:
             candles.on_candle(chores.note)
         return candles, chores

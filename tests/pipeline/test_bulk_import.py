@@ -73,7 +73,7 @@ def other(embedded_dsn):
 def by_line(database, fills, frames=FRAMES, lateness_ms=10_000, fill=False):
     """Store fills and their candles as the pipe does; `fills` are lists by symbol."""
     writer = Writer(database.connect)
-    maker = RealTimeCandleProcessor(frames, writer.add, lateness_ms, fill=fill, live=False)
+    maker = RealTimeCandleProcessor(frames, writer.add, lateness_ms=lateness_ms, fill=fill, live=False)
     for symbol, some in fills.items():
         if symbol in WORTH:
             writer.add(WORTH[symbol])

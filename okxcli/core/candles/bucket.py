@@ -85,46 +85,14 @@ class TimeframeBucket:
     def candle(self, exchange: str, symbol: str, timeframe: str, closed: bool, complete: bool) -> OHLCVCandle:
         """Return the bar at revision 0. The bucket must hold a trade."""
         return OHLCVCandle(
-            exchange=exchange,
-            symbol=symbol,
-            timeframe=timeframe,
-            start=self.start,
-            timestamp=self.end,
-            open=self.open,
-            high=self.high,
-            low=self.low,
-            close=self.close,
-            volume=self.volume,
-            base_volume=self.base,
-            quote_volume=self.quote,
-            buy_volume=self.buy,
-            trade_count=self.count,
-            first_trade_id=self.first_id,
-            last_trade_id=self.last_id,
-            closed=closed,
-            complete=complete,
-        )
+            exchange, symbol, timeframe, self.start, self.end, self.open, self.high, self.low, self.close, self.volume,
+            self.base, self.quote, self.buy, self.count, self.first_id, self.last_id, closed, complete,
+        )  # fmt: skip
 
 
 def flat_candle(exchange: str, symbol: str, timeframe: str, start: int, end: int, price: Decimal) -> OHLCVCandle:
     """Return the bar of a proven quiet: every price the last one, nothing traded, no ids."""
     return OHLCVCandle(
-        exchange=exchange,
-        symbol=symbol,
-        timeframe=timeframe,
-        start=start,
-        timestamp=end,
-        open=price,
-        high=price,
-        low=price,
-        close=price,
-        volume=ZERO,
-        base_volume=ZERO,
-        quote_volume=ZERO,
-        buy_volume=ZERO,
-        trade_count=0,
-        first_trade_id=None,
-        last_trade_id=None,
-        closed=True,
-        complete=True,
-    )
+        exchange, symbol, timeframe, start, end, price, price, price, price, ZERO, ZERO, ZERO, ZERO, 0, None, None,
+        closed=True, complete=True,
+    )  # fmt: skip

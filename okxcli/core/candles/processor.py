@@ -8,18 +8,16 @@ Trades go into bars of the greatest common smaller timeframe, larger bars are me
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from heapq import heappop, heappush, merge
+from typing import Unpack
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.candles.fill_run import FillRun
-from okxcli.core.candles.outlet import Emit, Outlet
+from okxcli.core.candles.outlet import Emit, Outlet, Rules
 from okxcli.core.candles.series import Series
 from okxcli.core.decimals import ONE
 from okxcli.core.model import FILE_MERGED, MAX_ID, Absent, Instrument, Line, OHLCVCandle, StandardizedTrade, amounts
 from okxcli.core.tape import IdRanges, Run
-from okxcli.core.timeframes import Timeframe, common, parse_list
-
-LATENESS_MS = 10_000
-GRACE_MS = 2_000
+from okxcli.core.timeframes import common
 
 #: A symbol whose newest trade is younger than this is live: its bars are also closed by the wall clock.
 LIVE_MS = 60_000
@@ -229,26 +227,11 @@ class RealTimeCandleProcessor(Outlet):
         InvalidLine: from the constructor, when a timeframe is none.
     """
 
-    def __init__(
-        self,
-        timeframes: str | Iterable[str],
-        emit: Emit | None = None,
-        lateness_ms: int = LATENESS_MS,
-        grace_ms: int = GRACE_MS,
-        fill: bool = False,
-        partial: bool = False,
-        live: bool | None = None,
-    ) -> None:
-        self.timeframes: tuple[Timeframe, ...] = parse_list(timeframes)
+    def __init__(self, timeframes: str | Iterable[str], emit: Emit | None = None, **rules: Unpack[Rules]) -> None:
+        super().__init__(timeframes, emit, **rules)
         self.base = common(self.timeframes)
-        self.lateness_ms = lateness_ms
-        self.grace_ms = grace_ms
-        self.fill = fill
-        self.partial = partial
-        super().__init__(emit)
         self.trades = self.duplicates = self.overlapping = self.late = 0
         self.trade_hooks: list[Callable[[StandardizedTrade], None]] = []
-        self._live = live
         self._markets: dict[tuple[str, str], Market] = {}
         self._made = 0
         self._dormant: dict[Market, None] = {}  # those that are not live

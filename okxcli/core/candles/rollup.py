@@ -10,18 +10,19 @@ is as good as its fills, held within its time.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Unpack
 
 import msgspec
 
 from okxcli.core.candles.bucket import flat_candle
 from okxcli.core.candles.compare import beats
 from okxcli.core.candles.larger_bar import Whole, combine, last_id
-from okxcli.core.candles.outlet import Emit, Outlet
-from okxcli.core.candles.processor import GRACE_MS, LATENESS_MS, LIVE_MS
+from okxcli.core.candles.outlet import Emit, Outlet, Rules
+from okxcli.core.candles.processor import LIVE_MS
 from okxcli.core.candles.series import WATCH_MS, longest_quiet
 from okxcli.core.model import Absent, Line, OHLCVCandle
 from okxcli.core.tape import IdRanges, is_complete
-from okxcli.core.timeframes import Timeframe, parse_list
+from okxcli.core.timeframes import Timeframe
 from okxcli.errors import InvalidLine
 
 
@@ -236,29 +237,14 @@ class CandleRollup(Outlet):
         InvalidLine: from the constructor, when a timeframe is none, or not made of bars of `source`.
     """
 
-    def __init__(
-        self,
-        source: str,
-        timeframes: str | Iterable[str],
-        emit: Emit,
-        lateness_ms: int = LATENESS_MS,
-        grace_ms: int = GRACE_MS,
-        fill: bool = False,
-        partial: bool = False,
-        live: bool | None = None,
-    ) -> None:
+    def __init__(self, source: str, timeframes: str | Iterable[str], emit: Emit, **rules: Unpack[Rules]) -> None:
         self.source = Timeframe.parse(source)
-        self.timeframes = parse_list(timeframes)
+        super().__init__(timeframes, emit, **rules)
         for timeframe in self.timeframes:
             if not timeframe.holds(self.source):
                 raise InvalidLine(f"{timeframe.name} bars are not made of {source} bars")
-        self.lateness_ms = lateness_ms
-        self.fill = fill
-        self.partial = partial
-        super().__init__(emit)
         self.late = self.duplicates = self.revised = self.long_quiets = 0
-        self._grace_ms = 2 * grace_ms  # the part that ends with the bar comes one grace after it
-        self._live = live
+        self._grace_ms = 2 * self.grace_ms  # the part that ends with the bar comes one grace after it
         self._markets: dict[tuple[str, ...], _Market] = {}
 
     def feed(self, line: Line) -> None:

@@ -214,8 +214,8 @@ PyDoc_STRVAR(scan_doc,
              "Count the everyday lines of fills, at most so many, from an offset on, up to the first that is none.");
 static PyObject *scan(PyObject *self, PyObject *args) {
     Py_buffer block;
-    Py_ssize_t at, most, taken = 0;
     long long now;
+    Py_ssize_t at, most, taken = 0;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*nLn", &block, &at, &now, &most)) return NULL;
     if (!in_block(at, &block)) {

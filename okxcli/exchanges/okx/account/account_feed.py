@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchanges.okx.channels import ACCOUNT_CHANNELS, Subscription
@@ -14,7 +12,7 @@ from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.login import Login, credentials
-from okxcli.exchanges.okx.connection.message_queue import MessageQueue, lines_of, stamped
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue, QueuedSource, lines_of, stamped
 from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.feed.liveness import Hands, Times, Watch
 from okxcli.exchanges.okx.rest import bounded_http
@@ -46,7 +44,7 @@ def subscriptions(channels: Iterable[str]) -> dict[str, list[Subscription]]:
     return found
 
 
-class AccountFeed:
+class AccountFeed(QueuedSource):
     """Streams private `channels` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
     Each connection logs in anew, before anything is subscribed, with the key that `key_file`, the variables or systemd
@@ -104,10 +102,6 @@ class AccountFeed:
             client.start()
         self._watch.start()
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `poll` has lines or news."""
-        return self._inbox.fileno()
-
     def poll(self) -> list[bytes]:
         """Return the lines that have come, in their order, without newlines; does not wait.
 
@@ -138,14 +132,6 @@ class AccountFeed:
         stop_all(self._clients)
         self._watch.stop()
         self._rest.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.stop()
-        self._inbox.close()
 
     # In other threads
 

@@ -36,8 +36,7 @@ _FEW_ATTEMPTS = 3  # with `quiet`: somebody else can be asked
 _GIVE_UP = 2
 _READ = 1 << 18
 #: So many bytes in so many seconds, at least.
-_SLOWEST = 60_000
-_PACE_S = 60.0
+_SLOWEST, _PACE_S = 60_000, 60.0
 #: The largest file known is a month of BTC-USDT-SWAP, 0.6 GB.
 _MAX_BYTES = 16 << 30
 #: A span is cut into files for so many days at most: a year typed wrongly is not a thousand requests.

@@ -220,9 +220,9 @@ PyDoc_STRVAR(newlines_doc,
              "newlines(block, at, end) -> int\n\n"
              "Count the newlines between two offsets, twenty times as fast as bytes.count.");
 static PyObject *newlines(PyObject *self, PyObject *args) {
+    (void)self;
     Py_buffer block;
     Py_ssize_t at, end;
-    (void)self;
     if (!PyArg_ParseTuple(args, "y*nn", &block, &at, &end)) return NULL;
     const char *start = block.buf;
     int inside = in_block(at, &block) && in_block(end, &block);

@@ -3,7 +3,10 @@
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +24,32 @@ def stamped(lines: list[bytes], received_ms: int) -> list[bytes]:
     """Return lines with a last key that says when they were read."""
     tail = b',"received":%d}' % received_ms
     return [line[:-1] + tail if line.endswith(b"}") else line for line in lines]
+
+
+class QueuedSource(ABC):
+    """What streams lines from `with` to its end, by way of a queue of its own."""
+
+    _inbox: "MessageQueue"
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to connect."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Close all connections; what has come can still be polled."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `poll` has lines or news."""
+        return self._inbox.fileno()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.stop()
+        self._inbox.close()
 
 
 class MessageQueue:

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -89,48 +88,45 @@ def batches(subscriptions: Iterable[Subscription]) -> Iterator[list[Subscription
 # What arrives
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class _Event(msgspec.Struct, frozen=True):
+    """What a message is; those of two kinds are never equal."""
+
+
+class Pong(_Event, frozen=True):
     """The answer to our ping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(_Event, frozen=True):
     """Data of one channel and instrument (or whatever else it is subscribed by)."""
 
     channel: str
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(_Event, frozen=True):
     """A subscription stands."""
 
     subscription: Subscription
 
 
-@dataclass(frozen=True, slots=True)
-class Unack:
+class Unack(_Event, frozen=True):
     """A subscription has ended."""
 
     subscription: Subscription
 
 
-@dataclass(frozen=True, slots=True)
-class LoginOk:
+class LoginOk(_Event, frozen=True):
     """We are logged in."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoginRefused:
+class LoginRefused(_Event, frozen=True):
     """We are not logged in, and why."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(_Event, frozen=True):
     """A request was refused. `channel` and `value` are None where OKX does not say which of our arguments it means.
 
     `request` is the id of the request, if it was given back. `permanent`: asking again gives the same answer.
@@ -144,16 +140,14 @@ class Refused:
     permanent: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(_Event, frozen=True):
     """OKX announces something; code 64008: this connection will be closed in about a minute."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConnCount:
+class ConnCount(_Event, frozen=True):
     """How many connections hold a private channel; `over`: this one is one too many and was ended."""
 
     channel: str
@@ -161,15 +155,13 @@ class ConnCount:
     over: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(_Event, frozen=True):
     """A well-formed message of a kind that we do not know: new at OKX, and harmless."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(_Event, frozen=True):
     """Not a message of OKX at all."""
 
     reason: str

@@ -9,8 +9,6 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.errors import OkxError, UsageError
@@ -20,7 +18,7 @@ from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
-from okxcli.exchanges.okx.connection.message_queue import MessageQueue, lines_of, stamped
+from okxcli.exchanges.okx.connection.message_queue import MessageQueue, QueuedSource, lines_of, stamped
 from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.connection.subscribed import Seen
 from okxcli.exchanges.okx.feed.allotment import PER_CONNECTION, plan, spread, subscriptions
@@ -47,7 +45,7 @@ _log = logging.getLogger(__name__)
 _INSTRUMENTS_WAIT_S = 5.0
 
 
-class Feed:
+class Feed(QueuedSource):
     """Streams `channels` of `symbols` until `stop`. One thread calls `poll` whenever `fileno` is readable.
 
     With `stamp`, each line gets a last key `"received"`: when it was read by the exchange's clock (ms), for which it is
@@ -146,10 +144,6 @@ class Feed:
         """By how much this machine's clock is behind the exchange's (negative: ahead); None while it is not known."""
         return self._watch.wall_offset_ms
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `poll` has lines or news."""
-        return self._inbox.fileno()
-
     def poll(self) -> list[bytes]:
         """Return the lines that have come, in their order, without newlines; does not wait.
 
@@ -206,14 +200,6 @@ class Feed:
     def state(self) -> list[ConnectionState]:
         """Tell how each connection does."""
         return [client.state() for client in self._clients]
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.stop()
-        self._inbox.close()
 
     # Another wish, while it runs
 
