@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,30 @@ _NUMBERS = count(1)
 for _signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, lambda *_: None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: have each begin with its part of the long ones.
+
+    Those are in the files that stand in no folder, of whole programs. Each process is given as many tests as any other,
+    in this order, and in the end takes some from another: of the short ones then, so that all end at the same time.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers < 2:
+        return
+    folder = config.rootpath / "tests"
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    long = [some for path, some in files.items() if path.parent == folder]
+    rest = [item for path, some in files.items() if path.parent != folder for item in some]
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        part = [item for some in long[number::workers] for item in some]
+        room = (number + 1) * len(items) // workers - len(dealt)
+        dealt += [*part, *rest[: max(room - len(part), 0)]]
+        del rest[: max(room - len(part), 0)]
+    items[:] = [*dealt, *rest]
 
 
 @pytest.fixture(autouse=True)

@@ -209,7 +209,9 @@ class LocalExchange(LocalServer):
     @served
     def stop_market(self) -> None:
         """Freeze the market's clock: no fill comes any more but by hand, and everything stays as it is."""
-        self._clock.stop()
+        with self._clock.moment():
+            self._market.step(time.monotonic())
+            self._clock.stop()
 
     @served
     def run_market(self) -> None:

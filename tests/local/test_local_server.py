@@ -16,10 +16,16 @@ from websockets.sync.client import connect
 from okxcli.errors import UsageError
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
+from okxcli.local.venue import venue
 
 BTC, PEPE = "BTC-USDT", "PEPE-USDT"
 START = 1_747_087_140_000
 FREE = Options(limits=0)
+
+
+def is_final(message):
+    """Whether it is the last push of a candle."""
+    return "data" in message and message["arg"]["channel"].startswith("candle") and message["data"][0][-1] == "1"
 
 
 @pytest.fixture
@@ -180,6 +186,8 @@ def test_all_channels_tell_the_same_story(client):
         public.ask("subscribe", f"trades:{PEPE}")
         business.ask("subscribe", f"trades-all:{PEPE}", f"candle1m:{PEPE}")
         heard = business.during(3.5)
+        while sum(is_final(m) for m in heard) < 2:
+            heard.append(business.next())
         exchange.stop_market()
         heard += business.heard()
         merged = [m["data"][0] for m in public.heard() if "data" in m]
@@ -205,6 +213,37 @@ def test_all_channels_tell_the_same_story(client):
         for row in final:
             inside = [f for f in fills if int(row[0]) <= f.ts < int(row[0]) + 60_000]
             assert Decimal(row[5]) == sum(Decimal(f.size) for f in inside)
+
+
+def test_what_is_over_is_whole_however_slow_the_machine(client, monkeypatch):
+    """A bar that is final, in a push or on REST, lacks no fill: all that is done at once is done at one time."""
+    begun = time.monotonic()
+
+    class Slow:
+        """Each look at the clock takes a while."""
+
+        looks = 0
+
+        @classmethod
+        def monotonic(cls):
+            cls.looks += 1
+            return begun + cls.looks * 0.03
+
+    monkeypatch.setattr(venue, "time", Slow)
+    with LocalExchange([BTC], rate=100, history_s=5, start_ms=START, options=FREE) as exchange:
+        one = client(exchange, "business")
+        one.ask("subscribe", f"candle1s:{BTC}")
+        final, shown = {}, {}
+        while len(final) < 12:
+            message = one.next()
+            if is_final(message):
+                final[message["data"][0][0]] = message["data"][0]
+                _, page = rest(exchange, f"market/candles?instId={BTC}&bar=1s&limit=3")
+                shown |= {row[0]: row for row in page["data"] if row[-1] == "1"}
+        exchange.stop_market()
+        whole = {row[0]: row for row in exchange.candles(BTC, "1s")}
+        assert {start: whole[start] for start in final} == final
+        assert len(shown) > 5 and {start: whole[start] for start in shown} == shown
 
 
 def test_books_chain_from_snapshot_to_update(client):

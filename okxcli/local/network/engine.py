@@ -157,12 +157,9 @@ class Engine:
         now_s = time.monotonic()
         wake = now_s + 1.0
         self._faults_due(now_s)
-        for due in (
-            self.feed.step(now_s),
-            self.channels.pump(now_s),
-            self.channels.release(now_s),
-            min((moment for moment, _ in self._planned), default=None),
-        ):
+        with self.venue.clock.moment():
+            dues = self.feed.step(now_s), self.channels.pump(now_s), self.channels.release(now_s)
+        for due in (*dues, min((moment for moment, _ in self._planned), default=None)):
             wake = wake if due is None else min(wake, due)
         for one in list(self.connections):
             one.flush()
@@ -242,13 +239,15 @@ class Engine:
             return refusal(405, "50115", "Invalid request method.")
         else:
             listing = self.venue.find(query.get("instId"))
-            if endpoint == "market/books" and listing is not None:
-                self.channels.books_now(listing)
             age = 0
             if self.faults.stale_rest_s and self._random.random() < 0.5:
                 self.counts["old answers"] += 1
                 age = int(self.faults.stale_rest_s * 1000)
-            found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
+            with self.venue.clock.moment():
+                self.feed.step(now_s)
+                if endpoint == "market/books" and listing is not None:
+                    self.channels.books_now(listing)
+                found = answer(self.venue, endpoint if path.startswith(PREFIX) else "", query, age)
         return found._replace(delay_s=self.faults.slow_rest_s)
 
     # Faults

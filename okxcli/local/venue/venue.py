@@ -1,7 +1,8 @@
 """What the local exchange lists: each instrument with its fills, bars, book and ticker. Pure state, no I/O."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from okxcli.local.venue.bars import Bars
 from okxcli.local.venue.books import Book, Increments, Snapshots
@@ -14,7 +15,8 @@ from okxcli.local.venue.tickers import Ticker
 class MarketClock:
     """The market's own time: it begins at `start_ms` and runs `speed` times as fast as the wall clock.
 
-    It goes by the monotonic clock, so that a step of the wall clock does not reach it; `stop` freezes it.
+    It goes by the monotonic clock, so that a step of the wall clock does not reach it; `stop` freezes it. What is done
+    within `moment` is done at one time, however long it takes: no bar is over whose fills are still to come.
     """
 
     def __init__(self, start_ms: int, speed: float = 1.0) -> None:
@@ -22,6 +24,7 @@ class MarketClock:
         self._speed = speed
         self._began = time.monotonic()
         self._stopped_ms: int | None = None
+        self._moment_ms: int | None = None
 
     @property
     def stopped(self) -> bool:
@@ -32,6 +35,8 @@ class MarketClock:
         """Return the market's time in milliseconds since the epoch."""
         if self._stopped_ms is not None:
             return self._stopped_ms
+        if self._moment_ms is not None:
+            return self._moment_ms
         return self._start_ms + int((time.monotonic() - self._began) * 1000 * self._speed)
 
     def seconds_until(self, ms: int) -> float:
@@ -39,6 +44,15 @@ class MarketClock:
         if self._stopped_ms is not None:
             return 3600.0
         return (ms - self._start_ms) / 1000 / self._speed - (time.monotonic() - self._began)
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Have time stand still for what is done inside."""
+        self._moment_ms = self.now_ms()
+        try:
+            yield
+        finally:
+            self._moment_ms = None
 
     def run(self, ms: int, speed: float) -> None:
         """Run on from `ms`, `speed` times as fast as the wall clock."""
