@@ -48,7 +48,7 @@ def candles(
     okx history --files and okx normalize would give them, of all symbols that it names (--from 1m: its bars). What a
     size of a contract is worth stands in no such file: name one with its instrument line before it, or - .
     """
-    from okxcli.core.candles.block_processor import BlockCandleProcessor
+    from okxcli.core.candles.block_processor import processor
     from okxcli.core.candles.processor import RealTimeCandleProcessor
     from okxcli.core.candles.rollup import CandleRollup
     from okxcli.core.codec import encode
@@ -69,15 +69,12 @@ def candles(
         write(encode(candle))
 
     maker: RealTimeCandleProcessor | CandleRollup
-    runs = kernel("core.candles._runs")
     rules: Rules = {"lateness_ms": late_ms, "grace_ms": grace_ms, "fill": fill, "partial": partial, "live": live}
     try:
         if source is not None:
             maker = CandleRollup(source, tf, emit, **rules)
-        elif runs is not None:
-            maker = BlockCandleProcessor(runs.Folder(), tf, emit, **rules)
         else:
-            maker = RealTimeCandleProcessor(tf, emit, **rules)
+            maker = processor(kernel("core.candles._runs"), tf, emit, **rules)
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
     feed = CandleFeed(maker, run.out, pass_lines)

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 
-from okxcli.core.candles.block_processor import BlockCandleProcessor
+from okxcli.core.candles.block_processor import BlockCandleProcessor, processor
 from okxcli.core.candles.outlet import Rules
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
@@ -104,9 +103,7 @@ class Collector:
         if not config.timeframes:
             return None, chores
         rules: Rules = {"lateness_ms": config.lateness_ms, "grace_ms": config.grace_ms, "fill": config.fill}
-        runs = kernel("core.candles._runs")
-        make = RealTimeCandleProcessor if runs is None else partial(BlockCandleProcessor, runs.Folder())
-        candles = make(config.timeframes, self.keeper.add, **rules)
+        candles = processor(kernel("core.candles._runs"), config.timeframes, self.keeper.add, **rules)
         if self._fill_by_fill:
             candles.on_candle(chores.note)
         return candles, chores

@@ -7,10 +7,11 @@ what is made, and when, is what a processor makes of the lines one by one.
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from okxcli.core.candles.bucket import TimeframeBucket
 from okxcli.core.candles.fill_run import FillRun
+from okxcli.core.candles.outlet import Emit, Rules
 from okxcli.core.candles.processor import Market, RealTimeCandleProcessor
 from okxcli.core.model import Absent, Instrument, StandardizedTrade
 from okxcli.core.tape import Run
@@ -139,3 +140,12 @@ class BlockCandleProcessor(RealTimeCandleProcessor):
 
     def _watch(self, exchange: str, symbol: str) -> None:
         self._folder.watch(exchange, symbol, *self._market(exchange, symbol).outlook())
+
+
+def processor(
+    runs: Any, timeframes: str | Iterable[str], emit: Emit | None, **rules: Unpack[Rules]
+) -> RealTimeCandleProcessor:
+    """Return a maker of candles from trades, which takes blocks where there is the kernel `runs`."""
+    if runs is None:
+        return RealTimeCandleProcessor(timeframes, emit, **rules)
+    return BlockCandleProcessor(runs.Folder(), timeframes, emit, **rules)
