@@ -120,7 +120,7 @@ def books(
     symbols: options.Symbols,
     which: _Which,
     origin: Annotated[
-        str | None, typer.Option("--origin", metavar="NAME", help="books5, bbo-tbt. Default: all of them.")
+        str | None, typer.Option("--origin", metavar="NAME", help="books5, bbo-tbt, books. Default: all of them.")
     ] = None,
     ends: _Ends,
 ) -> None:

@@ -28,8 +28,8 @@ class Manners(NamedTuple):
             "--fault",
             metavar="SPEC",
             help="Let something break: NAME[=VALUE][:SYMBOL][@WHEN], WHEN being 10s or every:30s. Repeatable. Names: "
-            "cut, notice, mute, unmute, drop, lose, duplicate, delay, refuse, freeze, no-pong, no-ack, busy, html, "
-            "stale-rest, slow-rest.",
+            "cut, notice, mute, unmute, drop, lose, duplicate, book-gap, book-reset, book-cross, no-snapshot, delay, "
+            "refuse, freeze, no-pong, no-ack, busy, html, stale-rest, slow-rest.",
         ),
     ] = None
     limits: Annotated[bool, options.switch("limits", "Enforce OKX's rate limits.")] = True

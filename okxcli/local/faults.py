@@ -22,6 +22,10 @@ FAULTS: dict[str, tuple[str, str]] = {
     "drop": ("count", "leave so many fills out of the pushes; REST has them"),
     "lose": ("count", "lose so many fills for good: their ids exist nowhere"),
     "duplicate": ("count", "push so many fills twice"),
+    "book-gap": ("count", "leave so many updates of books out of the pushes"),
+    "book-reset": ("none", "let the numbers of books begin anew, lower"),
+    "book-cross": ("duration", "let bids stand above asks for this long"),
+    "no-snapshot": ("duration", "begin subscriptions of books without a snapshot for this long"),
     "delay": ("duration", "push everything so much later"),
     "refuse": ("duration", "refuse new connections for this long"),
     "freeze": ("none", "leave every connection half open: no byte comes or goes, and no end"),
@@ -100,6 +104,10 @@ class Faults:
     drop: Counter[str] = field(default_factory=Counter)
     lose: Counter[str] = field(default_factory=Counter)
     duplicate: Counter[str] = field(default_factory=Counter)
+    book_gap: Counter[str] = field(default_factory=Counter)
+    book_reset: Counter[str] = field(default_factory=Counter)
+    book_cross: dict[str, float] = field(default_factory=dict)
+    no_snapshot_until: float = 0.0
     delay_s: float = 0.0
     refuse_until: float = 0.0
     no_pong_until: float = 0.0
@@ -123,16 +131,19 @@ class Faults:
     def apply(self, planned: Planned, symbols: list[str], now_s: float) -> None:
         """Switch on a planned fault that is state; `cut`, `freeze` and `notice` are acts, and the server's."""
         name = planned.name.replace("-", "_")
-        if name in ("drop", "lose", "duplicate"):
-            for symbol in symbols if planned.symbol == ANY else [planned.symbol]:
+        chosen = symbols if planned.symbol == ANY else [planned.symbol]
+        if name in ("drop", "lose", "duplicate", "book_gap", "book_reset"):
+            for symbol in chosen:
                 getattr(self, name)[symbol] += planned.number
+        elif name == "book_cross":
+            self.book_cross |= dict.fromkeys(chosen, now_s + planned.seconds)
         elif name == "mute":
             self.muted.add((planned.channel, planned.symbol))
         elif name == "unmute":
             self.muted.clear()
         elif name in ("delay", "stale_rest", "slow_rest"):
             setattr(self, f"{name}_s", planned.seconds)
-        elif name in ("refuse", "no_pong", "no_ack", "busy", "html"):
+        elif name in ("refuse", "no_snapshot", "no_pong", "no_ack", "busy", "html"):
             setattr(self, f"{name}_until", now_s + planned.seconds)
 
 

@@ -157,7 +157,7 @@ class LocalServer:
 
     @served
     def counts(self) -> dict[str, int]:
-        """Return how often what was asked: `handshakes`, `pings`, and `GET market/trades` for each end point.
+        """Return how often what was asked: `handshakes`, `pings`, `requests`, `GET market/trades` and its like.
 
         And how it was answered: `429`, `old answers` (from a cache that is behind).
         """

@@ -6,7 +6,6 @@ in the inbox, which is bounded and stops reading the sockets when it is full.
 """
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -16,10 +15,11 @@ from okxcli.core.candles.block_processor import BlockCandleProcessor, processor
 from okxcli.core.candles.outlet import Rules
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
-from okxcli.core.model import TAPE, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
+from okxcli.core.model import TAPE, BookSnapshot, BookUpdate, Line, OHLCVCandle, StandardizedTrade
 from okxcli.errors import BUGS, ConfigError, DatabaseUnavailable, Early, InvalidLine, OkxError, OutputError, TryLater
 from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
+from okxcli.pipeline.book_keeping import BookKeeping
 from okxcli.pipeline.config_change import other_candles, tell_change
 from okxcli.runtime.archive.archive import Archive
 from okxcli.runtime.clock import ClockDoubt
@@ -48,11 +48,8 @@ _TOLD = 50
 _QUARANTINED = 1_000
 #: Time between two tries to take up another configuration while the database cannot be read.
 _RETRY_S = 5.0
-#: How a trade begins, and the symbol, time and origin of a book; both as `core.codec` writes them.
+#: How a trade begins, as `core.codec` writes it.
 _TRADE = b'{"type":"trade",'
-_BOOK = re.compile(
-    rb'\{"type":"book","exchange":"[^"]*","symbol":"([^"]*)","timestamp":([0-9]+),.*"origin":"([^"]*)"\}'
-).fullmatch
 
 
 @dataclass(eq=False)
@@ -84,7 +81,7 @@ class Collector:
         self._normalizer = self._exchange.normalizer()
         self._scanner = FillScanner()
         self._doubt = ClockDoubt()
-        self._book_slots: dict[tuple[str, str], int] = {}
+        self._books = BookKeeping(self.config, self.keeper.add, self._mend_book)
         self._candles_due: int | None = None
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
         self._next_giving = time.monotonic() + _GIVE_BACK_S
@@ -202,9 +199,12 @@ class Collector:
                 self.feed.go_through(config.proxy)
             self.take(self.feed.change(config.symbols, config.channels, resume))
             self.config = config
+            self._books.configure(config)
             self._removed = (self._removed | set(gone)) - set(config.symbols)
-            for symbol in gone if self._candles is not None else ():
-                self._candles.forget(self._exchange.name, symbol)  # type: ignore[union-attr]
+            for symbol in gone:
+                self._books.forget(self._exchange.name, symbol)
+                if self._candles is not None:
+                    self._candles.forget(self._exchange.name, symbol)
             if others:
                 self._begin_anew(connection)
             else:
@@ -242,6 +242,7 @@ class Collector:
                 end = block.index(b"\n", at)
                 self._take_one(block[at:end])
                 at = end + 1
+        self._books.settle()
 
     def _keep_raw(self, lines: list[bytes]) -> None:
         """Keep lines in the archive, if there is one, before anything of them can be committed."""
@@ -260,19 +261,10 @@ class Collector:
         every = lines.split(b"\n")
         trades = [line for line in every if line.startswith(_TRADE)]
         for line in every if len(trades) < len(every) else ():
-            if not line.startswith(_TRADE) and not self._is_needless(line):
+            if not line.startswith(_TRADE) and not self._books.is_needless(line):
                 self._guarded(self._route, line)
         if trades:
             self._take_fills(b"\n".join(trades) + b"\n")
-
-    def _is_needless(self, line: bytes) -> bool:
-        found = _BOOK(line)
-        return found is not None and self._has_book(found[1].decode(), found[3].decode(), int(found[2]))
-
-    def _has_book(self, symbol: str, origin: str, timestamp: int) -> bool:
-        """Whether the span of that time has a book already: one of each is stored."""
-        every = self.config.books_every_ms
-        return bool(every) and self._book_slots.get((symbol, origin)) == timestamp // every
 
     def _take_one(self, line: bytes) -> None:
         try:
@@ -329,17 +321,18 @@ class Collector:
 
     def _route(self, item: Line) -> None:
         """Give one line to those whom it concerns, a bar before the trade that closed it."""
-        if isinstance(item, BookSnapshot):
-            if self._has_book(item.symbol, item.origin, item.timestamp):
-                return
-            if self.config.books_every_ms:
-                self._book_slots[item.symbol, item.origin] = item.timestamp // self.config.books_every_ms
-        elif isinstance(item, OHLCVCandle):
+        if isinstance(item, (BookSnapshot, BookUpdate)):
+            self._books.take(item)
+            return
+        if isinstance(item, OHLCVCandle):
             if not item.closed:  # the exchange's own, pushed again every second: its last push has it all
                 return
         elif self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self.keeper.add(item)
+
+    def _mend_book(self, symbol: str, origin: str) -> None:
+        self.feed.mend_book(symbol, origin)
 
     def _is_for_candles(self, item: Line) -> bool:
         """Whether bars are made of it. What was under way when a symbol was removed is stored; its bars are over."""
@@ -361,6 +354,7 @@ class Collector:
             self._candles_due = self._candles.advance(self.feed.clock())
         self.keeper.tick()
         self._keep_raw([])
+        self._books.advance()
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
             _log.debug("alive: %s", self.counts())
@@ -397,4 +391,5 @@ class Collector:
         """Return the counts of every step, as the filters give them."""
         candles = self._candles.counts() if self._candles is not None else {}
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
-        return {"messages": self.messages, "rejected": self.rejected} | made | self.keeper.counts()
+        counts = {"messages": self.messages, "rejected": self.rejected}
+        return counts | made | self._books.counts() | self.keeper.counts()

@@ -234,3 +234,46 @@ def test_a_database_that_goes_away_and_comes_back(run, database, embedded_dsn):
             fills = {f.trade_id: (f.price, f.size) for f in exchange.fills("BTC-USDT")}
             assert all(fills[i] == (str(price), str(size)) for i, price, size in rows)
     assert "back" in err
+
+
+def test_books_are_kept_healed_and_read_back(run, tmp_path, database):
+    """Every stored book is one that the exchange had at that number, through a gap and a cut; read gives the lines."""
+    wanted = {"symbols": ["BTC-USDT"], "channels": ["books"], "timeframes": []}
+    (tmp_path / "okx.json").write_text(json.dumps(wanted | {"storage": {"books_every": "100ms", "books_depth": 7}}))
+    with LocalExchange(["BTC-USDT"], rate=50, history_s=60) as exchange:
+        state, truth = exchange._engine.venue.listings["BTC-USDT"].books, {}
+
+        def step(now, advance=state.advance):
+            update = advance(now)
+            truth[state.seq] = state.sides(7)
+            return update
+
+        exchange.call(lambda: setattr(state, "advance", step))
+        collect = run("collect", "-v", OKX_WS_URL=exchange.ws_url, OKX_REST_URL=exchange.rest_url)
+
+        def count():
+            with psycopg.connect(database) as connection:
+                try:
+                    return connection.execute("SELECT count(*) FROM order_books").fetchone()[0]
+                except psycopg.errors.UndefinedTable:
+                    return 0
+
+        for fault in ("book-gap=2", "cut", "book-reset"):
+            before = count() + 10
+            wait_for(lambda: count() > before)  # noqa: B023
+            exchange.fault(fault)
+        before = count() + 10
+        wait_for(lambda: count() > before)
+        collect.send_signal(signal.SIGINT)
+        status, _, err = end(collect)
+    assert status == -signal.SIGINT
+    assert "BTC-USDT books: invalid: an update that follows on" in err
+    counts = json.loads(err.splitlines()[-1].removeprefix("okx collect: "))
+    assert (counts["book_gaps"], counts["book_resets"]) == (1, 1)
+    books = [json.loads(line) for line in end(run("read", "books", "BTC-USDT", "--origin", "books"))[1].splitlines()]
+    assert len(books) == count() == counts["order_books"]
+    for book in books:
+        assert book["timestamp"] % 100 == 0
+        sides = truth[book["seq_id"]]
+        for name, levels in (("bids", sides.bids), ("asks", sides.asks)):
+            assert book[name] == [level[:2] for level in levels]

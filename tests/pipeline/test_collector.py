@@ -142,7 +142,7 @@ def test_a_bad_book_is_told_also_where_none_is_wanted(collector):
 
 def test_every_book_where_all_are_wanted(collector):
     """With `books_every` of null each one is stored."""
-    collector.config = Config(symbols=("BTC-USDT",), channels=("books5",), books_every_ms=0)
+    collector._books.configure(Config(symbols=("BTC-USDT",), channels=("books5",), books_every_ms=0))
     collector.take([book("BTC-USDT", at) for at in range(10)])
     assert [one.timestamp - NOW for one in collector.keeper.of(BookSnapshot)] == list(range(10))
 

@@ -89,6 +89,12 @@ class BookMaker:
             self._write_change(kept, update, state)
         return step
 
+    def set_interval(self, every_ms: int | None, depth: int | None) -> None:
+        """Write books this often, and as changes of so many levels, from now on."""
+        self._every, self._depth = every_ms, depth
+        for kept in self._kept.values():
+            kept.end, kept.written = 0, None
+
     def forget(self, exchange: str, symbol: str) -> None:
         """Keep the books of a symbol no longer."""
         for key in [one for one in self._kept if one[:2] == (exchange, symbol)]:

@@ -202,6 +202,7 @@ class Engine:
 
     def _request(self, connection: Connection, text: str) -> None:
         connection.requests += 1
+        self.counts["requests"] += 1
         now_s = time.monotonic()
         if now_s < self.faults.no_ack_until:
             return

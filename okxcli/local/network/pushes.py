@@ -18,7 +18,7 @@ from okxcli.local.network.rest_answers import STATUS
 from okxcli.local.network.websocket_connection import Connection, Message
 from okxcli.local.venue.account import UID, Account
 from okxcli.local.venue.bars import bar_end, bar_start
-from okxcli.local.venue.books import SEQ_EPOCH_MS, Increments, Snapshots
+from okxcli.local.venue.books import SEQ_EPOCH_MS, Snapshots
 from okxcli.local.venue.contracts import LIQUIDATIONS, PACES
 from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
@@ -101,7 +101,7 @@ class Channels:
         elif channel == "books":
             if first:
                 listing.books.advance(now)
-            if self._books_snapshot:
+            if self._books_snapshot and now_s >= self.faults.no_snapshot_until:
                 connection.push(_message(key, [listing.books.snapshot()], "snapshot"))
         elif channel.startswith("candle"):
             name = channel.removeprefix("candle")
@@ -190,7 +190,7 @@ class Channels:
                 paced.state = state
                 self._publish(key, [listing.ticker.data(now)])
         elif channel == "books":
-            self._books(key, paced, listing.books, now, now_s)
+            self._books(key, paced, listing, now, now_s)
         else:
             self._snapshot(key, paced, listing.snapshots[channel], now, now_s)
         return PACE_S.get(channel, 0.1)
@@ -211,14 +211,19 @@ class Channels:
             paced.changed_s = now_s
             self._publish(key, [state.data()])
 
-    def _books(self, key: Key, paced: _Paced, state: Increments, now: int, now_s: float) -> None:
+    def _books(self, key: Key, paced: _Paced, listing: Listing, now: int, now_s: float) -> None:
+        listing.book.crossed = now_s < self.faults.book_cross.get(listing.symbol, 0.0)
+        state = listing.books
+        if use_up(self.faults.book_reset, listing.symbol):
+            state.reset()
         update = state.advance(now)
         if update is None:
             if now_s - paced.changed_s < REPEAT_S:
                 return
             update = state.unchanged(now)
         paced.changed_s = now_s
-        self._publish(key, [update], "update")
+        if not use_up(self.faults.book_gap, listing.symbol):
+            self._publish(key, [update], "update")
 
     def _candle(self, key: Key, paced: _Paced, listing: Listing, now: int) -> float:
         """Publish the final push of every bar that is over, and the running bar if it changed."""

@@ -39,6 +39,7 @@ class Book:
         self._least = max(1, int(Decimal(row["minSz"]) / self._lot))
         self._salt = crc32(row["instId"].encode())
         self._prices: dict[int, str] = {}
+        self.crossed = False
 
     def best(self) -> tuple[int, int] | None:
         """Return best bid and best ask in ticks; None before the first fill."""
@@ -46,6 +47,8 @@ class Book:
         if last is None:
             return None
         ticks = max(2, int(Decimal(last.price) / self._tick))
+        if self.crossed:
+            return ticks + 2, ticks
         return (ticks - 1, ticks) if last.side == "buy" else (ticks, ticks + 1)
 
     def sides(self, depth: int, now: int) -> Sides:
@@ -114,8 +117,13 @@ class Increments:
     def __init__(self, book: Book) -> None:
         self._book = book
         self._levels: tuple[dict[str, Level], dict[str, Level]] = ({}, {})
+        self._behind = 0  # how far the numbers have been set back
         self.seq = 0
         self.ts = 0
+
+    def reset(self) -> None:
+        """Let the numbers begin anew with the next step, as after maintenance."""
+        self._behind += 1 << 30
 
     def advance(self, now: int) -> dict[str, Any] | None:
         """Move to the time `now` (ms); return the update that describes the step, None where nothing changed.
@@ -131,7 +139,8 @@ class Increments:
             return None
         self._levels = (new[0], new[1])
         self.ts = now
-        self.seq = max(self.seq + 1, now - SEQ_EPOCH_MS)
+        number = now - SEQ_EPOCH_MS - self._behind
+        self.seq = number if number < self.seq - (1 << 29) else max(self.seq + 1, number)
         return self._message(changes[0], changes[1], before)
 
     def snapshot(self) -> dict[str, Any]:

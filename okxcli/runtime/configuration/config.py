@@ -25,7 +25,8 @@ class Config:
     """What a configuration says; without a file, the defaults.
 
     Times are milliseconds except where the name says otherwise. `dsn`, `ws_url`, `rest_url`, `proxy` and `log_file` are
-    None when the file does not name them. `books_every_ms` 0 stores every book. `keep_days` has the days that `books`,
+    None when the file does not name them. `books_every_ms` 0 stores every book; `books_depth`: so many
+    levels of a side of those that are kept from updates, None: all. `keep_days` has the days that `books`,
     `trades`, `candles` and each table of states are kept; None is for ever. `exchange` is its name in the registry,
     `path` the file it was read from.
     """
@@ -38,6 +39,7 @@ class Config:
     fill: bool = False
     dsn: str | None = field(default=None, repr=False)
     books_every_ms: int = 1_000
+    books_depth: int | None = 25
     keep_days: Mapping[str, int | None] = field(
         default_factory=lambda: (
             {"books": 7, "trades": None, "candles": None} | {one.table: one.keep_days for one in STATES}

@@ -19,7 +19,7 @@ from okxcli.runtime.configuration.config import ArchiveKeys, Config
 from okxcli.runtime.files import expanded
 
 Channel = Literal[
-    "trades-all", "trades", "books5", "bbo-tbt", "tickers", "funding-rate", "mark-price", "index-tickers",
+    "trades-all", "trades", "books5", "bbo-tbt", "books", "tickers", "funding-rate", "mark-price", "index-tickers",
     "open-interest", "price-limit", "liquidation-orders",
     "candle1s", "candle1m", "candle3m", "candle5m", "candle15m", "candle30m", "candle1H", "candle2H", "candle4H",
     "candle6Hutc", "candle12Hutc", "candle1D", "candle2D", "candle3D", "candle5D", "candle1W", "candle1M",
@@ -78,6 +78,9 @@ class Storage(_Section):
     )
     books_every: Annotated[str, values.duration(100, _DAY_MS, "1s (100ms to 1d), or null")] | None = Field(
         default="1s", description="Store a book of each symbol this often; null stores every one."
+    )
+    books_depth: Annotated[int, AfterValidator(values.depth)] | None = Field(
+        default=25, description="Levels of each side to store of a book of the channel books; null stores all 400."
     )
     keep: Keep = Keep()
 
@@ -195,6 +198,7 @@ def to_config(document: Document, path: Path | None) -> Config:
         fill=document.candles.fill,
         dsn=document.storage.dsn,
         books_every_ms=values.milliseconds(every) if every else 0,
+        books_depth=document.storage.books_depth,
         keep_days={kind: int(days[:-1]) if days else None for kind, days in keep.model_dump().items()},
         exchange=document.exchange.name,
         ws_url=document.exchange.ws_url,
@@ -271,6 +275,7 @@ def _explained(error: Any) -> str:
     wanted = {
         "list_type": 'a list, such as ["..."]',
         "string_type": "text in double quotes",
+        "int_type": "a whole number",
         "bool_type": "true or false",
         "model_type": "an object, {...}",
     }.get(kind, error["msg"])

@@ -139,6 +139,13 @@ def bytes_of(text: str) -> int:
         raise _mistake(str(reason)) from None
 
 
+def depth(levels: int) -> int:
+    """Check a number of levels of a book."""
+    if not 1 <= levels <= 400:
+        raise _mistake(f"{levels} is out of range; write 1 to 400, or null for all levels")
+    return levels
+
+
 def once(names: list[str]) -> list[str]:
     """Check that no name is there twice."""
     twice = sorted({name for name in names if names.count(name) > 1})

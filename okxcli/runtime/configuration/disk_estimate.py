@@ -30,6 +30,9 @@ _BOOKS_A_SECOND = 9
 #: 231, 237), and a tenth more for the indexes of many symbols, which fill less evenly.
 _ROW_BYTES = {"trades": 180, "merged_trades": 180, "books": 470, "tickers": 250, "candles": 260}
 
+#: What each level of a deeper book adds: measured on 486 books of 25 levels a side.
+_LEVEL_BYTES = 24
+
 HOW = (
     "an estimate: fills a day as measured in 2025 for BTC-USDT, DOGE-USDT, ADA-USDT and BNB-USDT, 200,000 for any other"
     " symbol; tickers and books from recordings; of other channels the most that they bring, several times what a quiet"
@@ -63,13 +66,20 @@ def shares(config: Config) -> list[Share]:
     rows = {
         "trades": fills if TAPE in config.channels else 0,
         "merged_trades": round(fills * _MERGED_PER_FILL) if "trades" in config.channels else 0,
-        "books": books * len(config.symbols) * len({"books5", "bbo-tbt"} & {*config.channels}),
+        "books": books * len(config.symbols) * len({"books5", "bbo-tbt", "books"} & {*config.channels}),
         "tickers": states.pop("tickers", 0),
         "candles": len(config.symbols) * sum(_bars_a_day(name) for name in [*config.timeframes, *_theirs(config)]),
         **states,
     }
+    levels = 2 * (config.books_depth or 400) - 10  # more than in a book of five
+    deep = books * len(config.symbols) * levels * _LEVEL_BYTES if "books" in config.channels else 0
     return [
-        Share(kind, count, count * _ROW_BYTES[kind], config.keep_days[kind.removeprefix("merged_")])
+        Share(
+            kind,
+            count,
+            count * _ROW_BYTES[kind] + (deep if kind == "books" else 0),
+            config.keep_days[kind.removeprefix("merged_")],
+        )
         for kind, count in rows.items()
         if count
     ]

@@ -1,0 +1,87 @@
+"""Which order books a collector stores: one of each span of those that come whole, and those that it keeps itself."""
+
+import logging
+import re
+from collections.abc import Callable
+
+from okxcli.core.books.book_maker import BookMaker
+from okxcli.core.books.chain import Step
+from okxcli.core.books.local_book import LocalBook
+from okxcli.core.model import BookSnapshot, BookUpdate, Line
+from okxcli.runtime.clock import passed_ms
+from okxcli.runtime.configuration.config import Config
+
+_log = logging.getLogger(__name__)
+
+#: The symbol, time and origin of a book, as `core.codec` writes them.
+_BOOK = re.compile(
+    rb'\{"type":"book","exchange":"[^"]*","symbol":"([^"]*)","timestamp":([0-9]+),.*"origin":"([^"]*)"\}'
+).fullmatch
+
+
+class BookKeeping:
+    """Takes books and updates of books; gives those that are to be stored to `add`.
+
+    `mend(symbol, origin)` is called for a book whose chain is broken, once all that has come is taken in (`settle`).
+    """
+
+    def __init__(self, config: Config, add: Callable[[Line], None], mend: Callable[[str, str], None]) -> None:
+        self._add = add
+        self._mend = mend
+        self._slots: dict[tuple[str, str], int] = {}
+        self._broken: dict[tuple[str, str, str], None] = {}
+        self._maker = BookMaker(self._keep, self._tell)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Go on as another configuration says; the books stay as they are."""
+        self._every = config.books_every_ms
+        self._depth = config.books_depth
+        self._maker.set_interval(self._every or None, self._depth)
+
+    def is_needless(self, line: bytes) -> bool:
+        """Whether a line is a book of a span that has one already."""
+        found = _BOOK(line)
+        return found is not None and self._has(found[1].decode(), found[3].decode(), int(found[2]))
+
+    def take(self, item: BookSnapshot | BookUpdate) -> None:
+        """Store a book unless its span has one; keep the book of an update."""
+        if isinstance(item, BookUpdate):
+            key = item.exchange, item.symbol, item.origin
+            step = self._maker.take(item)
+            if step is Step.GAP:
+                self._broken[key] = None
+            elif step is Step.SNAPSHOT:
+                self._broken.pop(key, None)
+        elif not self._has(item.symbol, item.origin, item.timestamp):
+            if self._every:
+                self._slots[item.symbol, item.origin] = item.timestamp // self._every
+            self._add(item)
+
+    def settle(self) -> None:
+        """Have what is broken by now mended: what has come was taken in."""
+        for _, symbol, origin in self._broken:
+            self._mend(symbol, origin)
+        self._broken.clear()
+
+    def advance(self) -> None:
+        """Tell of books of which nothing comes any more."""
+        self._maker.advance(passed_ms())
+
+    def forget(self, exchange: str, symbol: str) -> None:
+        """Keep the books of a symbol no longer."""
+        self._maker.forget(exchange, symbol)
+
+    def counts(self) -> dict[str, int]:
+        """Return what was counted of the books that were kept; nothing where there were none."""
+        return {f"book_{name}": count for name, count in self._maker.counts().items() if count}
+
+    def _has(self, symbol: str, origin: str, timestamp: int) -> bool:
+        return bool(self._every) and self._slots.get((symbol, origin)) == timestamp // self._every
+
+    def _keep(self, book: LocalBook, moment: int, known: int | None) -> None:
+        self._add(book.snapshot(moment, known, self._depth))
+
+    @staticmethod
+    def _tell(book: LocalBook, text: str) -> None:
+        _log.warning("%s %s: %s", book.symbol, book.origin, text)
