@@ -6,7 +6,7 @@ again), `draining` (the spool goes into the database, oldest first; what is new 
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from okxcli.core.model import Line
 from okxcli.errors import BUGS, DatabaseUnavailable, InvalidLine, LoginRefused
 from okxcli.runtime.clock import now_ms
 from okxcli.storage.database import Database
-from okxcli.storage.rows.fill_block import FillBlock
+from okxcli.storage.rows.fill_block import FillBlock, FillScanner
 from okxcli.storage.server.pooled_connection import Connection
 from okxcli.storage.server.statement_watch import Watchdog
 from okxcli.storage.write.probe import Probe
@@ -73,6 +73,7 @@ class DurableWriter:
             ahead=self.ahead,
             watch=self._watchdog.over,
         )
+        self._scanner = FillScanner()
         self._state: Literal["up", "away", "draining"] = "up"
         self._outage = False  # from the first failure until a batch is committed again
         self._pause_s = _PROBE_S
@@ -297,6 +298,7 @@ class DurableWriter:
             self._drain_held()
             return
         lines = self._file.read(BATCH_ROWS)
+        at_end = not lines
         try:
             self._store(lines)
         except DatabaseUnavailable as error:
@@ -304,23 +306,22 @@ class DurableWriter:
             self._file.again()
             self._go_away(error)
             return
-        if lines:
-            self._came_back()
-        else:
+        if at_end:
             self._file.done()
             self._file = None
             self._drained = True
+        else:
+            self._came_back()
 
     def _drain_held(self) -> None:
         """Store what came while the spool was drained, and be up again."""
         held, self._held = self._held, []
         self._state = "up"
         self.full = self._warned = False
-        waiting = iter(held)
         try:
-            self._store(waiting)
+            self._store(held)
         except DatabaseUnavailable as error:
-            self._held = list(waiting)  # the line at hand is the writer's already
+            self._held = held  # what is left of it
             self._go_away(error)
             return
         self._came_back()
@@ -328,13 +329,30 @@ class DurableWriter:
             self._drained = False
             _log.info("the spool is empty: storing directly")
 
-    def _store(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            try:
-                self._writer.add(decode(line, now_ms()), line)
-            except InvalidLine as reason:
-                self._writer.refuse(line, str(reason))
-            except BUGS as error:
-                _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
-                self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")
+    def _store(self, lines: list[bytes]) -> None:
+        """Commit lines, the everyday fills among them by the block; what the writer has taken is gone from the list."""
+        taken = at = 0
+        try:
+            while taken < len(lines):
+                block, at = b"".join([line + b"\n" for line in lines[taken : taken + BATCH_ROWS]]), 0
+                while at < len(block):
+                    found = self._scanner.fills(block, at, now_ms(), self._writer.room)
+                    if found.size:
+                        taken, at = taken + found.size, at + len(found.lines)
+                        self._writer.add_fills(found)
+                    else:
+                        line = lines[taken]
+                        taken, at = taken + 1, at + len(line) + 1
+                        self._store_line(line)
+        finally:
+            del lines[:taken]
         self._writer.flush()
+
+    def _store_line(self, line: bytes) -> None:
+        try:
+            self._writer.add(decode(line, now_ms()), line)
+        except InvalidLine as reason:
+            self._writer.refuse(line, str(reason))
+        except BUGS as error:
+            _log.exception("a bug of okx, on the line %s", line[:500].decode(errors="replace"))
+            self._writer.refuse(line, f"a bug of okx: {type(error).__name__}: {error}")

@@ -333,6 +333,53 @@ def test_a_bad_line_in_the_spool(make, database, tmp_path):
         assert connection.execute("SELECT line FROM quarantine").fetchall() == [("nonsense",)]
 
 
+def test_a_drain_goes_by_the_block(make, database, tmp_path, monkeypatch):
+    """Of a long spool only what is no everyday fill is looked at by the line; nothing is lost or changes its place."""
+    spool = Spool(tmp_path / "spool")
+    odd = {700: b"nonsense", 1_500: encode(trade(1_500)).replace(b'"count":1', b'"count":2'), 9_000: b'{"type":"x"}'}
+    spool.write([odd.get(i, encode(trade(i))) for i in range(1, 12_001)])
+    spool.rotate()
+    looked_at = []
+    passed = []
+    by_line = DurableWriter._store_line
+    monkeypatch.setattr(DurableWriter, "_store_line", lambda self, line: [looked_at.append(line), by_line(self, line)])
+    keeper = make(on_durable=passed.extend)
+    assert keeper.finish() == 0
+    assert looked_at == list(odd.values())
+    assert stored(database) == [i for i in range(1, 12_001) if i not in odd]
+    assert passed == [encode(trade(i)) if i not in odd else odd[i] for i in range(1, 12_001) if i not in (700, 9_000)]
+
+
+def test_away_again_while_what_came_meanwhile_is_stored(make, database, outage, monkeypatch):
+    """What the writer has not taken stays held, and is stored once, in its place."""
+    passed = []
+    keeper = make(on_durable=passed.extend)
+    outage.begin()
+    for i in range(1, 30):
+        keeper.add(trade(i))
+    run_until(keeper, lambda: not keeper.up and keeper.counts()["spooled"] == 29)
+    store, failed = DurableWriter._store, []
+
+    def fails_in_the_middle(self, lines):
+        if len(lines) >= 300 and not failed:
+            failed.append(len(lines))
+            self._writer.batch_rows = 10
+            outage.begin()
+        store(self, lines)
+
+    monkeypatch.setattr(DurableWriter, "_store", fails_in_the_middle)
+    monkeypatch.setattr(module, "BATCH_MS", 10**9)
+    keeper._state = "draining"
+    for i in range(30, 400):
+        keeper.add(trade(i))
+    outage.end()
+    run_until(keeper, lambda: failed)
+    assert not keeper.up
+    outage.end()
+    run_until(keeper, lambda: keeper.up)
+    assert passed == [encode(trade(i)) for i in range(1, 400)]
+
+
 def test_away_at_the_start(make, database, outage, tmp_path, monkeypatch):
     """A database that was in use before may come later: lines are spooled until then."""
     monkeypatch.setattr(opening, "_PATIENCE_S", 0.1)
