@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from okxcli.runtime.archive.disk_guard import DiskGuard
 
 
+def types_of(text: str | None) -> tuple[str, ...]:
+    """Return the types of instrument that `Types` names.
+
+    Raises:
+        UsageError: there is no such type.
+    """
+    from okxcli.core.selection import TYPES
+    from okxcli.errors import UsageError
+
+    found = tuple(dict.fromkeys(word.strip().lower() for word in (text or "").split(",") if word.strip()))
+    unknown = [word for word in found if word not in TYPES]
+    if unknown or (text is not None and not found):
+        raise UsageError(f"no type of instrument: {unknown[0] if unknown else text!r}. There are {', '.join(TYPES)}")
+    return found
+
+
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return a command as Typer takes it: each field of a record among its parameters is an option, in its place."""
     parameters = inspect.signature(command).parameters
@@ -82,6 +98,15 @@ def _base_url(name: str, variable: str, what: str) -> Any:
 SomeSymbols = Annotated[
     list[str] | None,
     typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT; none with --private."),
+]
+Types = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="LIST",
+        help="Types of instrument that patterns select, with commas: spot, swap, futures (all three are the default), "
+        "option; without SYMBOL all of these.",
+    ),
 ]
 Symbols = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")

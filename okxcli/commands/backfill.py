@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,7 +97,7 @@ def backfill(
         raise UsageError("--rebuild makes candles again: say from when on with --since, or pipe okx verify to it")
     if "-" in (symbols or ()) and (not rebuild or symbols != ["-"]):
         raise UsageError("- reads the lines of okx verify: it goes alone, with --rebuild")
-    if not symbols and not settings.symbols:
+    if not symbols and not settings.symbols and not settings.types:
         raise UsageError("no symbol is configured and none given. Try: okx backfill BTC-USDT --since 1d")
     here = way(settings, *addresses)
     now = (clock := here.market().clock())()
@@ -105,7 +106,7 @@ def backfill(
         raise UsageError("--since must be before --until (default: a minute ago)")
     spans = _told(symbols, begin, end) if rebuild and symbols == ["-"] else None
     names = list(dict.fromkeys(symbols or settings.symbols)) if spans is None else [some[0] for some, _, _ in spans]
-    if not names:
+    if spans == []:
         return
     loaded: dict[str, Counter[str]] = {}
     rows: list[Row] = []
@@ -114,6 +115,7 @@ def backfill(
         _alone(stored.dsn, settings.dsn, here.origin) as database,
         bar("okx backfill", not quiet) as progress,
     ):
+        names, settings = _meant(database, names, settings)
         place = _files_place(here, bulk.files_url) if download else None
         work, describe, others = _worker(database, here, settings, wait, life, progress, place, clock)
         with closing(work):
@@ -135,6 +137,15 @@ def backfill(
             write_rows(list(others.run(names, settings.channels if not rebuild else (), begin, end)), table)
     if work.unread or work.lacking:
         raise typer.Exit(ExitCode.DATA if work.unread else ExitCode.NO)
+
+
+def _meant(database: "Database", names: list[str], settings: "Config") -> tuple[list[str], "Config"]:
+    """Return what names and patterns mean by what is stored, those that are given and those of the configuration."""
+    from okxcli.storage.rows.reader import meant
+
+    with database.session() as connection:
+        configured = meant(connection, settings.symbols, settings.types)
+        return meant(connection, names, settings.types), replace(settings, symbols=tuple(configured))
 
 
 def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> list[tuple[list[str], int, int]]:

@@ -123,6 +123,7 @@ def _of_database(
     from okxcli.storage.ledger import recount as counting
     from okxcli.storage.ledger.id_ledger import newest as newest_fill
     from okxcli.storage.read.gaps import differing_days, ranges, taped
+    from okxcli.storage.rows.reader import meant
 
     log.setup("gaps", quiet=True)
     settings = load(where.config)
@@ -133,9 +134,9 @@ def _of_database(
         open_database(where.dsn, config_dsn=settings.dsn, create=False, application="okx gaps") as database,
         database.session() as connection,
     ):
-        configured = settings.symbols if TAPE in settings.channels else ()
+        configured = meant(connection, settings.symbols, settings.types) if TAPE in settings.channels else []
         stored = taped(connection)
-        names = list(dict.fromkeys(symbols)) or sorted({*configured, *(symbol for _, symbol in stored)})
+        names = meant(connection, symbols) or sorted({*configured, *(symbol for _, symbol in stored)})
         if not names:
             raise AnswerNo("nothing is stored and no symbol is configured: name one, or see okx collect")
         for name in names:

@@ -43,6 +43,7 @@ def history(
             help="trades-all, funding-rate, or the exchange's own candles: candle1m, candle1H ...",
         ),
     ] = "trades-all",
+    types: options.Types = None,
     files: Annotated[
         list[str] | None,
         options.bulk_files("Read the exchange's bulk files here instead: a file, a folder or a pattern."),
@@ -87,6 +88,7 @@ def history(
 
         # Files need REST for the instruments alone, and can do without.
         market = way.market(patience_s=2.0 if files or download else 60.0, sleep=sleep)
+        symbols = _meant(symbols, types, way)
         if download:
             until_ms = now if end is None else end
             files = _fetched(symbols, channel, begin, until_ms, files, bulk.files_url, progress, life, way)
@@ -103,6 +105,15 @@ def history(
             _from_rest(past, market, way, output, life)
         market.close()
     return ExitCode.DATA if damaged else ExitCode.OK
+
+
+def _meant(symbols: list[str], types: str | None, way: "Way") -> list[str]:
+    """Return the symbols that names and patterns mean."""
+    from okxcli.core.selection import Selection
+    from okxcli.pipeline.followed_symbols import FollowedSymbols
+
+    selection = Selection(tuple(symbols), options.types_of(types))
+    return FollowedSymbols(way.exchange, way.market(), selection).begin() if selection.open else symbols
 
 
 def _from_rest(past: "Past", market: "Market", way: "Way", output: Path | None, life: "Lifecycle") -> None:

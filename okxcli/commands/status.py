@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +57,7 @@ def status(
     from okxcli.runtime.configuration.config_file import load
     from okxcli.runtime.signals import Lifecycle
     from okxcli.storage.database import open_database
+    from okxcli.storage.rows.reader import meant
 
     log.setup("status", quiet=True)
     settings = load(stored.config)
@@ -65,6 +66,8 @@ def status(
     wanted = Wanted(name, tuple(symbols or ()), settings.symbols, channels, settings.timeframes)
     well = True
     with open_database(stored.dsn, config_dsn=settings.dsn, create=False, application="okx status") as database:
+        with database.session() as connection:
+            wanted = replace(wanted, configured=tuple(meant(connection, settings.symbols, settings.types)))
         if watch is None:
             well = _show(database, wanted, limit_ms, table)
         else:

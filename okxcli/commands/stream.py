@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,15 @@ from okxcli.commands.ways import way_of_options
 
 if TYPE_CHECKING:
     from okxcli.commands.ways import Way
-    from okxcli.exchanges.interface import LineSource
+    from okxcli.exchanges.interface import Feed, LineSource
+    from okxcli.pipeline.followed_symbols import FollowedSymbols
     from okxcli.runtime.archive.archive import Archive
     from okxcli.runtime.lines import Output as Lines
     from okxcli.runtime.signals import Lifecycle
+
+
+#: Seconds between two looks at what is listed.
+_LOOK_S = 0.5
 
 
 def stream(
@@ -32,6 +38,7 @@ def stream(
             "funding-rate, mark-price ...; with --private: orders, account, positions (the default), fills.",
         ),
     ] = None,
+    types: options.Types = None,
     stamp: Annotated[
         bool, options.switch("stamp", 'Add the time of arrival to each line, as its last key "received".')
     ] = False,
@@ -69,10 +76,12 @@ def stream(
     """Subscribe to market data of the exchange and write each push as it came, one a line.
 
     In: the network. Out: raw lines, the exchange's own bytes; the first line of each symbol says what it is
-    (instruments). The connection is kept alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends
-    it. Fills of trades-all that were missed meanwhile come from REST, in their order, before those that follow; what
-    the exchange itself does not have is told as an absent event. With --private the lines are those of an account, from
-    the login on; what changed while the connection was away is not repeated.
+    (instruments). A pattern such as '*-USDT' stands for all symbols of such a name, --type swap for all swaps: what the
+    exchange lists meanwhile is streamed from then on, and what it takes off is not any more. The connection is kept
+    alive and made anew whenever it breaks, until Ctrl-C, -n or --duration ends it. Fills of trades-all that were missed
+    meanwhile come from REST, in their order, before those that follow; what the exchange itself does not have is told
+    as an absent event. With --private the lines are those of an account, from the login on; what changed while the
+    connection was away is not repeated.
     """
     from okxcli.core.model import TAPE
     from okxcli.core.origin import SITE_HEAD
@@ -87,28 +96,33 @@ def stream(
     wanted = None if channels is None else [name.strip() for name in channels.split(",") if name.strip()]
     common = way.stream_options(connect_timeout, stamp)
     feed: LineSource
+    follow: _Follow | None = None
     if account.private:
-        if symbols or since or resume:
-            raise UsageError("--private streams a whole account: leave symbols, --since and --resume out")
+        if symbols or types or since or resume:
+            raise UsageError("--private streams a whole account: leave symbols, --type, --since and --resume out")
         feed = way.exchange.account(
             wanted,
             key_file=account.credentials,
             **common,
         )
     else:
-        if not symbols:
-            raise UsageError("no symbol given. Try: okx stream BTC-USDT")
-        feed = way.exchange.feed(
+        followed = _followed(symbols or [], types, way)
+        symbols = followed.begin()
+        feed = public = way.exchange.feed(
             symbols,
             [TAPE] if wanted is None else wanted,
             **common,
             repair=repair,
             since_ms=_begin(since, way),
             resume=_stored(symbols, way, dsn, since) if resume else None,
+            listing=followed.selection.open,
+            wants=followed.wants,
         )
+        follow = _Follow(public, followed, [TAPE] if wanted is None else wanted) if followed.selection.open else None
     preface = (SITE_HEAD, *way.exchange.preface)
-    with Lifecycle("source") as life, _output(output, room, preface) as out, feed:
-        _Copy(feed, out, preface, count, way.first_lines(way.ws_url)).run(life, seconds)
+    reading = nullcontext() if follow is None else follow.followed
+    with Lifecycle("source") as life, _output(output, room, preface) as out, feed, reading:
+        _Copy(feed, out, preface, count, way.first_lines(way.ws_url), follow).run(life, seconds)
     return 0
 
 
@@ -159,6 +173,36 @@ def _way(account: options.Account, addresses: options.Addresses) -> "Way":
     return way._replace(ws_url=ws_url, rest_url=rest_url)
 
 
+def _followed(symbols: list[str], types: str | None, way: "Way") -> "FollowedSymbols":
+    """Return what tells which symbols are meant.
+
+    Raises:
+        UsageError: none is named, or no such type.
+    """
+    from okxcli.core.selection import Selection
+    from okxcli.errors import UsageError
+    from okxcli.pipeline.followed_symbols import FollowedSymbols
+
+    if not symbols and not types:
+        raise UsageError("no symbol given. Try: okx stream BTC-USDT")
+    return FollowedSymbols(way.exchange, way.market(), Selection(tuple(symbols), options.types_of(types)))
+
+
+@dataclass
+class _Follow:
+    """Has a feed stream the symbols that patterns mean, as they come and go."""
+
+    feed: "Feed"
+    followed: "FollowedSymbols"
+    channels: list[str]
+
+    def after(self, lines: list[bytes]) -> list[bytes]:
+        """Look at what was streamed; return it, with what is left of symbols that are gone."""
+        self.followed.see(lines)
+        symbols = self.followed.news()
+        return lines if symbols is None else lines + self.feed.change(symbols, self.channels)
+
+
 @dataclass
 class _Copy:
     """Writes what a feed has, after `first`; no more than `left` messages, without those that begin as `preface`."""
@@ -168,6 +212,7 @@ class _Copy:
     preface: tuple[bytes, ...]
     left: int | None
     first: list[bytes]
+    follow: "_Follow | None" = None
 
     def run(self, life: "Lifecycle", seconds: float | None) -> None:
         """Write until a signal, the count or so many seconds end it."""
@@ -176,8 +221,10 @@ class _Copy:
             wait_s = None if end_s is None else end_s - time.monotonic()
             if wait_s is not None and wait_s <= 0:
                 break
-            waits = [one for one in (wait_s, self.out.due_in()) if one is not None]
-            self._write(self.feed.poll() if life.wait(self.feed.fileno(), min(waits, default=None)) else [])
+            look_s = None if self.follow is None else _LOOK_S
+            waits = [one for one in (wait_s, self.out.due_in(), look_s) if one is not None]
+            lines = self.feed.poll() if life.wait(self.feed.fileno(), min(waits, default=None)) else []
+            self._write(lines if self.follow is None else self.follow.after(lines))
         self.feed.stop()
         while self.left != 0 and (lines := self.feed.poll()):
             self._write(lines)

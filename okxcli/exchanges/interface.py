@@ -261,7 +261,8 @@ class FeedOptions(StreamOptions, total=False):
 
     `repair`: fills that no socket brought are fetched. `since_ms`: it begins with the fills since then; `resume`: right
     after these ids. `listing`: what becomes of the symbols comes too. `batch_s`: so much time may pass between two
-    reads, for the sake of larger batches.
+    reads, for the sake of larger batches. `wants`: of such instruments too it is told what becomes of them, though they
+    are not streamed.
     """
 
     repair: bool
@@ -269,6 +270,7 @@ class FeedOptions(StreamOptions, total=False):
     resume: Mapping[str, int] | None
     listing: bool
     batch_s: float
+    wants: Callable[[str], bool] | None
 
 
 class MarketOptions(TypedDict, total=False):

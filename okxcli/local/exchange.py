@@ -24,7 +24,7 @@ from okxcli.local.venue.account import KEY, Account
 from okxcli.local.venue.fills import KEEP, Fill
 from okxcli.local.venue.instruments import row_of
 from okxcli.local.venue.market import Timeline, profiles
-from okxcli.local.venue.venue import MarketClock, Venue
+from okxcli.local.venue.venue import Listing, MarketClock, Venue
 
 #: More fills than this are not made up before the start: it would take a minute.
 MAX_HISTORY = 5_000_000
@@ -250,6 +250,14 @@ class LocalExchange(LocalServer):
         """Give out `count` ids to nobody, as `lose` does, without waiting for fills. For a market traded by hand."""
         tape = self._engine.venue.listings[symbol].tape
         tape.absent.extend(range(tape.last_id + 1, tape.last_id + 1 + count))
+
+    @served
+    def list_symbol(self, symbol: str, state: str = "live") -> None:
+        """List another symbol, and tell the `instruments` channel; it is traded by hand."""
+        row = {**row_of(symbol), "state": state}
+        self._engine.venue.listings[symbol] = Listing(row)
+        self._first_ids[symbol] = 1
+        self._engine.channels.instruments([row])
 
     def row(self, symbol: str) -> dict[str, Any]:
         """Return the instrument row of `symbol`."""

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from okxcli.core.candles.block_processor import BlockCandleProcessor, processor
 from okxcli.core.candles.outlet import Rules
@@ -21,6 +21,7 @@ from okxcli.exchanges.interface import Feed, PartlyInvalid
 from okxcli.exchanges.registry import configured
 from okxcli.pipeline.book_keeping import BookKeeping
 from okxcli.pipeline.config_change import other_candles, tell_change
+from okxcli.pipeline.followed_symbols import FollowedSymbols
 from okxcli.runtime.archive.archive import Archive
 from okxcli.runtime.clock import ClockDoubt
 from okxcli.runtime.configuration.config import Config
@@ -59,8 +60,9 @@ class Collector:
     Candles are made of `trades-all` where that is configured, else of the merged `trades`. `housekeep` is called now
     and then with the configuration, and what `mender` returns for it makes bars whole that had to be written
     incomplete, both in a thread of their own (`chores`). `session` gives a connection for what is read at a change of
-    the configuration; `load` reads that anew when a HUP asks for it. `clock` is the keeper's; bars are closed by the
-    feed's, which is corrected when the exchange's time is known better. `archive` has a line before it is committed.
+    the configuration; `load` reads that anew when a HUP asks for it, and `followed` tells which symbols its patterns
+    mean. `clock` is the keeper's; bars are closed by the feed's, which is corrected when the exchange's time is known
+    better. `archive` has a line before it is committed.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Collector:
     mender: Callable[[Config], LiveMender] | None = None
     archive: Archive | None = None
     load: Callable[[], Config] | None = None
+    followed: FollowedSymbols | None = None
 
     def __post_init__(self) -> None:
         self.rejected = 0
@@ -126,6 +129,8 @@ class Collector:
             if life.reload:
                 life.reload = False
                 self._read_again()
+            if self._wish is None and self.followed is not None and (found := self.followed.news()):
+                self._wish = replace(self.config, symbols=tuple(found))
             if self._wish is not None:
                 self._try_change(self._wish)
         self.feed.stop()
@@ -232,6 +237,8 @@ class Collector:
         """Put raw lines through to the keeper; those that are bad are told and counted."""
         self._keep_raw(lines)
         self.messages += len(lines)
+        if self.followed is not None:
+            self.followed.see(lines)
         block, at = b"".join([line + b"\n" for line in lines]), 0
         while at < len(block):
             made = self._normalizer.take(block, at)
@@ -324,10 +331,9 @@ class Collector:
         if isinstance(item, (BookSnapshot, BookUpdate)):
             self._books.take(item)
             return
-        if isinstance(item, OHLCVCandle):
-            if not item.closed:  # the exchange's own, pushed again every second: its last push has it all
-                return
-        elif self._candles is not None and self._is_for_candles(item):
+        if isinstance(item, OHLCVCandle) and not item.closed:
+            return  # the exchange's own, pushed again every second: its last push has it all
+        if self._candles is not None and self._is_for_candles(item):
             self._candles.feed(item)
         self.keeper.add(item)
 
@@ -364,8 +370,7 @@ class Collector:
 
     def _wait_s(self, end: float | None) -> float:
         waits = [max(self._next_heartbeat - time.monotonic(), 0)]
-        due = self.keeper.due_in(self.clock())
-        if due is not None:
+        if (due := self.keeper.due_in(self.clock())) is not None:
             waits.append(due)
         if self._candles_due is not None:
             waits.append(max(self._candles_due - self.feed.clock(), 0) / 1000)
@@ -391,5 +396,5 @@ class Collector:
         """Return the counts of every step, as the filters give them."""
         candles = self._candles.counts() if self._candles is not None else {}
         made = {f"candle_{k}" if k in ("duplicates", "trades") else k: v for k, v in candles.items()}
-        counts = {"messages": self.messages, "rejected": self.rejected}
-        return counts | made | self._books.counts() | self.keeper.counts()
+        ours = {"messages": self.messages, "rejected": self.rejected} | made
+        return ours | self._books.counts() | self.keeper.counts()

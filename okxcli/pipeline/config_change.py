@@ -1,6 +1,7 @@
 """What a configuration that is read again changes for `okx collect`."""
 
 import logging
+from dataclasses import replace
 
 from okxcli.core.model import TAPE
 from okxcli.runtime.configuration.config import Config
@@ -19,7 +20,12 @@ def _of_candles(config: Config) -> tuple[object, ...]:
 
 
 def tell_change(before: Config, after: Config, new: list[str], gone: list[str]) -> None:
-    """Say in a line what a new configuration changes, and in another what it cannot change now."""
+    """Say in a line what a new configuration changes, and in another what it cannot change now.
+
+    Nothing where the same one means other symbols now, which whoever noticed it has told.
+    """
+    if after.wanted and replace(after, symbols=before.symbols) == before:
+        return
     parts = [f"+{symbol}" for symbol in new] + [f"-{symbol}" for symbol in gone]
     for name in ("channels", "timeframes"):
         was, has = getattr(before, name), getattr(after, name)

@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from okxcli.cli import run
+from okxcli.core.states import STATES
 from okxcli.runtime.configuration import config_file as configuration
 
 
@@ -68,6 +69,25 @@ def test_check_estimates_each_kind_beside_the_free_space(home, capsys):
     assert found["candles"]["rows_a_day"] == 9 * (1440 + 288 + 96 + 24 + 6 + 1)
     assert found["trades"]["kept_bytes"] is None and found["trades"]["bytes_a_day"] > 50_000_000
     assert " GB a day" in err and f"Free for {home}/data/okx: " in err and "an estimate" in err.lower()
+
+
+def test_check_estimates_every_channel(home, capsys):
+    """Each state of contracts has its rows, of an index one of a pair; candles of the exchange are candles."""
+    path = home / "okx.json"
+    channels = [one.channel for one in STATES] + ["candle1m", "candle1Dutc"]
+    wanted = {
+        "symbols": ["BTC-USDT", "BTC-USDT-SWAP", "BTC-*"],
+        "types": ["swap"],
+        "channels": channels,
+        "timeframes": [],
+    }
+    path.write_text(json.dumps(wanted))
+    assert run(["config", "check", str(path)]) == 0
+    found = {row["kind"]: row for row in rows(capsys.readouterr().out)}
+    assert {*found} == {"candles", *(one.table for one in STATES)}
+    assert found["candles"]["rows_a_day"] == 2 * 1441
+    assert found["mark_prices"]["rows_a_day"] == 2 * found["index_prices"]["rows_a_day"] // 2
+    assert found["funding_rates"]["rows_a_day"] == 86_400 // 30 and found["funding_rates"]["kept_bytes"] is None
 
 
 def test_check_tells_of_the_rest_where_there_is_one(home, capsys):

@@ -28,10 +28,12 @@ class Config:
     None when the file does not name them. `books_every_ms` 0 stores every book; `books_depth`: so many
     levels of a side of those that are kept from updates, None: all. `keep_days` has the days that `books`,
     `trades`, `candles` and each table of states are kept; None is for ever. `exchange` is its name in the registry,
-    `path` the file it was read from.
+    `path` the file it was read from. `symbols` may hold patterns, which `types` narrow (`core.selection`); once it is
+    known what they mean, that is in `symbols`, and what the file says in `wanted`.
     """
 
     symbols: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
     channels: tuple[str, ...] = (TAPE,)
     timeframes: tuple[str, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
     lateness_ms: int = 10_000
@@ -54,3 +56,4 @@ class Config:
     log_level: str = "info"
     archive: ArchiveKeys | None = None
     path: Path | None = None
+    wanted: tuple[str, ...] = ()

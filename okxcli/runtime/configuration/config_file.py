@@ -68,7 +68,7 @@ def load(path: Path | None = None, env: Mapping[str, str] = os.environ, *, requi
     if document is None or mistakes:
         raise ConfigError(_told(found, mistakes))
     config = config_keys.to_config(document, found)
-    if required and not config.symbols:
+    if required and not config.symbols and not config.types:
         raise ConfigError(_told(found, ['symbols: none given; name at least one, such as ["BTC-USDT"]']))
     for warning in warnings(found, config):
         _log.warning("%s", warning)

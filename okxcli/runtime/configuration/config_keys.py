@@ -27,6 +27,7 @@ Channel = Literal[
 ]  # fmt: skip
 #: The channels as a message names them.
 _CHANNELS = ", ".join(name for name in get_args(Channel) if not name.startswith("candle")) + ", candle1m and its like"
+Type = Literal["spot", "swap", "futures", "option"]
 Level = Literal["debug", "info", "warning", "error"]
 
 _KEY = re.compile(r"[\w$-]{1,40}")
@@ -136,7 +137,10 @@ class Document(_Section):
 
     schema_: str | None = Field(default=None, alias="$schema", description="For editors; okx does not read it.")
     symbols: Annotated[list[Annotated[str, AfterValidator(values.symbol)]], AfterValidator(values.once)] = Field(
-        default=[], description="Instruments to collect, as the exchange names them."
+        default=[], description="Instruments to collect, as the exchange names them; * and ? stand for others."
+    )
+    types: Annotated[list[Type], AfterValidator(values.once)] = Field(
+        default=[], description="Types of instrument that patterns in symbols select; without symbols: all of these."
     )
     channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(values.once)] = Field(
         default=[TAPE], description="What to collect of each symbol."
@@ -191,6 +195,7 @@ def to_config(document: Document, path: Path | None) -> Config:
     file = document.log.file
     return Config(
         symbols=tuple(document.symbols),
+        types=tuple(document.types),
         channels=tuple(document.channels),
         timeframes=tuple(document.timeframes),
         lateness_ms=values.milliseconds(document.candles.lateness),
@@ -265,8 +270,8 @@ def _explained(error: Any) -> str:
     if kind == "okx":
         return f"{place}: {error['msg']}"
     if kind == "literal_error":
-        names = get_args({"log": Level, "archive": WhenLow}.get(where[0], Channel))
-        shown = ", ".join(names) if where[0] in ("log", "archive") else _CHANNELS
+        names = get_args({"log": Level, "types": Type, "archive": WhenLow}.get(str(where[0]), Channel))
+        shown = _CHANNELS if where[0] == "channels" else ", ".join(names)
         return f"{place}: {values.shown(value)} is none of {shown}{_nearest(str(value), names)}"
     if kind == "too_short":
         return f"{place}: empty; name at least one of {_CHANNELS}"

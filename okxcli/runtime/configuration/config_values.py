@@ -20,7 +20,7 @@ from okxcli.runtime.clock import parse_duration
 
 #: Parts of a connection string that nobody else may see.
 _SECRETS = frozenset({"password", "sslpassword"})
-_SYMBOL = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9_]+){1,4}", re.ASCII)
+_SYMBOL = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9_]+){1,4}|(?=.*[*?])[A-Z0-9_.*?-]{1,64}", re.ASCII)
 
 
 def _mistake(reason: str) -> PydanticCustomError:
@@ -52,7 +52,7 @@ def duration(low_ms: int, high_ms: int, allowed: str) -> AfterValidator:
 
 
 def symbol(text: str) -> str:
-    """Check the name of an instrument; `btc/usdt` is told what it should be."""
+    """Check the name of an instrument, or a pattern of names; `btc/usdt` is told what it should be."""
     if _SYMBOL.fullmatch(text):
         return text
     tidy = re.sub(r"[/_ ]+", "-", text.strip().upper())

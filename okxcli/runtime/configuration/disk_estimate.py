@@ -5,9 +5,10 @@ measured where a recording was to be had and an assumption elsewhere; `HOW` says
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from okxcli.core.model import TAPE
+from okxcli.core.selection import Selection
 from okxcli.core.states import STATES, Described
 from okxcli.core.timeframes import Timeframe
 from okxcli.runtime.configuration.config import Config
@@ -29,6 +30,9 @@ _BOOKS_A_SECOND = 9
 #: Bytes a row takes in Postgres 18 with its part of the indexes: measured on 200,000 rows of one symbol (167, 167, 449,
 #: 231, 237), and a tenth more for the indexes of many symbols, which fill less evenly.
 _ROW_BYTES = {"trades": 180, "merged_trades": 180, "books": 470, "tickers": 250, "candles": 260}
+#: The same of 40,000 rows each of other states (227, 136, 160, 144, 136, 196).
+_ROW_BYTES |= {"funding_rates": 250, "mark_prices": 150, "index_prices": 180, "open_interest": 160}
+_ROW_BYTES |= {"price_limits": 150, "liquidations": 215}
 
 #: What each level of a deeper book adds: measured on 486 books of 25 levels a side.
 _LEVEL_BYTES = 24
@@ -36,7 +40,7 @@ _LEVEL_BYTES = 24
 HOW = (
     "an estimate: fills a day as measured in 2025 for BTC-USDT, DOGE-USDT, ADA-USDT and BNB-USDT, 200,000 for any other"
     " symbol; tickers and books from recordings; of other channels the most that they bring, several times what a quiet"
-    " market does; a busy day is several times a quiet one"
+    " market does; a busy day is several times a quiet one; what patterns select is not in it"
 )
 
 
@@ -57,6 +61,7 @@ class Share:
 
 def shares(config: Config) -> list[Share]:
     """Return what each kind of row that `config` collects takes: of trades, books, tickers, candles, others."""
+    config = replace(config, symbols=tuple(Selection(config.symbols, config.types).names))
     fills = sum(_FILLS_A_DAY.get(symbol, _OTHER_FILLS_A_DAY) for symbol in config.symbols)
     every_ms = config.books_every_ms
     books = _DAY_S * 1000 // every_ms if every_ms else _DAY_S * _BOOKS_A_SECOND

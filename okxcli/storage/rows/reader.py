@@ -27,6 +27,7 @@ from okxcli.core.model import (
     StandardizedTrade,
     State,
 )
+from okxcli.core.selection import Selection, expanded
 from okxcli.core.states import HEAD, Described
 from okxcli.storage.rows.row_format import TRADE_LINE, fields_of, stamp
 from okxcli.storage.schema.partitions import DAY_MS
@@ -74,6 +75,17 @@ def exchanges_of(connection: Connection, names: Sequence[str]) -> dict[str, list
 def symbols(connection: Connection) -> list[str]:
     """Return every symbol that anything is stored of, by name."""
     return [row[0] for row in connection.execute("SELECT DISTINCT symbol FROM symbols WHERE epoch = 0 ORDER BY 1")]
+
+
+def meant(connection: Connection, wanted: Sequence[str], types: Sequence[str] = ()) -> list[str]:
+    """Return the symbols that names and patterns mean: those that are named, and what is stored that is selected."""
+    if not Selection(tuple(wanted), tuple(types)).open:
+        return list(dict.fromkeys(wanted))
+    rows = connection.execute(
+        "SELECT symbol, max(kind) FROM symbols LEFT JOIN instruments USING (exchange, symbol)"
+        " WHERE epoch = 0 GROUP BY 1"
+    )
+    return expanded(wanted, types, dict(rows.fetchall()))
 
 
 @contextmanager

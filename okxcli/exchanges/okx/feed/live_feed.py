@@ -7,7 +7,7 @@ fetched from REST. A watch finds channels that are subscribed and bring nothing.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from okxcli.core.model import AHEAD_MS, TAPE
@@ -54,7 +54,7 @@ class Feed(QueuedSource):
     symbol begins with its fills since that time (and one before), with `resume` right after the id that it names; the
     live fills join on. With `listing`, what OKX says of the symbols themselves comes as it happens. `clock` is OKX's
     time as far as it is known; `dog` and `times` say how patient the watch is; `proxies` knows the way to the exchange;
-    `batch_s`: so much time may pass between two reads.
+    `batch_s`: so much time may pass between two reads. `wants` is for `Listing`.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Feed(QueuedSource):
         listing: bool = False,
         proxies: Proxies | None = None,
         batch_s: float = 0.0,
+        wants: Callable[[str], bool] | None = None,
     ) -> None:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
@@ -112,7 +113,7 @@ class Feed(QueuedSource):
         hands = Hands(self._seen, self._renew, self._replace, self._bring, self._retire, self._retry)
         self._watch = Watch(self._watch_rest, hands, self.clock, fill=repair, dog=dog, times=times or default)
         self._tells = listing
-        self._listing = Listing(lambda: self._symbols, self._watch.told if listing else None)
+        self._listing = Listing(lambda: self._symbols, self._watch.told if listing else None, wants)
 
     def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
         url, receiver, ways = self._base + path, self._receiver, (self._dials, self._on_retired, self._proxies)
