@@ -7,8 +7,13 @@ import typer
 
 from okxcli import options
 
+_Pass = Annotated[
+    bool, options.switch("pass", "Let every input line through, a book before the line that ended its interval.")
+]
+
 
 def books(
+    *,
     files: options.Files = None,
     depth: Annotated[
         int | None,
@@ -31,14 +36,9 @@ def books(
             "within 10 basis points of the middle)."
         ),
     ] = None,
-    pass_lines: Annotated[
-        bool, options.switch("pass", "Let every input line through, a book before the line that ended its interval.")
-    ] = False,
+    pass_lines: _Pass = False,
     output: options.Output = None,
-    strict: options.Strict = False,
-    rejects: options.Rejects = None,
-    stats: options.Stats = None,
-    quiet: options.Quiet = False,
+    filtering: options.Filtering,
 ) -> int:  # fmt: skip
     """Keep order books from their snapshots and updates, and write them.
 
@@ -59,7 +59,7 @@ def books(
     from okxcli.runtime.clock import now_ms, parse_interval, passed_ms
     from okxcli.runtime.filters import LineFilter
 
-    log.setup("books", quiet=quiet)
+    log.setup("books", quiet=filtering.quiet)
     logger = logging.getLogger(__name__)
     interval = None if every == "change" else parse_interval(every)
     if fill and interval is None:
@@ -68,7 +68,7 @@ def books(
         measures = parse_measures(measure) if measure is not None else []
     except InvalidLine as reason:
         raise UsageError(str(reason)) from None
-    run = LineFilter("books", files, output, strict, rejects, stats, quiet)
+    run = LineFilter("books", files, output, *filtering)
     write = run.out.line
     maker = BookMaker(
         lambda book, at, known: write(book.line(at, known, depth, "".join([one(book) for one in measures]))),

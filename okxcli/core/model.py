@@ -1,9 +1,9 @@
-"""The types that travel between commands: trades, candles, books and their updates, tickers,
-instruments, absent ids.
+"""The types that travel between commands: trades, candles, books and their updates, tickers, instruments, absent
+ids.
 
-One definition each. Field names and order are the keys of the JSON lines and the columns of the tables. Prices and
-sizes are `Decimal`, times are integer milliseconds since the epoch, UTC. Fields that are None are unknown, never
-guessed. `core/codec.py` turns them into lines and back.
+One definition each, whole, however much it is like another. Field names and order are the keys of the JSON lines and
+the columns of the tables. Prices and sizes are `Decimal`, times are integer milliseconds since the epoch, UTC. Fields
+that are None are unknown, never guessed. `core/codec.py` turns them into lines and back.
 """
 
 from decimal import Decimal

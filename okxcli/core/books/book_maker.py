@@ -51,12 +51,12 @@ class BookMaker:
     def __init__(
         self, emit: Emit, tell: Tell, *, every_ms: int | None = None, depth: int | None = None, fill: bool = False
     ) -> None:
+        self._kept: dict[_Key, _Kept] = {}
         self._emit = emit
         self._tell = tell
         self._every = every_ms
         self._depth = depth
         self._fill = fill
-        self._kept: dict[_Key, _Kept] = {}
         self._counts: Counter[str] = Counter()
 
     def take(self, update: BookUpdate) -> Step:

@@ -89,7 +89,7 @@ def batches(subscriptions: Iterable[Subscription]) -> Iterator[list[Subscription
 
 
 class _Event(msgspec.Struct, frozen=True):
-    """What a message is; those of two kinds are never equal."""
+    """What a message is; those of two kinds are never equal, though some say it in the same fields."""
 
 
 class Pong(_Event, frozen=True):

@@ -1,7 +1,8 @@
 """The forms of OKX's rows, as they stand in `data` of a push, and the bars that timeframes of ours describe.
 
 All numbers of OKX are strings, and any of them may be empty. Fields that came later have defaults, since recordings
-are older. Field by field: `https://www.okx.com/docs-v5/en/`.
+are older. Each is spelled out as OKX sends it, be it like another one.
+Field by field: `https://www.okx.com/docs-v5/en/`.
 """
 
 from decimal import Decimal

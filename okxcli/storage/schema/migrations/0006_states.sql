@@ -1,4 +1,5 @@
 -- States of symbols beside their trades (core/states.py), a table a type, with the keys of its lines.
+-- Each is spelled out, though they begin alike: what a migration has made is to be read in it and nowhere else.
 
 CREATE TABLE funding_rates (
     exchange text COLLATE "C" NOT NULL,
