@@ -9,6 +9,10 @@ from harness import bench_growth, bench_latency, bench_live, bench_memory, bench
 from harness.bench import Bench
 from harness.bench_table import PURE, C, Gauge, Report, markdown
 
+from okxcli.core.books.chain import Step
+from okxcli.core.books.local_book import LocalBook, State
+from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc tells the CPU of a process")
 pytestmark = pytest.mark.timeout(120)
 
@@ -210,3 +214,24 @@ def test_the_bare_loop_is_a_script_of_its_own():
     """It needs nothing of okx."""
     text = (Path(bench_live.__file__).parents[1] / "peers" / "plain_stream.py").read_text()
     assert "okxcli" not in text and "recv_data" in text
+
+
+def test_the_books_of_the_source_are_sound():
+    """A snapshot of 400 levels, and updates of some 26 that follow on it: each book is good at every message."""
+    plan = {"symbols": ["A-USDT", "B-USDT"], "channels": ["books"], "rates": {"books": 10}, "seconds": 1}
+    source, reader = bench_source.Source(plan), Normalizer()
+    books = {symbol: LocalBook("okx", symbol, "books") for symbol in plan["symbols"]}
+    sizes = []
+    for n in range(200):
+        symbol = plan["symbols"][n % 2]
+        framed = source._push(("books", symbol), b"%d" % (1_747_087_200_000 + n))
+        payload = framed[4:]
+        assert framed == bench_source.frame(payload)
+        (update,) = reader.feed(payload)
+        assert books[symbol].take(update) is (Step.SNAPSHOT if n < 2 else Step.UPDATE)
+        assert books[symbol].state is State.GOOD
+        sizes.append(len(update.bids) + len(update.asks))
+    assert sizes[:2] == [800, 800]
+    assert 15 < sum(sizes[2:]) / len(sizes[2:]) < 35
+    source.listener.close()
+    source.selector.close()

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
 from okxcli.core import states
-from okxcli.core.decimals import check_range, plain
+from okxcli.core.decimals import MAX_DIGITS, MAX_MAGNITUDE, check_range, plain
 from okxcli.core.model import (
     AHEAD_MS,
     MAX_ID,
@@ -33,6 +34,7 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,31}", re.ASCII)
 #: Levels of one side of a book at most.
 MAX_LEVELS = 5000
+_LEAST, _MOST = Decimal(1).scaleb(-MAX_MAGNITUDE), Decimal(1).scaleb(MAX_MAGNITUDE)
 #: The year 10000.
 _FAR = 253_402_300_800_000
 
@@ -180,11 +182,26 @@ def check_book_update(update: BookUpdate) -> None:
 def _levels(side: Levels) -> None:
     if len(side) > MAX_LEVELS:
         raise InvalidLine(f"book side of more than {MAX_LEVELS} levels")
-    for price, size in side:
-        check_range(price)
-        check_range(size)
-        if not price > 0 or size < 0:
-            raise InvalidLine("book level out of range")
+    try:
+        for price, size in side:
+            if (
+                not _LEAST <= price < _MOST
+                or (size and not _LEAST <= size < _MOST)
+                or len(str(price)) > MAX_DIGITS
+                or len(str(size)) > MAX_DIGITS
+            ):
+                _level(price, size)
+    except ArithmeticError:  # one of them is no number, which does not compare
+        for price, size in side:
+            _level(price, size)
+
+
+def _level(price: Decimal, size: Decimal) -> None:
+    """Look closely at a level that is not of the everyday kind."""
+    check_range(price)
+    check_range(size)
+    if not price > 0 or size < 0:
+        raise InvalidLine("book level out of range")
 
 
 def check_state(state: State) -> None:

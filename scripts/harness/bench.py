@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from harness import bench_growth, bench_latency, bench_live, bench_memory
+from harness import bench_books, bench_growth, bench_latency, bench_live, bench_memory
 from harness.bench_bulk import bulk
 from harness.bench_database import COLUMNS, Postgres
 from harness.bench_inputs import OKX, SYMBOL, DailyFile, Inputs, run
@@ -322,6 +322,7 @@ ROWS: dict[str, Callable[[Bench], Contest | Report]] = {
     "bulk": lambda bench: bulk(bench.folder, bench.rows),
     "start-up": start_up,
     **bench_live.ROWS,
+    **bench_books.ROWS,
     **bench_latency.ROWS,
     **bench_growth.ROWS,
     **bench_memory.ROWS,

@@ -157,7 +157,10 @@ def cpu_of_server(data: Path) -> float:
 def collecting(folder: Path, source: Source, load: Load, dsn: str, pure: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Have `okx collect` take it all in; it is ended by SIGTERM, and what it says is in log.txt of the folder."""
     folder.mkdir(exist_ok=True)
-    (folder / "okx.json").write_text(json.dumps({"symbols": load.symbols, "channels": list(load.rates)}))
+    config: dict[str, Any] = {"symbols": load.symbols, "channels": list(load.rates)}
+    if "trades-all" not in load.rates:
+        config["timeframes"] = []
+    (folder / "okx.json").write_text(json.dumps(config))
     env = common.environment(folder, OKX_DSN=dsn, OKX_PURE=pure, **source.urls)
     process = common.start(["collect", "--config", str(folder / "okx.json")], folder, env)
     try:

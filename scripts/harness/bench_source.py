@@ -71,6 +71,31 @@ def _book(symbol: str, rng: random.Random) -> bytes:
     ).encode()
 
 
+def _updates(symbol: str, rng: random.Random) -> list[bytes]:
+    """Return the snapshot of a book of 400 levels and four updates of it, up to their time.
+
+    Each has 26 levels, as in a recording of BTC-USDT-SWAP on 2024-06-01; one in four goes, or stands again later.
+    """
+    middle = rng.randrange(10**5, 10**6)
+    head = f'{{"arg":{{"channel":"books","instId":"{symbol}"}},"action":"'
+
+    def levels(places: list[int], sign: int, gone: bool) -> str:
+        sizes = ["0" if gone and n > 9 and rng.random() < 0.25 else f"{rng.randrange(1, 10**6)}e-5" for n in places]
+        level = [
+            [f"{(middle + sign * n) / 100:.2f}", f"{float(size):.5f}", "0", "3"]
+            for n, size in zip(places, sizes, strict=True)
+        ]
+        return json.dumps(level, separators=(",", ":"))
+
+    def message(action: str, places: list[int]) -> bytes:
+        gone = action == "update"
+        asks, bids = levels(places, 1, gone), levels(places, -1, gone)
+        return f'{head}{action}","data":[{{"asks":{asks},"bids":{bids},"ts":"'.encode()
+
+    near = [sorted({1, 2, *(min(400, int(rng.expovariate(1 / 40)) + 1) for _ in range(12))}) for _ in range(4)]
+    return [message("snapshot", [*range(1, 401)]), *(message("update", places) for places in near)]
+
+
 def _ticker(symbol: str, rng: random.Random) -> bytes:
     last = rng.randrange(10**4, 10**6)
     day = [f"{(last + step) / 100:.2f}" for step in (0, 1, -1, 50, 900, -900, 30, 20)]
@@ -133,6 +158,7 @@ class Source:
         self.sent: Counter[str] = Counter()
         self.same: Counter[str] = Counter()  # those of the time of the last one of their symbol: not two snapshots
         self.last: dict[Key, bytes] = {}
+        self.numbers: dict[Key, int] = {}  # of the last message of each book
         self.backlog = 0
         self.selector = selectors.DefaultSelector()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -147,6 +173,9 @@ class Source:
         make = {"books5": _book, "tickers": _ticker, "trades-all": lambda s, rng: fill(s, _ID, rng, _TS)}
         found: dict[Key, list[list[bytes]]] = {}
         for key in self.missing:
+            if key[0] == "books":
+                found[key] = [[one] for one in _updates(key[1], self.random)]
+                continue
             whole = [frame(make[key[0]](key[1], self.random)) for _ in range(4)]
             found[key] = [[part for half in one.split(_TS) for part in half.split(_ID)] for one in whole]
         return found
@@ -246,6 +275,8 @@ class Source:
     def _push(self, key: Key, ts: bytes) -> bytes:
         """Return a push, and take note of it."""
         self.sent[key[0]] += 1
+        if key[0] == "books":
+            return self._book_push(key, ts)
         one = self.pieces[key][self.sent[key[0]] & 3]
         if key[0] != "trades-all":
             self.same[key[0]] += self.last.get(key) == ts
@@ -254,6 +285,13 @@ class Source:
         place = self.place[key[1]]
         number = self.ids[place] = self.ids[place] + 1
         return b"%b%d%b%b%b" % (one[0], number, one[1], ts, one[2])
+
+    def _book_push(self, key: Key, ts: bytes) -> bytes:
+        """Return the next message of a book, the first one being its snapshot."""
+        before = self.numbers.get(key, -1)
+        number = self.numbers[key] = FIRST_ID if before < 0 else before + 2
+        body = self.pieces[key][0 if before < 0 else 1 + (number >> 1 & 3)][0]
+        return frame(b'%b%b","checksum":0,"seqId":%d,"prevSeqId":%d}]}' % (body, ts, number, before))
 
     def _turns(self, channel: str) -> list[Key]:
         """Return the symbols of a channel in the order in which they are pushed, again and again."""

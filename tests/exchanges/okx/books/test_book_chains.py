@@ -1,6 +1,7 @@
 """Which books are asked for anew, and how often: one request at a time, none for what is ignored, no storm."""
 
 import json
+import re
 from itertools import pairwise
 
 from okxcli.core.books.chain import Numbers
@@ -13,6 +14,7 @@ from okxcli.exchanges.okx.books.book_chains import (
     BookChains,
     Fetched,
 )
+from okxcli.exchanges.okx.books.book_pushes import snapshot_line
 from okxcli.exchanges.okx.channels import Subscription
 
 BTC = Subscription("books", "BTC-USDT")
@@ -219,6 +221,19 @@ def test_several_rows_and_another_order_of_keys():
     one, two = (json.loads(push(*numbers))["data"][0] for numbers in ((11, 10), (13, 11)))
     whole = {"arg": BTC.argument, "action": "update", "data": [one, dict(sorted(two.items()))]}
     chains.feed([json.dumps(whole, separators=(",", ":")).encode(), push(14, 13)], 0)
+    assert chains.wishes() == ([], [])
+
+
+def test_a_recording_with_a_fetched_snapshot_and_one_of_2022_ask_for_nothing():
+    """Played again: the first is joined as it was, and the second has no numbers that could be followed."""
+    chains = BookChains()
+    row = {"asks": [], "bids": [], "ts": str(TS), "seqId": 12}
+    chains.feed([snapshot_line("BTC-USDT", row), push(13, 11), push(14, 13)], 0)
+    assert chains.wishes() == ([], [])
+    old = [re.sub(rb',"seqId":.*?}', b"}", push(n, n - 1)) for n in (-1, 0, 1, 2)]
+    assert b"SeqId" not in old[0]
+    chains = BookChains()
+    assert [line for now, one in enumerate(old) for line in chains.feed([one], now * 10_000)] == old
     assert chains.wishes() == ([], [])
 
 
