@@ -112,6 +112,7 @@ def stream(
             symbols,
             [TAPE] if wanted is None else wanted,
             **common,
+            key_file=account.credentials,
             repair=repair,
             since_ms=_begin(since, way),
             resume=_stored(symbols, way, dsn, since) if resume else None,

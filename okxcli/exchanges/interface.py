@@ -262,7 +262,7 @@ class FeedOptions(StreamOptions, total=False):
     `repair`: fills that no socket brought are fetched. `since_ms`: it begins with the fills since then; `resume`: right
     after these ids. `listing`: what becomes of the symbols comes too. `batch_s`: so much time may pass between two
     reads, for the sake of larger batches. `wants`: of such instruments too it is told what becomes of them, though they
-    are not streamed.
+    are not streamed. `key_file`: whose key logs in, where a channel wants that; None: that of the environment.
     """
 
     repair: bool
@@ -271,6 +271,7 @@ class FeedOptions(StreamOptions, total=False):
     listing: bool
     batch_s: float
     wants: Callable[[str], bool] | None
+    key_file: Path | None
 
 
 class MarketOptions(TypedDict, total=False):
@@ -346,4 +347,5 @@ class Exchange(Protocol):
 
         Raises:
             UsageError: an unknown channel, or what cannot be a symbol.
+            LoginRefused: a channel wants a login, and there is no key.
         """

@@ -186,7 +186,7 @@ class LocalExchange(LocalServer):
         options = options or Options(seed=seed)
         if account:
             key, secret, phrase = KEY.values()
-            options = replace(options, keys={key: (secret, phrase), **options.keys})
+            options = replace(options, keys={key: (secret, phrase), **options.keys}, vip=True)
             self.environment = dict(KEY)
         super().__init__(channels, options, faults)
         self._orders = 1 << 40  # numbers of hand-made taker orders, apart from the generator's

@@ -33,6 +33,8 @@ CHANNELS: dict[str, str] = {
 }
 #: Channels of whole books: a snapshot, and then updates that follow on each other.
 BOOK_CHANNELS = ("books", "books50-l2-tbt", "books-l2-tbt")
+#: Public ones that want a login, and an account that trades much.
+LOGIN_CHANNELS = frozenset(BOOK_CHANNELS[1:])
 #: Channels of an account, which want a login: the endpoint that serves each, and by what it is subscribed.
 ACCOUNT_CHANNELS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(_words("orders positions liquidation-warning"), (PRIVATE, "instType")),

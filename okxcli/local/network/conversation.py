@@ -91,7 +91,8 @@ def channel_on(path: str, channel: str) -> str | None:
 class Session:
     """The state of one connection: what it subscribed, how many requests it made, whether it is logged in.
 
-    `listed(channel, symbol)` tells whether the exchange has that. `keys` maps an API key to its secret and passphrase.
+    `listed(channel, symbol)` tells whether the exchange has that. `keys` maps an API key to its secret and passphrase;
+    `vip`: who logs in has the fee tier for the fast books.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Session:
         listed: Callable[[str, str], bool],
         keys: Mapping[str, tuple[str, str]] | None = None,
         requests_per_hour: int = REQUESTS_PER_HOUR,
+        vip: bool = False,
     ) -> None:
         self.path = path
         self.conn_id = conn_id
@@ -109,6 +111,7 @@ class Session:
         self.logged_in = False
         self._listed = listed
         self._keys = keys or {}
+        self._vip = vip
         self._requests = Window(requests_per_hour, 3600)
 
     def receive(self, text: str, now_s: float, wall_s: float) -> list[Action]:
@@ -146,7 +149,7 @@ class Session:
             return [Unsubscribe(key), ack]
         if self.path == "/ws/v5/private" and not self.logged_in:
             return [self._error("60011", "Please log in", identity)]
-        if key[0] in _LOGIN_ONLY:  # acked first, then refused: nobody here has the fee tier
+        if key[0] in _LOGIN_ONLY and not (self.logged_in and self._vip):  # acked first, then refused
             code, why = ("64003", "Your trading fee tier is too low") if self.logged_in else ("60011", "Please log in")
             return [ack, self._error(code, why, identity)]
         if key in self.subscriptions:

@@ -43,8 +43,8 @@ class Feed(Protocol):
 class Options:
     """Where the exchange listens and how strict it is.
 
-    `limits` scales all rate limits (0: none). `keys` maps API keys to (secret, passphrase). With `cert` (and `key`,
-    where it is a file of its own; both PEM) the port speaks TLS.
+    `limits` scales all rate limits (0: none). `keys` maps API keys to (secret, passphrase); `vip`: they have the fee
+    tier for the fast books. With `cert` (and `key`, where it is a file of its own; both PEM) the port speaks TLS.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +54,7 @@ class Options:
     requests_per_hour: int = REQUESTS_PER_HOUR
     max_backlog: int = MAX_BACKLOG
     keys: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    vip: bool = False
     seed: int = 1
     cert: Path | None = None
     key: Path | None = None
@@ -184,7 +185,8 @@ class Engine:
             self.counts["handshakes refused"] += 1
             return Answer(429, b"Too Many Requests", "text/plain")
         conn_id = f"{self._random.getrandbits(32):08x}"
-        session = Session(path, conn_id, self._listed, self.options.keys, self.options.requests_per_hour)
+        options = self.options
+        session = Session(path, conn_id, self._listed, options.keys, options.requests_per_hour, options.vip)
         return Connection(transport, session, self.options.max_backlog, self.forget)
 
     def _listed(self, channel: str, symbol: str) -> bool:

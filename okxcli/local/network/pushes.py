@@ -23,7 +23,7 @@ from okxcli.local.venue.contracts import LIQUIDATIONS, PACES
 from okxcli.local.venue.fills import Fill, merged
 from okxcli.local.venue.venue import Listing, Venue
 
-PACE_S = {"books": 0.1, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
+PACE_S = {"books": 0.1, "books-l2-tbt": 0.01, "books50-l2-tbt": 0.01, "books5": 0.1, "tickers": 0.1, "bbo-tbt": 0.01}
 CANDLE_PACE_S = 1.0
 CONFIRM_LAG_MS = 600  # recorded: the final push of a bar comes 0.6 to 1.7 s after its end
 REPEAT_S = 60.0
@@ -98,11 +98,12 @@ class Channels:
             if first:
                 state.advance(now)
             connection.push(_message(key, [state.data()]))
-        elif channel == "books":
+        elif channel in listing.increments:
+            whole = listing.increments[channel]
             if first:
-                listing.books.advance(now)
+                whole.advance(now)
             if self._books_snapshot and now_s >= self.faults.no_snapshot_until:
-                connection.push(_message(key, [listing.books.snapshot()], "snapshot"))
+                connection.push(_message(key, [whole.snapshot()], "snapshot"))
         elif channel.startswith("candle"):
             name = channel.removeprefix("candle")
             row = listing.bars.row(name, bar_start(name, now), now)
@@ -189,7 +190,7 @@ class Channels:
             if state != paced.state:
                 paced.state = state
                 self._publish(key, [listing.ticker.data(now)])
-        elif channel == "books":
+        elif channel in listing.increments:
             self._books(key, paced, listing, now, now_s)
         else:
             self._snapshot(key, paced, listing.snapshots[channel], now, now_s)
@@ -213,7 +214,7 @@ class Channels:
 
     def _books(self, key: Key, paced: _Paced, listing: Listing, now: int, now_s: float) -> None:
         listing.book.crossed = now_s < self.faults.book_cross.get(listing.symbol, 0.0)
-        state = listing.books
+        state = listing.increments[key[0]]
         if use_up(self.faults.book_reset, listing.symbol):
             state.reset()
         update = state.advance(now)

@@ -112,10 +112,11 @@ class Snapshots:
 
 
 class Increments:
-    """The state of the `books` channel: 400 levels a side, and what changed since the last step."""
+    """The state of `books` or a channel like it: `depth` levels a side, and what changed since the last step."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, depth: int = DEPTH) -> None:
         self._book = book
+        self._depth = depth
         self._levels: tuple[dict[str, Level], dict[str, Level]] = ({}, {})
         self._behind = 0  # how far the numbers have been set back
         self.seq = 0
@@ -133,7 +134,7 @@ class Increments:
         if not self.seq:
             self.ts, self.seq = now, now - SEQ_EPOCH_MS
         before = self.seq
-        new = tuple({level[0]: level for level in side} for side in self._book.sides(DEPTH, now))
+        new = tuple({level[0]: level for level in side} for side in self._book.sides(self._depth, now))
         changes = [_changes(old, now_) for old, now_ in zip(self._levels, new, strict=True)]
         if not any(changes):
             return None

@@ -83,6 +83,8 @@ class Listing:
         self.states = States(row, self.tape, contract, self.ticker)
         self.snapshots = {"books5": Snapshots(self.book, 5, instId=self.symbol), "bbo-tbt": Snapshots(self.book, 1)}
         self.books = Increments(self.book)
+        fast = {"books-l2-tbt": Increments(self.book), "books50-l2-tbt": Increments(self.book, 50)}
+        self.increments = {"books": self.books, **fast}
 
     @property
     def live(self) -> bool:

@@ -19,8 +19,8 @@ from okxcli.runtime.configuration.config import ArchiveKeys, Config
 from okxcli.runtime.files import expanded
 
 Channel = Literal[
-    "trades-all", "trades", "books5", "bbo-tbt", "books", "tickers", "funding-rate", "mark-price", "index-tickers",
-    "open-interest", "price-limit", "liquidation-orders",
+    "trades-all", "trades", "books5", "bbo-tbt", "books", "books50-l2-tbt", "books-l2-tbt", "tickers", "funding-rate",
+    "mark-price", "index-tickers", "open-interest", "price-limit", "liquidation-orders",
     "candle1s", "candle1m", "candle3m", "candle5m", "candle15m", "candle30m", "candle1H", "candle2H", "candle4H",
     "candle6Hutc", "candle12Hutc", "candle1D", "candle2D", "candle3D", "candle5D", "candle1W", "candle1M",
     "candle1Dutc", "candle2Dutc", "candle3Dutc", "candle5Dutc", "candle1Wutc", "candle1Mutc",

@@ -65,19 +65,20 @@ def shares(config: Config) -> list[Share]:
     fills = sum(_FILLS_A_DAY.get(symbol, _OTHER_FILLS_A_DAY) for symbol in config.symbols)
     every_ms = config.books_every_ms
     books = _DAY_S * 1000 // every_ms if every_ms else _DAY_S * _BOOKS_A_SECOND
+    kept = {"books", "books50-l2-tbt", "books-l2-tbt"} & {*config.channels}
     states = {one.table: one.a_day * _held(one, config.symbols) for one in STATES if one.channel in config.channels}
     if "tickers" in states:  # they follow the trades
         states["tickers"] = round(fills * _TICKERS_PER_FILL)
     rows = {
         "trades": fills if TAPE in config.channels else 0,
         "merged_trades": round(fills * _MERGED_PER_FILL) if "trades" in config.channels else 0,
-        "books": books * len(config.symbols) * len({"books5", "bbo-tbt", "books"} & {*config.channels}),
+        "books": books * len(config.symbols) * (len({"books5", "bbo-tbt"} & {*config.channels}) + len(kept)),
         "tickers": states.pop("tickers", 0),
         "candles": len(config.symbols) * sum(_bars_a_day(name) for name in [*config.timeframes, *_theirs(config)]),
         **states,
     }
     levels = 2 * (config.books_depth or 400) - 10  # more than in a book of five
-    deep = books * len(config.symbols) * levels * _LEVEL_BYTES if "books" in config.channels else 0
+    deep = books * len(config.symbols) * levels * _LEVEL_BYTES * len(kept)
     return [
         Share(
             kind,

@@ -9,15 +9,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from okxcli.core.model import AHEAD_MS, TAPE
 from okxcli.errors import OkxError, UsageError
 from okxcli.exchanges.okx.books.book_repair import BookRepair
-from okxcli.exchanges.okx.channels import Subscription
+from okxcli.exchanges.okx.channels import LOGIN_CHANNELS, PUBLIC, Subscription
 from okxcli.exchanges.okx.connection.actions import Refuse
 from okxcli.exchanges.okx.connection.client import OKXWebSocketClient, stop_all
 from okxcli.exchanges.okx.connection.dialling import PROCESS_DIALS, DialLimiter
 from okxcli.exchanges.okx.connection.live_session import ConnectionState
+from okxcli.exchanges.okx.connection.login import Login, credentials
 from okxcli.exchanges.okx.connection.message_queue import MessageQueue, QueuedSource, lines_of, stamped
 from okxcli.exchanges.okx.connection.receiver import Receiver
 from okxcli.exchanges.okx.connection.subscribed import Seen
@@ -76,12 +78,14 @@ class Feed(QueuedSource):
         proxies: Proxies | None = None,
         batch_s: float = 0.0,
         wants: Callable[[str], bool] | None = None,
+        key_file: Path | None = None,
     ) -> None:
         channels = list(channels)
         if (since_ms is not None or resume) and (TAPE not in channels or not repair):
             raise UsageError(f"only repaired {TAPE} can begin with the past: leave --no-repair out, add -c {TAPE}")
         self._base = bounded_http.base(ws_url, ("ws", "wss"), "a WebSocket base", WS_URL)
         self.clock = SteadyClock()
+        self._login = Login(credentials(key_file), self.clock) if LOGIN_CHANNELS & {*channels} else None
         self._symbols = list(dict.fromkeys(symbols))
         self._stamp = stamp
         self._dials = dials
@@ -117,7 +121,8 @@ class Feed(QueuedSource):
 
     def _client(self, path: str, wanted: Iterable[Subscription], timeout_s: float | None) -> OKXWebSocketClient:
         url, receiver, ways = self._base + path, self._receiver, (self._dials, self._on_retired, self._proxies)
-        return OKXWebSocketClient(url, wanted, receiver, self._on_refused, self._inbox.poke, timeout_s, *ways)
+        login = self._login if path == PUBLIC else None
+        return OKXWebSocketClient(url, wanted, receiver, self._on_refused, self._inbox.poke, timeout_s, *ways, login)
 
     def _make_repair(self, since_ms: int | None, resume: Mapping[str, int] | None) -> Repair:
         # `GapTracker` asks again, and knows for how long it is worth it.
@@ -128,7 +133,7 @@ class Feed(QueuedSource):
 
     def start(self) -> None:
         """Begin to connect; returns at once, with `stamp` when it is known what time it is."""
-        if self._stamp:
+        if self._stamp or self._login is not None:
             self.measure()
         threading.Thread(target=self._fetch_instruments, name="okx instruments", daemon=True).start()
         threading.Thread(target=self._stop_waiting, name="okx patience", daemon=True).start()
@@ -225,6 +230,8 @@ class Feed(QueuedSource):
             UsageError: an unknown channel, or what cannot be a symbol; nothing has changed then.
         """
         channels = [*channels, *([CHANNEL] if self._tells else [])]
+        if self._login is None and (secret := sorted(LOGIN_CHANNELS & {*channels})):
+            raise UsageError(f"{secret[0]} wants a login, and so a new start")
         wanted = {self._base + path: dict.fromkeys(found) for path, found in subscriptions(symbols, channels).items()}
         names = list(dict.fromkeys(symbols))
         new = [name for name in names if name not in self._symbols]

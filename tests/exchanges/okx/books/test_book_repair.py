@@ -9,9 +9,12 @@ from second_book import scaled
 from okxcli.core.books.chain import Step
 from okxcli.core.books.local_book import LocalBook, State
 from okxcli.core.model import BookUpdate
+from okxcli.errors import LoginRefused, UsageError
 from okxcli.exchanges.okx.books import book_chains
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
+from okxcli.local.exchange import LocalExchange
 from okxcli.local.network import pushes
+from okxcli.local.network.engine import Options
 
 SYMBOLS = [BTC, ETH, SWAP]
 
@@ -196,6 +199,50 @@ def test_a_book_is_mended_for_who_keeps_it(exchange, kept):
             feed.mend_book(ETH, "books")
         kept.until(feed, lambda: Step.SNAPSHOT in kept.steps[ETH])
         assert requests(exchange) == 3
+
+
+@pytest.mark.parametrize(("channel", "depth"), [("books50-l2-tbt", 50), ("books-l2-tbt", 400)])
+def test_fast_books_are_had_by_a_login_and_heal(channel, depth, monkeypatch):
+    """On each connection anew; a gap is mended as that of any book, by another subscription alone."""
+    with LocalExchange([BTC], rate=50, history_s=60, account=True, options=Options(limits=0)) as exchange:
+        for name, value in exchange.environment.items():
+            monkeypatch.setenv(name, value)
+        book, reader, steps = LocalBook("okx", BTC, channel), Normalizer(), []
+
+        def until(feed, step, count):
+            steps.clear()
+            while steps.count(step) < count:
+                for line in read(feed, bool):
+                    for update in reader.feed(line):
+                        if isinstance(update, BookUpdate):
+                            steps.append(book.take(update))
+            assert book.state is State.GOOD
+            assert len(book.bids) == len(book.asks) == depth
+
+        with feed_of(exchange, [BTC], [channel]) as feed:
+            until(feed, Step.UPDATE, 5)
+            exchange.fault("book-gap=1")
+            until(feed, Step.SNAPSHOT, 1)
+            exchange.cut()
+            until(feed, Step.SNAPSHOT, 1)
+            until(feed, Step.UPDATE, 5)
+            assert feed.repairs() == {"books_broken": 1, "books_resubscribed": 1}
+            with pytest.raises(UsageError, match="only repaired"):
+                feed_of(exchange, [BTC], [channel], since_ms=1)
+
+
+def test_fast_books_without_a_key_or_with_another_one(exchange, monkeypatch):
+    """No login is tried without one; what OKX refuses is the end."""
+    for name in ("OKX_API_KEY", "OKX_SECRET_KEY", "OKX_PASSPHRASE", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(LoginRefused, match="no key of OKX's API"):
+        feed_of(exchange, [BTC], ["books-l2-tbt"])
+    with feed_of(exchange, [BTC], ["books"]) as feed, pytest.raises(UsageError, match="wants a login"):
+        feed.change([BTC], ["books-l2-tbt"])
+    for name in ("OKX_API_KEY", "OKX_SECRET_KEY", "OKX_PASSPHRASE"):
+        monkeypatch.setenv(name, "wrong")
+    with feed_of(exchange, [BTC], ["books-l2-tbt"]) as feed, pytest.raises(LoginRefused, match="60032"):
+        read(feed, lambda lines: False)
 
 
 def test_without_repair_everything_is_as_it_came(exchange):
