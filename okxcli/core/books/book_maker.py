@@ -13,9 +13,12 @@ from decimal import Decimal
 from okxcli.core.books.chain import Step
 from okxcli.core.books.local_book import LocalBook, State
 from okxcli.core.model import BookUpdate
+from okxcli.errors import InvalidLine
 
 #: The exchange repeats itself after a minute without change: a longer silence proves nothing, and may be a dead line.
 STALE_MS = 90_000
+#: Books that are kept at most: a flood of made-up names shall not fill the memory.
+MAX_BOOKS = 10_000
 #: A state that comes again within so long of the exchange's time is counted, not told.
 _TOLD_MS = 60_000
 
@@ -60,10 +63,16 @@ class BookMaker:
         self._counts: Counter[str] = Counter()
 
     def take(self, update: BookUpdate) -> Step:
-        """Take in the next message of a book; say what it was to that."""
+        """Take in the next message of a book; say what it was to that.
+
+        Raises:
+            InvalidLine: of a book too many.
+        """
         key = update.exchange, update.symbol, update.origin
         kept = self._kept.get(key)
         if kept is None:
+            if len(self._kept) >= MAX_BOOKS:
+                raise InvalidLine(f"more than {MAX_BOOKS} books")
             kept = self._kept[key] = _Kept(LocalBook(*key))
         book, every = kept.book, self._every
         kept.heard_ms, kept.stale = None, False

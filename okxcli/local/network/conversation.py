@@ -32,6 +32,8 @@ _PUBLIC = {
     "status": "",
 }
 _LOGIN_ONLY = ("books-l2-tbt", "books50-l2-tbt")
+#: What cannot be had beside books-l2-tbt of the same instrument.
+_BESIDE = ("books", "books50-l2-tbt")
 PRIVATE = {
     **dict.fromkeys(("orders", "positions", "liquidation-warning"), "instType"),
     **dict.fromkeys(("account", "balance_and_position", "account-greeks", "fills"), ""),
@@ -154,6 +156,9 @@ class Session:
             return [ack, self._error(code, why, identity)]
         if key in self.subscriptions:
             return [ack]
+        if key[0] in _BESIDE and ("books-l2-tbt", key[1]) in self.subscriptions:
+            why = f"{key[0]} together with books-l2-tbt for {key[1]} is not allowed; unsubscribe books-l2-tbt first"
+            return [self._error("64004", why, identity)]
         self.subscriptions[key] = None
         self.ever_subscribed = True
         return [ack, Subscribe(key)]

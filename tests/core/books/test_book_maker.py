@@ -4,11 +4,13 @@ from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_local_book import T0, book, levels, snapshot, update
 
+from okxcli.core.books import book_maker
 from okxcli.core.books.book_maker import STALE_MS, BookMaker
 from okxcli.core.books.chain import Step
 from okxcli.core.books.measures import parse_measures
@@ -107,6 +109,16 @@ def test_time_that_steps_back_changes_nothing_that_was_written():
     )  # fmt: skip
     assert made.books == [(2000, 11, 2), (3000, 12, 3), (4000, 14, 5)]
     assert made.maker.counts()["stepped_back"] == 2
+
+
+def test_a_flood_of_books_has_an_end(monkeypatch):
+    """The first ones are kept, others refused."""
+    monkeypatch.setattr(book_maker, "MAX_BOOKS", 3)
+    made = Made().take(*(msgspec.structs.replace(snapshot(10), symbol=f"S{n}") for n in range(3)))
+    with pytest.raises(InvalidLine, match="more than 3 books"):
+        made.take(msgspec.structs.replace(snapshot(10), symbol="S3"))
+    made.take(msgspec.structs.replace(bid(11, 5, "2"), symbol="S2"))
+    assert len(made.books) == 4
 
 
 def test_silence_is_stale():

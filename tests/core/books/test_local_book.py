@@ -4,7 +4,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from recordings import SHARED, captured, needs_shared
 from second_book import SecondBook, in_order, scaled
@@ -99,6 +99,38 @@ def test_any_updates_give_the_second_book(steps, bids, asks):
         assert same(ours, theirs)
         assert ours.line(T0, None, 3) == encode(ours.snapshot(T0, None, 3))
         assert ours.line(T0, 7) == encode(ours.snapshot(T0, 7))
+
+
+fates = st.sampled_from(["kept"] * 12 + ["lost", "twice", "late", "again", "fetched"])
+
+
+@given(st.lists(st.tuples(fates, sides, sides, st.booleans()), min_size=5, max_size=60), st.integers(0, 10**6))
+def test_whatever_happens_on_the_way_a_known_book_is_the_right_one(steps, salt):
+    """Messages that are lost, doubled, swapped, played again from the start, and snapshots that come late or fetched.
+
+    Numbers jump and begin anew. A book may become unknown; it is never wrong.
+    """
+    truth, way, seq, bids, asks = {}, [], 10**7 + salt, {}, {}
+    for n, (fate, new_bids, new_asks, reset) in enumerate(steps):
+        bids, asks = ({p: z for p, z in (old | new).items() if z} for old, new in ((bids, new_bids), (asks, new_asks)))
+        before, seq = seq, (seq - 10**4 + n if reset and fate == "kept" and n % 7 == 0 else seq + 1 + n % 3)
+        truth[seq] = [{Decimal(p): Decimal(z) for p, z in side.items()} for side in (bids, asks)]
+        message = update(seq, before, new_bids.items(), new_asks.items(), at=100 * n)
+        if fate == "again":
+            way.append(snapshot(seq, bids.items(), asks.items(), at=100 * n))
+        elif fate == "fetched":
+            way += [message, snapshot(seq, bids.items(), asks.items(), before=None, at=100 * n)]
+        elif fate == "late" and way:
+            way.insert(len(way) - 1, message)
+        elif fate != "lost":
+            way += [message] * (1 + (fate == "twice"))
+    kept, known = LocalBook("okx", "BTC-USDT", "books"), 0
+    for message in way:
+        kept.take(message)
+        if kept.state not in (State.INVALID, State.WAITING):
+            assert [dict(side.levels()) for side in (kept.bids, kept.asks)] == truth[kept.seq_id]
+            known += 1
+    event(f"known {10 * known // len(way) if way else 0}0 %")
 
 
 def test_numbers_jump_repeat_and_begin_anew():

@@ -248,3 +248,19 @@ def test_every_fault_can_be_applied():
     faults.apply(parse_fault("drop=2:BTC-USDT"), ["BTC-USDT", "ETH-USDT"], 0)
     taken = [use_up(faults.drop, symbol) for symbol in ("ETH-USDT", "BTC-USDT", "BTC-USDT", "BTC-USDT")]
     assert taken == [False, True, True, False]
+
+
+def test_who_has_the_fee_tier_gets_the_fast_books_but_not_all_at_once():
+    """After a login; books-l2-tbt rules the other books of its instrument out (64004)."""
+    one = session(keys={"k": ("s3cret", "p")}, vip=True)
+    fast = {"channel": "books-l2-tbt", "instId": "BTC-USDT"}
+    assert [reply.get("code") for reply in ask(one, subscribe(fast))] == [None, "60011"]
+    assert ask(one, login(), 1704876947)[0]["code"] == "0"
+    assert ask(one, subscribe(fast))[0]["event"] == "subscribe"
+    for channel in ("books", "books50-l2-tbt"):
+        (reply,) = ask(one, subscribe({"channel": channel, "instId": "BTC-USDT"}))
+        assert (reply["code"], reply["event"]) == ("64004", "error")
+    assert ask(one, subscribe({"channel": "books5", "instId": "BTC-USDT"}))[0]["event"] == "subscribe"
+    poor = session(keys={"k": ("s3cret", "p")})
+    ask(poor, login(), 1704876947)
+    assert [reply.get("code") for reply in ask(poor, subscribe(fast))] == [None, "64003"]
