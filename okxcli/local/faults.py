@@ -26,6 +26,8 @@ FAULTS: dict[str, tuple[str, str]] = {
     "book-reset": ("none", "let the numbers of books begin anew, lower"),
     "book-cross": ("duration", "let bids stand above asks for this long"),
     "no-snapshot": ("duration", "begin subscriptions of books without a snapshot for this long"),
+    "delist": ("none", "take a symbol off the lists: it is expired, and silent"),
+    "list": ("none", "list a symbol again"),
     "delay": ("duration", "push everything so much later"),
     "refuse": ("duration", "refuse new connections for this long"),
     "freeze": ("none", "leave every connection half open: no byte comes or goes, and no end"),
@@ -129,7 +131,7 @@ class Faults:
             setattr(self, name, value)
 
     def apply(self, planned: Planned, symbols: list[str], now_s: float) -> None:
-        """Switch on a planned fault that is state; `cut`, `freeze` and `notice` are acts, and the server's."""
+        """Switch on a planned fault that is state; `cut`, `freeze`, `notice` and `list` are acts, and the server's."""
         name = planned.name.replace("-", "_")
         chosen = symbols if planned.symbol == ANY else [planned.symbol]
         if name in ("drop", "lose", "duplicate", "book_gap", "book_reset"):

@@ -236,3 +236,21 @@ def test_anything_can_be_sent(hand, listener):
     """Hostile text goes out as it is."""
     hand.send('{"event":"surprise"}')
     assert listener.next() == {"event": "surprise"}
+
+
+def test_a_symbol_can_be_taken_off_the_lists(hand, listener, client):
+    """It is told, silent and refused, its neighbour trades on; listed again it is as it was, with all its fills."""
+    public = client(hand)
+    public.ask("subscribe", {"channel": "instruments", "instType": "SPOT"})
+    assert public.next()["event"] == "subscribe"
+    hand.fault(f"delist:{ETH}")
+    assert [(row["instId"], row["state"]) for row in public.next()["data"]] == [(ETH, "expired")]
+    lost, number = hand.trade(ETH, "10", "1"), hand.trade(BTC, "10", "1")
+    assert ids([listener.next()]) == [number]
+    assert [row["instId"] for row in rest(hand, "public/instruments?instType=SPOT")[1]["data"]] == [BTC]
+    assert rest(hand, f"market/trades?instId={ETH}")[1]["code"] == "51001"
+    hand.fault(f"list:{ETH}")
+    assert public.next()["data"][0]["state"] == "live"
+    number = hand.trade(ETH, "10", "1")
+    assert ids([listener.next()]) == [number]
+    assert [int(row["tradeId"]) for row in rest(hand, f"market/trades?instId={ETH}")[1]["data"]] == [number, lost]

@@ -274,8 +274,17 @@ class Engine:
             self.freeze()
         elif planned.name == "notice":
             self.notice(planned.seconds)
+        elif planned.name in ("list", "delist"):
+            self._list(planned.symbol, "live" if planned.name == "list" else "expired")
         else:
             self.faults.apply(planned, list(self.venue.listings), time.monotonic())
+
+    def _list(self, symbol: str, state: str) -> None:
+        """Change the state of a symbol (all), and tell who listens to instruments."""
+        for listing in self.venue.listings.values():
+            if symbol in (ANY, listing.symbol):
+                listing.row["state"] = state
+                self.channels.instruments([listing.row])
 
     def cut(self, path: str = ANY) -> int:
         """Drop the connections of `path` (all of them by default) without a close frame; return how many."""

@@ -145,6 +145,8 @@ class Channels:
     def fills(self, listing: Listing, fills: list[Fill], silent: set[int]) -> None:
         """Publish new fills of one instrument, one by one and merged; those with ids in `silent` are left out."""
         symbol = listing.symbol
+        if not listing.live:
+            return
         if self._account is not None and fills:
             for key, rows in self._account.fill(listing.row, fills[-1]).items():
                 self._publish(key, rows)

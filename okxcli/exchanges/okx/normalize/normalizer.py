@@ -57,6 +57,15 @@ class _Books(msgspec.Struct):
     action: str = ""
 
 
+class _States(msgspec.Struct):
+    """A push of states, its rows as they are spelt."""
+
+    arg: _Arg
+    data: list[dict[str, Any]]
+    received: int | None = None
+    origin: str | None = None
+
+
 class _Push(msgspec.Struct):
     """Any push: its rows are left as they are."""
 
@@ -70,6 +79,7 @@ class _Push(msgspec.Struct):
 # strict=False would take "1.0" for a whole number; the rows read whole numbers as text.
 _TRADES = msgspec.json.Decoder(_Trades)
 _BOOKS = msgspec.json.Decoder(_Books)
+_STATES = msgspec.json.Decoder(_States)
 _PUSH = msgspec.json.Decoder(_Push)
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _ANY = msgspec.json.Decoder()
@@ -99,6 +109,7 @@ class Normalizer:
             b"trades": (_TRADES, converters.trade),
             b"books5": (_BOOKS, converters.book),
             b"bbo-tbt": (_BOOKS, converters.book),
+            **{name.encode(): (_STATES, self._state_of) for name in FORMS if name != state_rows.LIQUIDATIONS},
             **{name.encode(): (_BOOKS, book_updates.book_update) for name in BOOK_CHANNELS},
         }
         self._by_row: dict[str, Callable[[bytes, Head], Line]] = {
@@ -190,10 +201,10 @@ class Normalizer:
             raise PartlyInvalid(text, lines, early) if lines else InvalidLine(text, early)
         return lines
 
-    def _head(self, push: _Trades | _Books | _Push) -> Head:
+    def _head(self, push: _Trades | _Books | _States | _Push) -> Head:
         received = push.received
         now = self._clock() if received is None else received
-        action = "" if isinstance(push, _Trades) else push.action
+        action = "" if isinstance(push, (_Trades, _States)) else push.action
         return Head(push.arg.channel, push.arg.instId, received, push.origin or push.arg.channel, now, action)
 
     # The rest
@@ -228,6 +239,9 @@ class Normalizer:
         if len(self._known) < _MAX_INSTRUMENTS or found.symbol in self._known:
             self._known[found.symbol] = found
         return found
+
+    def _state_of(self, row: dict[str, Any], head: Head) -> Line:
+        return state_rows.state_of(row, head, self._known)
 
     def _state(self, row: bytes, head: Head) -> Line:
         return state_rows.state(row, head, self._known)

@@ -106,7 +106,15 @@ def state(row: bytes, head: Head, known: Mapping[str, Instrument]) -> State:
     Raises:
         InvalidLine: it says nothing that can be.
     """
-    found = _ROW.decode(row)
+    return state_of(_ROW.decode(row), head, known)
+
+
+def state_of(found: dict[str, Any], head: Head, known: Mapping[str, Instrument]) -> State:
+    """Return the same of a row that is taken apart already.
+
+    Raises:
+        InvalidLine: it says nothing that can be.
+    """
     past = head.channel == "funding-rate" and head.origin == REST
     form = _SETTLED if past else FORMS[head.channel]
     symbol = _text(found, "instId")
