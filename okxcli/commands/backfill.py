@@ -140,12 +140,20 @@ def backfill(
 
 
 def _meant(database: "Database", names: list[str], settings: "Config") -> tuple[list[str], "Config"]:
-    """Return what names and patterns mean by what is stored, those that are given and those of the configuration."""
+    """Return what names and patterns mean by what is stored, those that are given and those of the configuration.
+
+    Raises:
+        AnswerNo: patterns mean nothing that is stored.
+    """
+    from okxcli.errors import AnswerNo
     from okxcli.storage.rows.reader import meant
 
     with database.session() as connection:
         configured = meant(connection, settings.symbols, settings.types)
-        return meant(connection, names, settings.types), replace(settings, symbols=tuple(configured))
+        found = meant(connection, names, settings.types)
+    if not found:
+        raise AnswerNo(f"nothing is stored that is like {', '.join(names) or ' or '.join(settings.types)}")
+    return found, replace(settings, symbols=tuple(configured))
 
 
 def _told(symbols: list[str] | None, begin: int | None, end: int | None) -> list[tuple[list[str], int, int]]:

@@ -10,6 +10,10 @@ from okxcli.commands.ways import way_of_options
 
 def instruments(
     *,
+    wanted: Annotated[
+        list[str] | None,
+        options.some_symbols("Only these; * stands for any number of signs, ? for one: '*-USDT', 'BTC-*'."),
+    ] = None,
     kind: Annotated[
         str, typer.Option("--kind", metavar="LIST", help="Kinds, with commas: spot, swap, futures, option.")
     ] = "spot,swap,futures",
@@ -33,6 +37,7 @@ def instruments(
     symbol; with --symbols the names alone.
     """
     from okxcli.core.codec import encode
+    from okxcli.core.selection import Selection
     from okxcli.errors import UsageError
     from okxcli.runtime import log
     from okxcli.runtime.lines import Output as Lines
@@ -45,10 +50,12 @@ def instruments(
         raise UsageError(f"no kind of instrument: {unknown[0]!r}. There are spot, swap, futures and option")
     if "option" in kinds and family is None:
         raise UsageError("options come by family: add --family BTC-USD, or another")
+    selection = Selection(tuple(wanted or ()))
     with Lifecycle("source"), Lines(output) as out:
         for found in way_of_options(None, *rest).market().listed(kinds, family):
             if (
-                (every or (found.state == "live" and found.tick_size is not None))
+                (not wanted or found.symbol in selection.names or selection.selects(found.symbol))
+                and (every or (found.state == "live" and found.tick_size is not None))
                 and (quote is None or found.quote in _words(quote.upper()))
                 and (base is None or found.base in _words(base.upper()))
             ):

@@ -92,8 +92,9 @@ def verify(
         begin = None if since is None else parse_time(since, bars.now_ms)
         if begin is not None and begin >= end:
             raise UsageError("--since must be before --until (default: a minute ago)")
+        named = symbols or settings.symbols or settings.types
         wanted = reader.meant(connection, symbols or settings.symbols, settings.types)
-        for symbol in wanted or reader.symbols(connection):
+        for symbol in wanted if named else reader.symbols(connection):
             for frame in frames:
                 evidence = Evidence(connection, here.exchange.name, symbol, frame)
                 first = _first(evidence, end) if begin is None else begin

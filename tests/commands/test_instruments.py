@@ -79,3 +79,11 @@ def test_mistakes_are_told_in_one_line(run, arguments, code, told):
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("okx instruments: ")
     assert told in line
+
+
+def test_names_and_patterns(run):
+    """Those alone, whatever else narrows them."""
+    assert run("--symbols", "*-USDT").stdout == b"BTC-USDT\nPEPE-USDT\n"
+    assert run("--symbols", "BTC-*", "ETH-USDC").stdout == b"BTC-USDT\nBTC-USDT-SWAP\nETH-USDC\n"
+    assert run("--symbols", "--kind", "swap", "*").stdout == b"BTC-USDT-SWAP\n"
+    assert run("--symbols", "DOGE-*").stdout == b""
