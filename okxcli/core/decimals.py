@@ -28,7 +28,7 @@ _QUANTUM = Decimal(1).scaleb(-QUOTIENT_PLACES)
 
 ZERO, ONE = Decimal(0), Decimal(1)
 
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
 def parse(text: str) -> Decimal:
@@ -42,7 +42,10 @@ def parse(text: str) -> Decimal:
     """
     if _NUMBER.fullmatch(text) is None:
         raise InvalidLine(f"not a number: {_shown(text)}")
-    number = Decimal(text)
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        raise InvalidLine(f"number out of range: {_shown(text)}") from None
     check_range(number)
     return number
 

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WHOLE = re.compile(r"-?[0-9]+", re.ASCII)
 
@@ -96,6 +96,8 @@ def number(text: Any) -> str | None:
     sign, mantissa = ("-", text[1:]) if text[0] == "-" else ("", text)
     mantissa, _, exponent = mantissa.lower().partition("e")
     whole, _, part = mantissa.partition(".")
+    if len(exponent.lstrip("+-0")) > 3:  # zero, or nothing that a price or size can be
+        return None if (whole + part).strip("0") or len(exponent.lstrip("+-0")) > 15 else "0"
     point = len(whole) + int(exponent or 0)
     digits = whole + part
     if point <= 0:

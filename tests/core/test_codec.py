@@ -146,6 +146,20 @@ def test_other_spellings_give_the_canonical_line():
 
 
 @pytest.mark.parametrize(
+    ("price", "read"), [("1e0001", "10"), ("1.5e0000", "1.5"), ("1e5761", ""), ("0e" + "9" * 30, "")]
+)
+def test_a_long_exponent_is_read_alike_however_the_line_is_spelt(price, read):
+    """Without blanks, and with some, for which every number is looked at."""
+    for separators in ((",", ":"), (", ", ": ")):
+        line = json.dumps(json.loads(GOOD) | {"price": price}, separators=separators).encode()
+        if read:
+            assert decode(line).price == Decimal(read)
+        else:
+            with pytest.raises(InvalidLine):
+                decode(line)
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"price": ""}, "price"), ({"price": "NaN"}, "NaN"), ({"price": "1e400"}, "out of range"),
