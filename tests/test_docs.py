@@ -185,9 +185,9 @@ def check_call(arguments):
     command.make_context(" ".join(path), list(arguments))
 
 
-@pytest.mark.parametrize("path", sorted(MAN.glob("*/*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(MAN.glob("*/*[!3].md")), ids=lambda path: path.name)
 def test_every_example_of_the_manual_parses(path):
-    """Each okx in an example is a command that exists, with options that it has."""
+    """Each okx in an example is a command that exists, with options that it has. Python is run: tests/api."""
     lines = examples_in(path)
     calls = [call for line in lines for call in calls_in(line)]
     assert len(calls) >= (1 if path.parent.name == "topics" else 2)

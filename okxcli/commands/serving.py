@@ -111,7 +111,7 @@ def _environment(exchange: "LocalServer") -> dict[str, str]:
     return {"OKX_WS_URL": exchange.ws_url, "OKX_REST_URL": exchange.rest_url, **exchange.environment}
 
 
-def _make_tables(dsn: str) -> None:
+def make_tables(dsn: str) -> None:
     """Have a database that every command can use from the start, and that takes no data of the real exchange."""
     from okxcli.storage.database import Database, resolve
     from okxcli.storage.schema import versions
@@ -137,7 +137,7 @@ def _run(exchange: "LocalServer", command: list[str], setting: Setting) -> int:
             else:
                 server = stack.enter_context(EmbeddedServer(setting.data, named_by="--data"))
             environment["OKX_DSN"] = server.dsn
-            _make_tables(server.dsn)
+            make_tables(server.dsn)
         stack.enter_context(exchange)
         environment |= _environment(exchange)
         return child.run(command, environment)

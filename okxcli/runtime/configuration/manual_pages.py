@@ -47,7 +47,7 @@ def find_page(words: list[str]) -> Path:
     wanted = "-".join(["okx", *names[:1]]).replace("okx-okx-", "okx-")
     stem, _, suffix = wanted.partition(".")
     for name, path in sorted(known.items(), key=lambda item: item[0][-1]):
-        if name.rpartition(".")[0] == stem and (section or suffix) in ("", name[-1]):
+        if name.rpartition(".")[0] in (stem, *names[:1]) and (section or suffix) in ("", name[-1]):
             return path
     topics = sorted({name.rpartition(".")[0].removeprefix("okx-") for name in known} - {"okx"})
     near = difflib.get_close_matches(stem.removeprefix("okx-"), topics, 1)
