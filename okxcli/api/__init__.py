@@ -8,9 +8,9 @@ objects of `core.model`, or raw lines as bytes.
 import logging
 
 from okxcli.api.live import astream, stream
-from okxcli.api.simulation import Simulation, simulate
 from okxcli.api.past import history
 from okxcli.api.rows import Rows
+from okxcli.api.simulation import Simulation, simulate
 from okxcli.api.stored import Gap, aread, gaps, read, store
 from okxcli.api.through import Lines, Moment, candles, normalize
 from okxcli.core.model import (
