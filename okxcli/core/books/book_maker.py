@@ -8,11 +8,10 @@ came between. Without one it is written at each change. A book that is not good 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from okxcli.core.books.chain import Step
 from okxcli.core.books.local_book import LocalBook, State
-from okxcli.core.model import BookUpdate
+from okxcli.core.model import BookUpdate, Levels
 from okxcli.errors import InvalidLine
 
 #: The exchange repeats itself after a minute without change: a longer silence proves nothing, and may be a dead line.
@@ -40,7 +39,7 @@ class _Kept:
     heard_ms: int | None = None  # when something came, by the clock of `advance`; None: since then
     stale: bool = False
     told: dict[str, int] = field(default_factory=dict)  # state: when it was told
-    written: tuple[tuple[Decimal, ...], ...] | None = None
+    written: tuple[Levels, Levels] | None = None
 
 
 class BookMaker:
@@ -158,10 +157,7 @@ class BookMaker:
     def _write_change(self, kept: _Kept, update: BookUpdate, state: State) -> None:
         book = kept.book
         if state is State.GOOD and self._depth is not None:
-            seen = tuple(
-                tuple([part for price in side.prices(self._depth) for part in (price, side.size(price))])
-                for side in (book.bids, book.asks)
-            )
+            seen = book.bids.levels(self._depth), book.asks.levels(self._depth)
             if seen == kept.written:
                 return
             kept.written = seen

@@ -4,7 +4,7 @@ Each update names the one before it. As long as that chain holds the book is the
 where it breaks nothing is known any more, until the next snapshot. Only the levels that an update names are touched.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from decimal import Decimal
 from enum import Enum
 
@@ -25,16 +25,29 @@ class State(Enum):
     CROSSED = "crossed"
 
 
-class Side:
-    """The levels of one side; `rising`: the best is the lowest price."""
+class _Level:
+    """A level, and its spelling once that was wanted."""
 
-    __slots__ = ("_prices", "_rising", "_sizes", "_spelt")
+    __slots__ = ("price", "size", "text")
+
+    def __init__(self, price: Decimal, size: Decimal) -> None:
+        self.price, self.size = price, size
+        self.text: str | None = None
+
+
+class Side:
+    """The levels of one side; `rising`: the best is the lowest price.
+
+    Prices and levels lie side by side, ascending, so that who reads them looks none up.
+    """
+
+    __slots__ = ("_known", "_levels", "_prices", "_rising")
 
     def __init__(self, rising: bool) -> None:
         self._rising = rising
-        self._prices: list[Decimal] = []  # ascending
-        self._sizes: dict[Decimal, Decimal] = {}
-        self._spelt: dict[Decimal, str] = {}
+        self._prices: list[Decimal] = []
+        self._levels: list[_Level] = []
+        self._known: dict[Decimal, _Level] = {}
 
     def __len__(self) -> int:
         return len(self._prices)
@@ -45,54 +58,49 @@ class Side:
         return self._prices[0 if self._rising else -1]
 
     @property
-    def worst(self) -> Decimal:
-        """The price that is furthest from the best one; there must be one."""
-        return self._prices[-1 if self._rising else 0]
+    def best_size(self) -> Decimal:
+        """What stands at the best price; there must be one."""
+        return self._levels[0 if self._rising else -1].size
 
     def set(self, levels: Levels) -> None:
         """Have these levels and no others; a size of 0 is none."""
-        self._sizes = {price: size for price, size in levels if size}
-        self._prices = sorted(self._sizes)
-        self._spelt.clear()
+        self._known = {price: _Level(price, size) for price, size in levels if size}
+        self._prices = sorted(self._known)
+        self._levels = [self._known[price] for price in self._prices]
 
     def change(self, levels: Levels) -> None:
         """Let these sizes stand from now on; 0 deletes."""
-        sizes, prices, spelt = self._sizes, self._prices, self._spelt
+        known = self._known
         for price, size in levels:
-            known = price in sizes
-            if known:
-                spelt.pop(price, None)
-            if size:
-                sizes[price] = size
-                if not known:
-                    insort(prices, price)
-            elif known:
-                del sizes[price]
-                del prices[bisect_left(prices, price)]
-
-    def prices(self, depth: int | None = None) -> list[Decimal]:
-        """Return the best prices, the best one first."""
-        count = len(self._prices) if depth is None else depth
-        return self._prices[:count] if self._rising else self._prices[: -count - 1 : -1]
+            level = known.get(price)
+            if level is None:
+                if size:
+                    at = bisect_left(self._prices, price)
+                    level = known[price] = _Level(price, size)
+                    self._prices.insert(at, price)
+                    self._levels.insert(at, level)
+            elif size:
+                level.size, level.text = size, None
+            else:
+                at = bisect_left(self._prices, price)
+                del known[price], self._prices[at], self._levels[at]
 
     def levels(self, depth: int | None = None) -> Levels:
         """Return the best levels, the best one first."""
-        return tuple([(price, self._sizes[price]) for price in self.prices(depth)])
-
-    def size(self, price: Decimal) -> Decimal:
-        """Return what stands at a price that has a level."""
-        return self._sizes[price]
+        return tuple([(level.price, level.size) for level in self._best(depth)])
 
     def spelt(self, depth: int | None = None) -> str:
         """Return the best levels as a line has them; each is spelt once, until it changes."""
-        spelt, sizes = self._spelt, self._sizes
         found = []
-        for price in self.prices(depth):
-            text = spelt.get(price)
-            if text is None:
-                text = spelt[price] = f'["{plain(price)}","{plain(sizes[price])}"]'
-            found.append(text)
+        for level in self._best(depth):
+            if level.text is None:
+                level.text = f'["{plain(level.price)}","{plain(level.size)}"]'
+            found.append(level.text)
         return f"[{','.join(found)}]"
+
+    def _best(self, depth: int | None) -> list[_Level]:
+        count = len(self._levels) if depth is None else depth
+        return self._levels[:count] if self._rising else self._levels[: -count - 1 : -1]
 
 
 class LocalBook:
@@ -126,7 +134,7 @@ class LocalBook:
         return self._chain.expected(_numbers(update))
 
     def take(self, update: BookUpdate) -> Step:
-        """Take in the next message of the channel; say what it was."""
+        """Take in the next message of the channel; say what it was: `expected`, or a gap where levels have no end."""
         at = _numbers(update)
         step = self._chain.expected(at)
         if step in PASSED:

@@ -43,14 +43,14 @@ def _spread(book: LocalBook) -> str:
 def _microprice(book: LocalBook) -> str:
     """The middle, nearer to the side on which less stands; rounded to 18 places."""
     bid, ask = book.bids.best, book.asks.best
-    bids, asks = book.bids.size(bid), book.asks.size(ask)
+    bids, asks = book.bids.best_size, book.asks.best_size
     weighed = EXACT.add(EXACT.multiply(bid, asks), EXACT.multiply(ask, bids))
     return f',"microprice":"{plain(quotient(weighed, EXACT.add(bids, asks)))}"'
 
 
 def _imbalance(book: LocalBook) -> str:
     """From -1 (nothing is bid) to 1 at the best prices; rounded to 18 places."""
-    bids, asks = book.bids.size(book.bids.best), book.asks.size(book.asks.best)
+    bids, asks = book.bids.best_size, book.asks.best_size
     return f',"imbalance":"{plain(quotient(EXACT.subtract(bids, asks), EXACT.add(bids, asks)))}"'
 
 
@@ -70,11 +70,11 @@ def _within(points: int) -> Measure:
 def _total(side: Side, bound: Decimal, known: int | None, falling: bool) -> str:
     """Return the sum of a side up to `bound`, 20,000 times a price; null where the book may not reach that far."""
     total = ZERO
-    for price in side.prices():
+    for price, size in side.levels():
         scaled = EXACT.multiply(price, _TWICE)
         if scaled < bound if falling else scaled > bound:
             return f'"{plain(total)}"'
-        total = EXACT.add(total, side.size(price))
+        total = EXACT.add(total, size)
     return "null" if known is not None and len(side) >= known else f'"{plain(total)}"'
 
 
