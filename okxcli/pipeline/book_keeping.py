@@ -34,10 +34,12 @@ class BookKeeping:
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Go on as another configuration says; the books stay as they are."""
+        """Go on as another configuration says; books that it wants, too, stay as they are."""
         self._every = config.books_every_ms
         self._depth = config.books_depth
+        self._channels = frozenset(config.channels)
         self._maker.set_interval(self._every or None, self._depth)
+        self._maker.retain(self._channels)
 
     def is_needless(self, line: bytes) -> bool:
         """Whether a line is a book of a span that has one already."""
@@ -47,6 +49,8 @@ class BookKeeping:
     def take(self, item: BookSnapshot | BookUpdate) -> None:
         """Store a book unless its span has one; keep the book of an update."""
         if isinstance(item, BookUpdate):
+            if item.origin not in self._channels:  # it was under way when its channel was given up
+                return
             key = item.exchange, item.symbol, item.origin
             step = self._maker.take(item)
             if step is Step.GAP:

@@ -80,7 +80,7 @@ def test_a_bad_message_is_rejected_and_its_book_mended(collector):
 def test_another_configuration_goes_on_with_the_books_there_are(collector):
     """No snapshot comes for that; a symbol that is gone is forgotten."""
     collector.take([snapshot(), better(11, 10, 200, "2")])
-    collector._books.configure(Config(books_every_ms=0, books_depth=None))
+    collector._books.configure(Config(channels=("books",), books_every_ms=0, books_depth=None))
     collector.take([better(12, 11, 300, "3")])
     (book,) = collector.keeper.lines
     assert (book.timestamp - NOW, len(book.bids), book.bids[0][1]) == (300, 90, 3)
@@ -88,3 +88,16 @@ def test_another_configuration_goes_on_with_the_books_there_are(collector):
     collector.take([better(13, 12, 400, "3")])
     assert len(collector.keeper.lines) == 1
     assert collector.feed.mended == []
+
+
+def test_a_channel_that_is_given_up_is_forgotten(collector, caplog):
+    """What was under way is nothing to tell of, and nothing is stale."""
+    collector.take([snapshot(), better(11, 10, 200, "2")])
+    collector._books.configure(Config(channels=("trades-all",)))
+    collector.take([better(13, 12, 1300, "3")])
+    collector._books._maker.advance(0)
+    collector._books._maker.advance(10**9)
+    assert (collector.keeper.lines, collector.feed.mended, caplog.text) == ([], [], "")
+    collector._books.configure(collector.config)
+    collector.take([snapshot(20, 1400), better(21, 20, 2100, "4")])
+    assert [(one.timestamp - NOW, one.seq_id) for one in collector.keeper.lines] == [(2000, 20)]

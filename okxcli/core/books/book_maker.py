@@ -6,7 +6,7 @@ came between. Without one it is written at each change. A book that is not good 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from okxcli.core.books.chain import Step
@@ -105,8 +105,11 @@ class BookMaker:
 
     def forget(self, exchange: str, symbol: str) -> None:
         """Keep the books of a symbol no longer."""
-        for key in [one for one in self._kept if one[:2] == (exchange, symbol)]:
-            del self._kept[key]
+        self._kept = {key: kept for key, kept in self._kept.items() if key[:2] != (exchange, symbol)}
+
+    def retain(self, origins: Container[str]) -> None:
+        """Keep the books of no other channels any longer."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[2] in origins}
 
     def drop(self, exchange: str, symbol: str, origin: str, reason: str) -> None:
         """Know a book no longer, until its next snapshot: a message of it was no good."""
