@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -320,6 +321,9 @@ def test_nothing_is_left_and_nothing_is_said(capfd, market):
     raw.close()
     with pytest.raises(StopIteration):
         next(raw)
+    end = time.monotonic() + 20  # for a request of REST that was on its way
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.05)
     assert threading.active_count() == before
     assert logging.getLogger("okxcli").handlers
     assert capfd.readouterr() == ("", "")
