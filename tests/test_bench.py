@@ -14,7 +14,6 @@ from okxcli.core.books.local_book import LocalBook, State
 from okxcli.exchanges.okx.normalize.normalizer import Normalizer
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc tells the CPU of a process")
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -68,6 +67,8 @@ def test_collect_is_measured(bench):
     )
     report = bench_live.row_of(bench, load, pure=False)
     report.run(1)
+    if not max(gauge(report, "CPU").values):  # the kernel counts it by the hundredth, and on a busy machine late
+        report.run(4)
     assert report.met()
     assert max(gauge(report, "CPU").values) > 0 and gauge(report, "peak memory").median > 10
     assert 0 <= gauge(report, "committed, p50").median <= gauge(report, "committed, p99").median < 60_000

@@ -106,11 +106,10 @@ def test_any_bytes(data):
         assert not target.tally.wrong, wrong(target.tally)
 
 
-@pytest.mark.timeout(120)
 def test_damaged_recordings_of_okx():
     """The short form of `scripts/chaos fuzz`: every target is there, nothing crashed, nothing was taken wrongly."""
     command = [sys.executable, str(CHAOS), "fuzz", "--inputs", "2000", "--seed", "tests"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(r"^(.+?)  +([0-9,]+)  +([0-9,]+)  +([0-9,]+)  +0  +0  +[0-9.]+$", done.stdout, re.MULTILINE)
     rows = {name: [int(n.replace(",", "")) for n in counts] for name, *counts in found}

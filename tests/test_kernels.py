@@ -341,7 +341,7 @@ def test_nothing_is_built_quietly_badly(tmp_path):
 
 
 @needs_cc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_sanitizers_are_silent(tmp_path):
     """Under AddressSanitizer and UBSan, damaged inputs give no error and the same bytes; and they do look."""
     shutil.copytree(ROOT / "okxcli", tmp_path / "okxcli", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
@@ -372,7 +372,7 @@ def test_the_sanitizers_are_silent(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("compiler", [pytest.param(True, marks=needs_cc), False], ids=["compiler", "no compiler"])
 def test_installing(compiler, tmp_path):
     """With a compiler the kernels are in, without one it works without them; each says which road it takes."""

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 FAULTS = [
     "half open", "no ack", "mute channel", "mute connection", "64008", "no such host", "tls expired", "tls cut",
@@ -19,13 +17,12 @@ _ROW = r"^(all|{}) +\S.*?((?: +[0-9,]+){{5}})(?: |$)"
 def chaos(*arguments):
     """Run the script; return (the numbers of each row by its fault, all output, exit status)."""
     command = [sys.executable, str(CHAOS), "network", "--rounds", "1", "--scale", "10", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=140)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     output = done.stdout + done.stderr
     rows = re.findall(_ROW.format("|".join([*FAULTS, "dropped"])), done.stdout, re.MULTILINE)
     return {name: [int(n.replace(",", "")) for n in cells.split()] for name, cells in rows}, output, done.returncode
 
 
-@pytest.mark.timeout(150)
 def test_every_fault_is_noticed_in_time_and_the_tape_is_whole():
     """Half open, mute, unanswered, ended, expired, delisted: each is seen within its bound, and nothing is lost."""
     rows, output, status = chaos(*(part for fault in FAULTS for part in ("--only", fault)))
@@ -38,7 +35,6 @@ def test_every_fault_is_noticed_in_time_and_the_tape_is_whole():
     assert "0 came from REST" in output
 
 
-@pytest.mark.timeout(150)
 def test_a_planted_loss_is_noticed():
     """Without the repair, fills that are left out of the pushes are lost, and the harness says so."""
     rows, output, status = chaos("--plant")

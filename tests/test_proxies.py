@@ -83,7 +83,7 @@ def environment(home, **variables):
     return clean | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)} | variables
 
 
-def okx(env, *arguments, code=0, data=None, timeout=100):
+def okx(env, *arguments, code=0, data=None, timeout=250):
     command = [sys.executable, "-m", "okxcli", *map(str, arguments)]
     done = subprocess.run(command, env=env, input=data, capture_output=True, check=False, timeout=timeout)
     assert done.returncode == code, done.stderr.decode()

@@ -16,12 +16,11 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/
 
 
 @needs_proc
-@pytest.mark.timeout(120)
 def test_a_few_seconds_of_work():
     """Every fill is stored once, the bars are right, nothing leaks; the numbers of it are printed."""
     options = ("--minutes", "0.12", "--rate", "300", "--growth", "40", "--lag", "60", "--seed", "3")
     command = [sys.executable, str(CHAOS), "soak", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     sent = re.search(r"^fills sent +([0-9,]+) in", done.stdout, re.MULTILINE)[1]
     stored, judged = re.search(r"^fills stored +([0-9,]+) of ([0-9,]+)$", done.stdout, re.MULTILINE).groups()

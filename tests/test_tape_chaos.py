@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from harness.rounds import KINDS, Round, rare
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
@@ -15,7 +14,7 @@ CHAOS = Path(__file__).parents[1] / "scripts" / "chaos"
 def chaos(*arguments):
     """Run the script; return (table rows by their first word, all output, exit status)."""
     command = [sys.executable, str(CHAOS), "tape", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     output = done.stdout + done.stderr
     rows = dict(
         re.findall(r"^(outage|cut|mute|drop|lose|duplicate|old cache|429|kill|all) +(.+)$", output, re.MULTILINE)
@@ -23,7 +22,6 @@ def chaos(*arguments):
     return {name: [int(n.replace(",", "")) for n in row.split()] for name, row in rows.items()}, output, done.returncode
 
 
-@pytest.mark.timeout(120)
 def test_the_tape_is_whole_whatever_breaks():
     """Three rounds with every kind of fault leave the exchange's fills, their ledger, and candles right to a digit."""
     rows, output, status = chaos("--rounds", "3", "--seed", "10")
@@ -48,7 +46,6 @@ def test_what_seldom_happens_proves_little():
     assert rare(done[100:]) == []
 
 
-@pytest.mark.timeout(120)
 def test_the_rounds_prove_something():
     """With repair off, every round fails: the oracle notices what is missing."""
     rows, output, status = chaos("--rounds", "2", "--seed", "10", "--no-repair")

@@ -181,7 +181,7 @@ def test_trades_have_the_documented_bytes(hand, client):
 
 def test_all_channels_tell_the_same_story(client):
     """Fills, merged trades, REST pages, the fills file and candles of a busy market agree exactly."""
-    with LocalExchange([BTC, PEPE], rate=150, speed=60, start_ms=START, options=FREE) as exchange:
+    with LocalExchange([BTC, PEPE], rate=50, speed=60, start_ms=START, options=FREE) as exchange:
         public, business = client(exchange), client(exchange, "business")
         public.ask("subscribe", f"trades:{PEPE}")
         business.ask("subscribe", f"trades-all:{PEPE}", f"candle1m:{PEPE}")

@@ -34,7 +34,6 @@ def parts(name, count=50):
     return layout, rest if layout.header else data
 
 
-@pytest.mark.timeout(300)
 def test_both_roads_make_the_same_of_bulk_files(tmp_path, capsys):
     """Files of every generation: damaged rows and headers, gaps, duplicates, any order, wild times, several symbols."""
     roads = BulkRoads("suite", tmp_path)
