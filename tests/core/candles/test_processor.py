@@ -83,6 +83,22 @@ def test_volumes():
     assert bar.quote_volume == Decimal("0.23")
 
 
+@pytest.mark.parametrize("kind", ["linear", "inverse"])
+def test_contracts_are_worth_what_they_were(kind):
+    """A contract value that changes in the middle of a bar holds for the fills after it, not for those before."""
+    first, second = (
+        Instrument("okx", "BTC-USD-SWAP", "swap", "live", contract_type=kind, contract_value=Decimal(value))
+        for value in ("100", "10")
+    )
+    fills = [trade(i, i, "50000", "3", symbol="BTC-USD-SWAP") for i in range(1, 5)]
+    (bar,) = run([first, *fills[:3], second, fills[3], trade(5, 1000, symbol="BTC-USD-SWAP")], "1s")
+    contracts = 3 * 3 * 100 + 3 * 10
+    amounts = (bar.base_volume, bar.quote_volume)
+    assert amounts == (
+        (contracts, contracts * 50_000) if kind == "linear" else (Decimal(contracts) / 50_000, contracts)
+    )
+
+
 def test_contracts_become_coins():
     """Derivatives count contracts; the instrument says what they are worth, and without one nobody guesses."""
     linear = Instrument("okx", "BTC-USDT-SWAP", "swap", "live", contract_type="linear",

@@ -2,6 +2,7 @@
 stale."""
 
 from contextlib import closing
+from decimal import Decimal
 from random import Random
 
 import pytest
@@ -190,6 +191,24 @@ def test_amounts_follow_from_the_instrument(database, connection):
     wanted = made([about, *fills], (frame,)).values()
     assert found == [(c.volume, c.base_volume, c.quote_volume) for c in wanted]
     assert None not in found[0]
+
+
+def test_amounts_are_those_of_their_time(database, connection):
+    """A contract value that changed in the middle of a bar: the bar is made again of what each fill was worth."""
+    swap = {"symbol": "BTC-USDT-SWAP"}
+    rules = {"contract_multiplier": 1, "contract_type": "linear"}
+    before = instrument(received=MIDNIGHT, contract_value=Decimal("0.01"), **rules)
+    after = instrument(received=MIDNIGHT + 1_500, contract_value=Decimal("0.1"), **rules)
+    fills = [trade(i, size="3", timestamp=MIDNIGHT + 400 * i, **swap) for i in range(1, 9)]
+    store(database, [before, after, *fills])
+    (frame,) = parse_list("1s")
+    starts = stale(connection, Proof.load(connection, "okx", "BTC-USDT-SWAP"), frame, *FOREVER)
+    rebuild(connection, "okx", "BTC-USDT-SWAP", frame, starts)
+    found = rows(database, "SELECT volume, base_volume, quote_volume FROM market_data ORDER BY timestamp")
+    late = [fill.timestamp >= MIDNIGHT + 1_500 for fill in fills].index(True)
+    wanted = made([before, *fills[:late], after, *fills[late:]], (frame,)).values()
+    assert found == [(c.volume, c.base_volume, c.quote_volume) for c in wanted]
+    assert sorted({base / volume for volume, base, _ in found}) == [Decimal("0.01"), Decimal("0.055"), Decimal("0.1")]
 
 
 def test_a_range_of_time_is_kept_to(database, connection):
