@@ -175,11 +175,14 @@ def query(
     timeframes: Sequence[str | None] = (None,),
     origin: str | None = None,
 ) -> Query:
-    """Return the query for all there is of these symbols.
+    """Return the query for all there is of these symbols; of an index it is that of the pair of a contract.
 
     Raises:
         AnswerNo: nothing is stored of one of them.
     """
+    state = _STATES.get(kind)
+    if state is not None:
+        symbols = list(dict.fromkeys(state.subject(symbol) or symbol for symbol in symbols))
     known = reader.exchanges_of(connection, symbols)
     missing = [symbol for symbol, exchanges in known.items() if not exchanges]
     if missing:
