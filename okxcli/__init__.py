@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from okxcli.api import (
         Absent,
         BookSnapshot,
+        BookUpdate,
         Gap,
         Instrument,
         InvalidLine,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Ticker,
         aread,
         astream,
+        books,
         candles,
         gaps,
         history,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Absent",
     "BookSnapshot",
+    "BookUpdate",
     "Gap",
     "Instrument",
     "InvalidLine",
@@ -54,6 +57,7 @@ __all__ = [
     "__version__",
     "aread",
     "astream",
+    "books",
     "candles",
     "gaps",
     "history",

@@ -12,10 +12,11 @@ from okxcli.api.past import history
 from okxcli.api.rows import Rows
 from okxcli.api.simulation import Simulation, simulate
 from okxcli.api.stored import Gap, aread, gaps, read, store
-from okxcli.api.through import Lines, Moment, candles, normalize
+from okxcli.api.through import Lines, Moment, books, candles, normalize
 from okxcli.core.model import (
     Absent,
     BookSnapshot,
+    BookUpdate,
     Instrument,
     Line,
     OHLCVCandle,
@@ -27,6 +28,7 @@ from okxcli.errors import InvalidLine, OkxError
 __all__ = [
     "Absent",
     "BookSnapshot",
+    "BookUpdate",
     "Gap",
     "Instrument",
     "InvalidLine",
@@ -41,6 +43,7 @@ __all__ = [
     "Ticker",
     "aread",
     "astream",
+    "books",
     "candles",
     "gaps",
     "history",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from okxcli.api.rows import Rows
 from okxcli.api.through import Moment, milliseconds
 from okxcli.core.codec import decode
-from okxcli.core.model import TAPE, BookSnapshot, Line, OHLCVCandle, StandardizedTrade
+from okxcli.core.model import TAPE, BookSnapshot, BookUpdate, Line, OHLCVCandle, StandardizedTrade
 from okxcli.core.states import STATES
 from okxcli.core.timeframes import parse_list
 from okxcli.errors import UsageError
@@ -145,7 +145,9 @@ def store(lines: Iterable[Line | bytes | str], *, dsn: str | None = None) -> dic
     ):
         for line in lines:
             raw = line.encode() if isinstance(line, str) else line
-            writer.add(decode(raw, now_ms()) if isinstance(raw, bytes) else raw)
+            found = decode(raw, now_ms()) if isinstance(raw, bytes) else raw
+            if not isinstance(found, BookUpdate):  # a step on the way to a book, which `books` makes of it
+                writer.add(found)
         writer.flush()
         return writer.counts()
 

@@ -1,4 +1,4 @@
-"""Lines through the pure steps: raw ones to objects, trades to candles."""
+"""Lines through the pure steps: raw ones to objects, trades to candles, updates to order books."""
 
 import logging
 import os
@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from okxcli.commands.ways import Way, way_of_options
+from okxcli.core.books.book_maker import BookMaker
 from okxcli.core.candles.processor import RealTimeCandleProcessor
 from okxcli.core.codec import decode
-from okxcli.core.model import Line, OHLCVCandle
+from okxcli.core.model import BookSnapshot, BookUpdate, Line, OHLCVCandle
 from okxcli.errors import InvalidLine
 from okxcli.exchanges.interface import PartlyInvalid
 from okxcli.exchanges.registry import exchange
-from okxcli.runtime.clock import now_ms, parse_time
+from okxcli.runtime.clock import now_ms, parse_interval, parse_time
 
 _log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -134,5 +135,40 @@ def candles(
             made.clear()
         maker.finish()
         yield from made
+
+    return run()
+
+
+def books(
+    lines: Iterable[Line | bytes | str], every: str | None = None, *, depth: int | None = None, fill: bool = False
+) -> Iterator[BookSnapshot]:
+    """Yield the order books that snapshots and updates among the lines make, as long as nothing is missing.
+
+    At each change of the best `depth` levels (None: of any), or with `every` (`"100ms"`, `"1s"`) as they were at the
+    end of each such interval in which something came, once the next message has proved it; with `fill` also of those
+    in which nothing came. A book that is broken, crossed, one-sided or empty is told to the log and not yielded. Other
+    lines are ignored. okx-books(1) has the rules.
+
+    Raises:
+        UsageError: no such interval.
+        InvalidLine: a line that is given as text is none.
+    """
+    made: list[BookSnapshot] = []
+    maker = BookMaker(
+        lambda book, moment, known: made.append(book.snapshot(moment, known, depth)),
+        lambda book, text: _log.warning("%s %s: %s", book.symbol, book.origin, text),
+        every_ms=None if every is None else parse_interval(every),
+        depth=depth,
+        fill=fill,
+    )
+
+    def run() -> Iterator[BookSnapshot]:
+        for line in lines:
+            text = line.encode() if isinstance(line, str) else line
+            found = decode(text) if isinstance(text, bytes) else text
+            if isinstance(found, BookUpdate):
+                maker.take(found)
+                yield from made
+                made.clear()
 
     return run()

@@ -29,9 +29,9 @@ MANUAL = (ROOT / "man" / "topics" / "okxcli.3.md").read_text()
 NOW = 1_747_087_200_000
 #: All that is promised. A name that goes breaks somebody's program.
 PROMISED = {
-    "Absent", "BookSnapshot", "Gap", "Instrument", "InvalidLine", "Line", "Lines", "Moment", "OHLCVCandle", "OkxError",
-    "Rows", "Simulation", "StandardizedTrade", "Ticker", "__version__", "aread", "astream", "candles", "gaps",
-    "history", "normalize", "read", "simulate", "store", "stream",
+    "Absent", "BookSnapshot", "BookUpdate", "Gap", "Instrument", "InvalidLine", "Line", "Lines", "Moment",
+    "OHLCVCandle", "OkxError", "Rows", "Simulation", "StandardizedTrade", "Ticker", "__version__", "aread", "astream",
+    "books", "candles", "gaps", "history", "normalize", "read", "simulate", "store", "stream",
 }  # fmt: skip
 
 
@@ -97,16 +97,16 @@ EXAMPLES = re.findall(
 
 def test_every_example_of_the_manual_runs(tmp_path):
     """As it stands, against a simulation; what goes on for ever is ended when it has shown what it does."""
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
     endless = "def limited(p, n=[0]):\n    n[0] += 1\n    if n[0] > 3: raise SystemExit(0)\n"
     for number, text in enumerate(EXAMPLES):
         code = textwrap.dedent(text)
         if "10_000" in code:
             code = code.replace("10_000", "300")
-        elif "print(bar" in code or "print(line)" in code:
+        elif any(shown in code for shown in ("print(bar", "print(book", "print(line)")):
             code = endless + code.replace('"1m"', '"1s"').replace("print(", "limited(1); print(")
         (tmp_path / f"{number}.py").write_text(code)
-    script = " && ".join(f"{sys.executable} {tmp_path}/{number}.py" for number in (1, 0, 2, 3, 4))
+    script = " && ".join(f"{sys.executable} {tmp_path}/{number}.py" for number in (1, 0, 2, 3, 4, 5))
     command = [
         sys.executable,
         "-m",
@@ -195,6 +195,39 @@ def test_candles_come_as_trades_are_asked_for():
     assert rest == shown[1:]
     with pytest.raises(okx.InvalidLine, match="7x"):
         okx.candles([], "7x")
+
+
+def test_books_are_kept_from_what_is_streamed(market):
+    """At each change the levels that a second way gives; intervals from what came before their end."""
+    with okx.stream("BTC-USDT", channels="books", **market.addresses) as raw:
+        updates = [line for line in okx.normalize(islice(raw, 40)) if isinstance(line, okx.BookUpdate)]
+    sides, expected = ({}, {}), []
+    for one in updates:
+        for side, levels in zip(sides, (one.bids, one.asks), strict=True):
+            if one.action == "snapshot":
+                side.clear()
+            side.update(levels)
+        best = [
+            tuple(sorted(((p, s) for p, s in side.items() if s), reverse=not n)[:3]) for n, side in enumerate(sides)
+        ]
+        expected.append((one.timestamp, one.seq_id, *best))
+    made = [(book.timestamp, book.seq_id, book.bids, book.asks) for book in okx.books(updates, depth=3)]
+    assert made == [new for old, new in pairwise([(0, 0, 0, 0), *expected]) if new[2:] != old[2:]]
+    for book in okx.books(iter(updates), "500ms", depth=3):
+        before = [one for one in expected if one[0] < book.timestamp]
+        assert (book.timestamp % 500, (book.seq_id, book.bids, book.asks)) == (0, before[-1][1:])
+    with pytest.raises(UsageError, match="no interval"):
+        okx.books([], "1ms")
+
+
+def test_a_gap_is_told_to_the_log_and_updates_are_not_stored(caplog, database):
+    """No book comes of what is broken."""
+    level = ((Decimal(1), Decimal(2)),)
+    first = okx.BookUpdate("okx", "BTC-USDT", NOW, "snapshot", level, ((Decimal(2), Decimal(2)),), 5, -1)
+    gap = okx.BookUpdate("okx", "BTC-USDT", NOW + 1, "update", level, (), 9, 8)
+    assert [book.seq_id for book in okx.books([first, gap])] == [5]
+    assert "BTC-USDT books: invalid: an update that follows on 8" in caplog.text
+    assert not any(okx.store([first, gap], dsn=database).values())
 
 
 def test_bad_lines(caplog):
