@@ -13,6 +13,8 @@ from okxcli.runtime.configuration.config import Config
 
 _log = logging.getLogger(__name__)
 
+#: How many books a message names.
+_NAMED = 5
 #: The symbol, time and origin of a book, as `core.codec` writes them.
 _BOOK = re.compile(
     rb'\{"type":"book","exchange":"[^"]*","symbol":"([^"]*)","timestamp":([0-9]+),.*"origin":"([^"]*)"\}'
@@ -30,6 +32,7 @@ class BookKeeping:
         self._mend = mend
         self._slots: dict[tuple[str, str], int] = {}
         self._broken: dict[tuple[str, str, str], None] = {}
+        self._told: dict[str, list[tuple[str, str]]] = {}  # by what is told: of which books, and the whole text
         self._maker = BookMaker(self._keep, self._tell)
         self.configure(config)
 
@@ -63,7 +66,8 @@ class BookKeeping:
             self._add(item)
 
     def settle(self) -> None:
-        """Have what is broken by now mended: what has come was taken in."""
+        """Have what is broken by now mended, and tell what books are worth: what has come was taken in."""
+        self._say()
         for _, symbol, origin in self._broken:
             self._mend(symbol, origin)
         self._broken.clear()
@@ -71,6 +75,7 @@ class BookKeeping:
     def advance(self) -> None:
         """Tell of books of which nothing comes any more."""
         self._maker.advance(passed_ms())
+        self._say()
 
     def forget(self, exchange: str, symbol: str) -> None:
         """Keep the books of a symbol no longer."""
@@ -86,6 +91,13 @@ class BookKeeping:
     def _keep(self, book: LocalBook, moment: int, known: int | None) -> None:
         self._add(book.snapshot(moment, known, self._depth))
 
-    @staticmethod
-    def _tell(book: LocalBook, text: str) -> None:
-        _log.warning("%s %s: %s", book.symbol, book.origin, text)
+    def _tell(self, book: LocalBook, text: str) -> None:
+        self._told.setdefault(text.partition(":")[0], []).append((f"{book.symbol} {book.origin}", text))
+
+    def _say(self) -> None:
+        """Tell what is to be told, of many books in one line."""
+        told, self._told = self._told, {}
+        for state, books in told.items():
+            names = ", ".join(name for name, _ in books[:_NAMED])
+            more = f" and {len(books) - _NAMED} more" if len(books) > _NAMED else ""
+            _log.warning("%s%s: %s", names, more, books[0][1] if len(books) == 1 else state)

@@ -101,3 +101,16 @@ def test_a_channel_that_is_given_up_is_forgotten(collector, caplog):
     collector._books.configure(collector.config)
     collector.take([snapshot(20, 1400), better(21, 20, 2100, "4")])
     assert [(one.timestamp - NOW, one.seq_id) for one in collector.keeper.lines] == [(2000, 20)]
+
+
+def test_many_books_that_break_together_are_told_in_one_line(collector, caplog):
+    """As after an outage; one alone with its numbers."""
+    symbols = [f"C{n}-USDT" for n in range(40)]
+    collector.take([snapshot(symbol=symbol) for symbol in symbols])
+    collector.take([better(12, 11, 200, "2", symbol=symbol) for symbol in symbols])
+    collector.take([snapshot(), better(12, 11, 200, "2")])
+    assert [record.getMessage() for record in caplog.records] == [
+        "C0-USDT books, C1-USDT books, C2-USDT books, C3-USDT books, C4-USDT books and 35 more: invalid",
+        "BTC-USDT books: invalid: an update that follows on 11, and the book is at 10",
+    ]
+    assert len(collector.feed.mended) == 41

@@ -16,8 +16,6 @@ from okxcli.core.books.chain import Chain, Numbers, Step
 from okxcli.exchanges.okx.books.book_pushes import FETCHED, HEADS, numbers_of, subscription_of
 from okxcli.exchanges.okx.channels import Subscription
 
-_log = logging.getLogger(__name__)
-
 #: From the wish for another subscription to its snapshot; after that there is none to come.
 RENEW_MS = 5_000
 #: For how long an answer of REST is waited for.
@@ -29,6 +27,8 @@ MAX_REST_MS = 300_000
 FORGET_MS = 600_000
 #: What is held of a book at most while REST is asked.
 MAX_HELD = 2_000
+#: How many books a message names.
+_NAMED = 3
 #: Pushes of two connections may be read for so long after one of them has ended.
 _OVERLAP_MS = 2_000
 
@@ -72,6 +72,8 @@ class BookChains:
         self._renewals: list[Subscription] = []
         self._fetches: list[Fetch] = []
         self._fetch_number = 0
+        self._broken: dict[str, str] = {}  # since the last time that it was told: why
+        self._whole: dict[str, None] = {}
         self._overlap_until_ms = 0
 
     def feed(self, lines: list[bytes], now: int, overlap: bool = False) -> list[bytes]:
@@ -89,6 +91,19 @@ class BookChains:
             else:
                 self._take(book, line, now, twice, out)
         return out
+
+    def told(self) -> list[tuple[int, str]]:
+        """Return what people should know since the last call, with its level; of many books in one line."""
+        broken, whole = self._broken, [name for name in self._whole if name not in self._broken]
+        self._broken, self._whole = {}, {}
+        found = []
+        if broken:
+            first, why = next(iter(broken.items()))
+            names = [f"{first} ({why})", *list(broken)[1:]]
+            found.append((logging.WARNING, f"broken, and asked for anew: {_some(names)}"))
+        if whole:
+            found.append((logging.INFO, f"whole again: {_some(whole)}"))
+        return found
 
     def wishes(self) -> tuple[list[Subscription], list[Fetch]]:
         """Return the books to be subscribed anew and those to be fetched since the last call."""
@@ -195,7 +210,7 @@ class BookChains:
 
     def _begin(self, book: _Book, places: list[Numbers], now: int) -> None:
         if book.mode not in ("new", "good"):
-            _log.info("%s: the book is whole again", book.subscription)
+            self._whole[str(book.subscription)] = None
         for at in places:
             book.chain.take(at)
         if book.mode != "good":
@@ -206,10 +221,8 @@ class BookChains:
         if now - book.since_ms >= FORGET_MS:
             book.strikes = 0
         book.strikes += 1
-        _log.log(
-            logging.WARNING if book.strikes <= 3 else logging.DEBUG,
-            "%s: the book is broken: %s; asking for it anew", book.subscription, why,
-        )  # fmt: skip
+        if book.strikes <= 3:  # who breaks all the time has been told of
+            self._broken[str(book.subscription)] = why
         if book.strikes == 1:
             self._ask(book, now)
         else:
@@ -247,3 +260,8 @@ class BookChains:
             self.counts["books_fetched"] += 1
         else:  # it begins with the next update, whose number tells how young the answer must be
             book.mode, book.due_ms = "resting", now
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -74,6 +74,8 @@ class BookRepair:
         self._fetches.put(None)
 
     def _act(self) -> None:
+        for level, text in self.chains.told():
+            _log.log(level, "%s", text)
         renewals, fetches = self.chains.wishes()
         if self._stopping.is_set():
             return

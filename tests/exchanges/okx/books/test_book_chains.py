@@ -68,8 +68,15 @@ def test_only_the_broken_book_is_asked_for():
     chains.feed([push(10, -1, symbol) for symbol in symbols], 0)
     chains.feed([push(12, 10 if symbol != "C7-USDT" else 11, symbol) for symbol in symbols], 100)
     assert chains.wishes() == ([Subscription("books", "C7-USDT")], [])
+    why = "an update that follows on 11, and the book is at 10"
+    assert chains.told() == [(30, f"broken, and asked for anew: books C7-USDT ({why})")]
     chains.feed([push(20, 19, symbol) for symbol in symbols], 200)
     assert len(chains.wishes()[0]) == 49
+    why = "an update that follows on 19, and the book is at 12"
+    names = f"books C0-USDT ({why}), books C1-USDT, books C2-USDT and 46 more"
+    assert chains.told() == [(30, f"broken, and asked for anew: {names}")]
+    chains.feed([push(5, -1, symbol) for symbol in symbols[:2]], 300)
+    assert chains.told() == [(20, "whole again: books C0-USDT, books C1-USDT")]
 
 
 def test_what_breaks_again_waits_ever_longer():
