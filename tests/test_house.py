@@ -92,7 +92,8 @@ def test_the_wheel_takes_every_page():
         f"man/{page.name}": f"share/man/man{page.suffix[1]}/{page.name}" for page in (ROOT / "man").glob("*.[1-9]")
     }
     assert len(pages) > 10
-    assert shared == {"config/okx.json": "share/okx/okx.json", **pages}
+    examples = {f"config/{path.name}": f"share/okx/{path.name}" for path in (ROOT / "config").glob("*.json")}
+    assert shared == {**examples, **pages}
 
 
 def test_the_wheel_holds_what_it_needs(tmp_path):

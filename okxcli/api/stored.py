@@ -1,6 +1,7 @@
 """What is in Postgres: read, store, and prove."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import closing
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from okxcli.api.rows import Rows
-from okxcli.api.through import Moment, milliseconds
+from okxcli.api.through import Moment, milliseconds, way_to
 from okxcli.core.codec import decode
 from okxcli.core.model import TAPE, BookSnapshot, BookUpdate, Line, OHLCVCandle, StandardizedTrade
 from okxcli.core.states import STATES
@@ -127,9 +128,10 @@ async def aread(
                 yield line
 
 
-def store(lines: Iterable[Line | bytes | str], *, dsn: str | None = None) -> dict[str, int]:
+def store(lines: Iterable[Line | bytes | str], *, dsn: str | None = None, ws_url: str | None = None) -> dict[str, int]:
     """Store lines, and return what became of them: rows by their table, duplicates, refused ones.
 
+    `ws_url` is where the data is from, as for `stream`: a database takes that of one place alone.
     As `okx store`, but for the spool: what is known is not stored twice, ids are covered in the ledger in the same
     transaction, and while the database cannot be reached for half a minute it ends with an error. Then all batches
     before that one are stored. Tables are made where there are none.
@@ -140,7 +142,7 @@ def store(lines: Iterable[Line | bytes | str], *, dsn: str | None = None) -> dic
         ConfigError: it holds data from elsewhere, as of a simulation.
     """
     with (
-        _opened(dsn, create=True) as database,
+        _opened(dsn, create=True, origin=way_to(ws_url, None, None).origin) as database,
         closing(Writer(database.connect, where=database.where)) as writer,
     ):
         for line in lines:
@@ -183,5 +185,7 @@ def gaps(*symbols: str, since: Moment | None = None, until: Moment | None = "1m"
         ]
 
 
-def _opened(dsn: str | None, create: bool) -> Database:
-    return open_database(dsn, config_dsn=load().dsn, create=create, application="okxcli")
+def _opened(dsn: str | None, create: bool, origin: str | None = None) -> Database:
+    # Nobody else sees what is given to a function: it may hold a password, as the configuration's may.
+    named = dsn or os.environ.get("OKX_DSN") or load().dsn
+    return open_database(None, config_dsn=named, create=create, origin=origin, application="okxcli")

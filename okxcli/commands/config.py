@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,25 +27,46 @@ config = options.Group(_HELP)
 #: Keys of the file that a variable of the environment overrides.
 _VARIABLES = {"storage.dsn": "OKX_DSN", "exchange.ws_url": "OKX_WS_URL", "exchange.rest_url": "OKX_REST_URL"}
 
+#: The files of examples that are not called like them.
+_EXAMPLES = {"nine-symbols": "okx.json"}
+
 
 @config.subcommand
 def init(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Where to. Default: $XDG_CONFIG_HOME/okx/okx.json.")
     ] = None,
+    example: Annotated[
+        Literal["nine-symbols", "one-symbol", "usdt-pairs", "swaps", "redundant"],
+        typer.Option(
+            "--example",
+            help="What to begin with: nine spot markets; one; all spot markets in USDT, trades alone; three swaps with "
+            "funding, prices and liquidations; the nine for two collectors into one Postgres elsewhere.",
+        ),
+    ] = "nine-symbols",
+    symbols: Annotated[
+        str | None, typer.Option("--symbols", metavar="LIST", help="These instead: BTC-USDT,ETH-USDT or '*-USDC'.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option("--channels", metavar="LIST", help="These channels instead: trades-all,books5.")
+    ] = None,
+    timeframes: Annotated[
+        str | None, typer.Option("--timeframes", metavar="LIST", help="These timeframes instead: 1m,1h.")
+    ] = None,
     force: Annotated[bool, options.switch("force", "Replace a file that is there.")] = False,
 ) -> None:
     """Write a configuration to start from.
 
-    The file collects trades, books and tickers of nine spot markets and makes six timeframes of candles. Only you may
-    read it. Its place is told on standard error.
+    The file collects trades, books and tickers of nine spot markets and makes six timeframes of candles, unless you
+    say otherwise. Only you may read it. Its place is told on standard error.
     """
     from okxcli.runtime.configuration.config_file import user_file
     from okxcli.runtime.configuration.shipped_files import shipped
     from okxcli.runtime.files import private_folder, write_file
 
     target = path or user_file(os.environ)
-    text = shipped("config", "okx.json")[0].read_text(encoding="utf-8")
+    text = shipped("config", _EXAMPLES.get(example, f"{example}.json"))[0].read_text(encoding="utf-8")
+    text = _changed(text, {"symbols": symbols, "channels": channels, "timeframes": timeframes})
     if target.exists() and not force:
         raise UsageError(f"{target} is there already. Replace it with --force, or name another file")
     try:
@@ -61,12 +82,16 @@ def check(
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The file to check. Default: the one that would be used.")
     ] = None,
+    connect: Annotated[
+        bool, options.switch("connect", "Then try the exchange and the database, and tell what they say.")
+    ] = False,
 ) -> None:
     """Check the configuration and estimate the disk it will want.
 
     All mistakes are told at once, one a line on standard error (exit 78). A right file gives one row for each kind of
     data on standard output (rows and bytes a day, days kept, bytes in the end; a table on a terminal), and the free
-    space on standard error. Reads nothing but the file: no network, no database.
+    space on standard error. Reads nothing but the file: no network, no database, unless --connect asks for them (exit
+    69 when one cannot be reached).
     """
     from dataclasses import asdict
 
@@ -83,6 +108,8 @@ def check(
     write_rows([{**asdict(share), "kept_bytes": share.kept_bytes} for share in found])
     print(f"okx config: {loaded.path} is right. {HOW[0].upper()}{HOW[1:]}", file=sys.stderr)
     print(f"okx config: {_room(loaded, found)}", file=sys.stderr)
+    if connect:
+        _connect(loaded)
 
 
 @config.subcommand
@@ -136,6 +163,51 @@ def schema(
     if of != "config" and of not in LINE_TYPES:
         raise UsageError(f"no schema of {of!r}. There are: config, {', '.join(LINE_TYPES)}")
     write_text(json.dumps(json_schema() if of == "config" else line_schema(of), indent=2) + "\n")
+
+
+def _connect(loaded: "Config") -> None:
+    """Try what a configuration names, and tell what it says."""
+    from okxcli.commands.ways import way
+    from okxcli.pipeline.first_contact import first_contact
+    from okxcli.runtime.signals import Lifecycle
+
+    here = way(loaded, os.environ.get("OKX_WS_URL"), os.environ.get("OKX_REST_URL"))
+    wished = here.stream_options(loaded.connect_timeout_s, stamp=False)
+    with Lifecycle("source") as life:
+        market = here.market(patience_s=10.0)
+        words = first_contact(
+            loaded,
+            here.exchange,
+            market,
+            lambda symbols: here.exchange.feed(symbols, loaded.channels, repair=False, **wished),
+            os.environ.get("OKX_DSN"),
+            life,
+        )
+        for word in words:
+            print(f"okx config: {word}", file=sys.stderr, flush=True)
+        market.close()
+
+
+def _changed(text: str, wishes: dict[str, str | None]) -> str:
+    """Return a configuration with lists replaced by those that are wished for.
+
+    Raises:
+        ConfigError: it would have mistakes.
+    """
+    from okxcli.errors import ConfigError
+    from okxcli.runtime.configuration.config_keys import parse
+
+    given = {key: [one.strip() for one in names.split(",")] for key, names in wishes.items() if names is not None}
+    if not given:
+        return text
+    made = json.loads(text)
+    if "symbols" in given:
+        made.pop("types", None)
+    made = given | {key: value for key, value in made.items() if key not in given}
+    text = json.dumps(made, indent=2) + "\n"
+    if mistakes := parse(text)[1]:
+        raise ConfigError("\n".join(mistakes))
+    return text
 
 
 def _room(config: "Config", found: "list[Share]") -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-import logging
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +22,7 @@ import okxcli as okx
 from okxcli import api
 from okxcli.api.rows import Rows
 from okxcli.core.candles.processor import RealTimeCandleProcessor
-from okxcli.errors import AnswerNo, ExchangeUnavailable, UsageError
+from okxcli.errors import AnswerNo, ConfigError, ExchangeUnavailable, UsageError
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "man" / "topics" / "okxcli.3.md").read_text()
@@ -61,6 +61,13 @@ def test_what_is_promised():
         assert name in ("Line", "Moment") or getattr(okx, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'collect'"):
         okx.collect  # noqa: B018
+
+
+def test_what_is_worth_a_word_is_logged_and_not_printed():
+    """A program that has set up no logging hears nothing of a bad line."""
+    code = "import okxcli as okx; print(list(okx.normalize([b'nonsense'])))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize("name", ["stream", "history", "normalize", "candles", "read", "store", "gaps", "simulate"])
@@ -121,8 +128,11 @@ def test_every_example_of_the_manual_runs(tmp_path):
         "-c",
         script,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("OKX_", "PG", "XDG_"))}
+    env["HOME"] = str(tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, env=env)
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".local" / "share").exists()  # it went into the database of the simulation
     assert "'raw_trades': " in done.stdout and "kind='covered'" in done.stdout and "decimal128(38, 18)" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -249,10 +259,12 @@ def test_bad_lines(caplog):
 def test_stored_and_read_back(database, lines, market):
     """What is stored is read back equal; twice stored is once there; the ids are covered."""
     bars = list(okx.candles(lines, "1s"))
-    counts = okx.store([*lines, *bars], dsn=database)
+    counts = okx.store([*lines, *bars], dsn=database, ws_url=market.ws_url)
     trades = [line for line in lines if isinstance(line, okx.StandardizedTrade)]
     assert counts["raw_trades"] == len(trades) and counts["duplicates"] == 0
-    assert okx.store(iter(trades), dsn=database)["duplicates"] == len(trades)
+    assert okx.store(iter(trades), dsn=database, ws_url=market.ws_url)["duplicates"] == len(trades)
+    with pytest.raises(ConfigError, match="local"):
+        okx.store(trades, dsn=database, ws_url="wss://ws.okx.com")
     symbol = "BTC-USDT"
     mine = [line for line in trades if line.symbol == symbol]
     assert list(okx.read("trades", symbol, dsn=database)) == mine
@@ -358,5 +370,4 @@ def test_nothing_is_left_and_nothing_is_said(capfd, market):
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)
     assert threading.active_count() == before
-    assert logging.getLogger("okxcli").handlers
     assert capfd.readouterr() == ("", "")

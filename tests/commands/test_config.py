@@ -2,12 +2,18 @@
 
 import json
 import stat
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from okxcli.cli import run
+from okxcli.commands.serving import make_tables
 from okxcli.core.states import STATES
+from okxcli.local.exchange import LocalExchange
 from okxcli.runtime.configuration import config_file as configuration
+
+CONFIG = Path(__file__).parents[2] / "config"
 
 
 @pytest.fixture
@@ -36,6 +42,67 @@ def test_init_writes_a_private_file_that_check_finds_right(home, capsys):
     assert f"wrote {path}" in capsys.readouterr().err
     assert run(["config", "check"]) == 0
     assert f"{path} is right" in capsys.readouterr().err
+
+
+EXAMPLES = ("nine-symbols", "one-symbol", "usdt-pairs", "swaps", "redundant")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_right(home, capsys, name):
+    """As it is shipped, and as it is written; an editor finds no fault in it either."""
+    assert run(["config", "init", "--example", name]) == 0
+    assert run(["config", "check"]) == 0
+    written = json.loads((home / "config" / "okx" / "okx.json").read_text())
+    jsonschema.validate(written, json.loads((CONFIG / "okx.schema.json").read_text()))
+    assert {path.name for path in CONFIG.glob("*.json")} == {
+        "okx.json", "okx.schema.json", *(f"{one}.json" for one in EXAMPLES[1:])}  # fmt: skip
+
+
+def test_the_schema_in_the_tree_is_that_of_the_code(capsys):
+    """Written by `okx config schema > config/okx.schema.json`."""
+    assert run(["config", "schema"]) == 0
+    assert capsys.readouterr().out == (CONFIG / "okx.schema.json").read_text()
+
+
+def test_init_takes_lists(home, capsys):
+    """Symbols, channels and timeframes instead of those of the example; mistakes are told, and nothing is written."""
+    words = ["--symbols", "BTC-USDC, ETH-USDC", "--timeframes", "1m,2h", "--channels", "trades-all"]
+    assert run(["config", "init", "--example", "usdt-pairs", *words]) == 0
+    written = json.loads((path := home / "config" / "okx" / "okx.json").read_text())
+    assert written == {
+        "symbols": ["BTC-USDC", "ETH-USDC"], "channels": ["trades-all"], "timeframes": ["1m", "2h"],
+        "storage": {"keep": {"trades": "90d", "candles": None}}}  # fmt: skip
+    path.unlink()
+    assert run(["config", "init", "--symbols", "btc/usdt", "--timeframes", "7x"]) == 78
+    err = capsys.readouterr().err
+    assert "did you mean BTC-USDT" in err and "timeframes[0]" in err
+    assert not path.exists()
+
+
+def test_check_tries_the_exchange_and_the_database(home, database, capsys, monkeypatch):
+    """REST, a first message, Postgres, each in a line; a symbol that there is not is told with the nearest one."""
+    path = home / "mine.json"
+    path.write_text(json.dumps({"symbols": ["BTC-USDT"], "storage": {"dsn": database}}))
+    with LocalExchange(["BTC-USDT", "ETH-USDT"], rate=50) as market:
+        monkeypatch.setenv("OKX_WS_URL", market.ws_url)
+        monkeypatch.setenv("OKX_REST_URL", market.rest_url)
+        assert run(["config", "check", "--connect", str(path)]) == 0
+        err = capsys.readouterr().err
+        assert f"REST of OKX at {market.rest_url} answers; 1 symbols are there" in err
+        assert "its WebSocket answers, with data after " in err
+        assert "there is no data yet, which the first run changes: " in err
+        make_tables(database)
+        assert run(["config", "check", "--connect", str(path)]) == 0
+        assert "answers as okx; it takes writes" in capsys.readouterr().err
+        path.write_text(json.dumps({"symbols": ["BTC-USDX"]}))
+        assert run(["config", "check", "--connect", str(path)]) == 2
+        assert "BTC-USDT" in capsys.readouterr().err
+        path.write_text(json.dumps({"symbols": ["*-USDT"], "storage": {"dsn": "host=127.0.0.1 port=9 dbname=x"}}))
+        assert run(["config", "check", "--connect", str(path)]) == 69
+        err = capsys.readouterr().err
+        assert "answers; 2 symbols are there" in err and "port 9" in err.replace("127.0.0.1:9", "port 9")
+    assert run(["config", "check", "--connect", str(path)]) == 69
+    assert "no answer from OKX" in capsys.readouterr().err
 
 
 def test_init_replaces_a_file_only_when_told_to(home, capsys):
