@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 from storage_samples import rows
 
+from okxcli.exchanges.okx.rest import endpoints
 from okxcli.exchanges.registry import exchange
 from okxcli.local.exchange import LocalExchange
 from okxcli.local.network.engine import Options
@@ -114,3 +115,12 @@ def test_what_is_stored_is_what_history_writes(fill, database, market):
         (b.open, b.high, b.low, b.close, b.volume, b.base_volume, b.quote_volume, True, True) for b in bars
     ]
     assert len(bars) == 60 and all(bar.base_volume * 100 == bar.volume for bar in bars)
+
+
+def test_settlements_come_in_pages(fill, database, monkeypatch):
+    """However few an answer holds, each settlement once, and none before --since."""
+    monkeypatch.setattr(endpoints, "SETTLEMENTS_PAGE", 7)
+    since = START - 60 * 8 * HOUR
+    assert fill([SWAP], since, None, ["funding-rate"]) == [(SWAP, "funding-rate", 60)]
+    [(first, last)] = rows(database, "SELECT min(timestamp), max(timestamp) FROM funding_rates")
+    assert (last - first).total_seconds() == 59 * 8 * 3600

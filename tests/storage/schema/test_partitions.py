@@ -22,6 +22,7 @@ from storage_samples import (
     trade,
 )
 
+from okxcli.core.states import STATES
 from okxcli.storage.database import open_database
 from okxcli.storage.ledger.id_ledger import archive, note_absent, unarchive
 from okxcli.storage.ledger.proof import Proof
@@ -229,3 +230,14 @@ def test_partitions_have_the_keys_of_their_table(database, table):
         table,
     )
     assert found == [(1,)]
+
+
+def test_each_state_is_kept_for_its_own_time(database):
+    """Rows of a hundred days ago go where their key says so, whole days or months; those of the others stay."""
+    old = T0 - 100 * DAY
+    store(database, [*every_state(old), *every_state(T0), ticker(old), ticker()])
+    for one in STATES:
+        wanted = [partitions.start_of(one.table, old)]
+        assert apply(database, T0, **{one.table: None}) == {}
+        assert apply(database, T0, **{one.table: 60}) == {one.table: wanted}
+        assert rows(database, f"SELECT count(*) FROM {one.table}") == [(1,)]
