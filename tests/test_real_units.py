@@ -139,3 +139,22 @@ def test_the_numbers_of_the_document():
         money = ticker.quote_volume_24h if kind == "SPOT" else ticker.volume_24h * 100
         prices[symbol] = int(money / ticker.base_volume_24h)
     assert prices == {"BTC-USDT": 29871, "BTC-USD-220527": 29751}
+
+
+@pytest.mark.parametrize(("volume", "coins"), [("8656891", "86568.91"), ("24120722", "241207.22")])
+def test_tickers_that_others_have_misread(volume, coins):
+    """BTC-USDT-SWAP in March 2022 and July 2023: `volCcy24h` is coins, never money, and what our conversion gives."""
+    row = {"instType": "SWAP", "instId": "BTC-USDT-SWAP", "vol24h": volume, "volCcy24h": coins, "ts": "1689327738425"}
+    push = {"arg": {"channel": "tickers", "instId": "BTC-USDT-SWAP"}, "data": [row]}
+    normalizer = Normalizer(lambda: NOW)
+    by_kernel = normalizer.take(json.dumps(push, separators=(",", ":")).encode() + b"\n", 0)
+    (ticker,) = normalizer.feed(json.dumps(push).encode())
+    assert by_kernel.lines in (encode(ticker), b"")  # there may be no kernel
+    assert (ticker.volume_24h, ticker.base_volume_24h, ticker.quote_volume_24h) == (
+        Decimal(volume),
+        Decimal(coins),
+        None,
+    )
+    assert (
+        amounts(contract("swap", "linear", "0.01"), "X-Y-Z", Decimal(1), ticker.volume_24h)[0] == ticker.base_volume_24h
+    )
