@@ -50,6 +50,7 @@ def stream(
     return Lines(run)
 
 
+# The twin has the parameters spelt out, as an editor shows them.
 async def astream(
     *symbols: str,
     channels: str | Sequence[str] = TAPE,

@@ -100,6 +100,7 @@ def read(
     return Rows(run, (_TYPES[kind],))
 
 
+# The twin has the parameters spelt out, as an editor shows them.
 async def aread(
     kind: str,
     *symbols: str,
