@@ -65,6 +65,7 @@ def test_the_ways_of_a_trade_and_of_a_hole_are_short():
     assert [len(way) for way in WAYS] == [8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FillScanner().built, reason="the kernels are not built")
 def test_a_trade_goes_the_way_that_is_told(database, tmp_path):
     """Some trade takes each step, and none before the one that stands above it, before the next one comes."""
