@@ -99,15 +99,6 @@ SomeSymbols = Annotated[
     list[str] | None,
     typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT; none with --private."),
 ]
-Types = Annotated[
-    str | None,
-    typer.Option(
-        "--type",
-        metavar="LIST",
-        help="Types of instrument that patterns select, with commas: spot, swap, futures (all three are the default), "
-        "option; without SYMBOL all of these.",
-    ),
-]
 Symbols = Annotated[
     list[str], typer.Argument(metavar="SYMBOL...", help="Instruments, as the exchange names them: BTC-USDT.")
 ]
@@ -132,6 +123,15 @@ Archived = Annotated[
         metavar="FILE",
         help="Write here, .gz and .zst by name; else to stdout. Until it is whole the file is FILE.part. With times in "
         "its name, as raw/%Y-%m-%d/%H.jsonl.zst, it is an archive: a file for each, by the UTC time of receipt.",
+    ),
+]
+Types = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="LIST",
+        help="Types of instrument that patterns select, with commas: spot, swap, futures (all three are the default), "
+        "option; without SYMBOL all of these.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No closing line of counts on stderr.")]
