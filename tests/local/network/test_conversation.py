@@ -243,7 +243,7 @@ def test_every_fault_can_be_applied():
         faults = Faults()
         value = {"none": "", "count": "=2", "duration": "=3s", "channel": "=trades"}[kind]
         faults.apply(parse_fault(f"{name}{value}:BTC-USDT"), ["BTC-USDT", "ETH-USDT"], 100.0)
-        assert (faults != Faults()) is (name not in ("cut", "freeze", "notice", "unmute"))
+        assert (faults != Faults()) is (name not in ("cut", "delist", "freeze", "list", "notice", "unmute"))
     faults = Faults()
     faults.apply(parse_fault("drop=2:BTC-USDT"), ["BTC-USDT", "ETH-USDT"], 0)
     taken = [use_up(faults.drop, symbol) for symbol in ("ETH-USDT", "BTC-USDT", "BTC-USDT", "BTC-USDT")]
