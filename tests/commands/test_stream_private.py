@@ -127,8 +127,8 @@ def test_nothing_of_a_key_shows_while_it_runs(env):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--private", "BTC-USDT"], "--private streams a whole account: leave symbols, --since and --resume out"),
-        (["--private", "--since", "1h"], "--private streams a whole account: leave symbols, --since and --resume out"),
+        (["--private", "BTC-USDT"], "a whole account: leave symbols, --type, --since and --resume out"),
+        (["--private", "--since", "1h"], "a whole account: leave symbols, --type, --since and --resume out"),
         (["--private", "-c", "books5"], "books5 is no private channel of OKX. There are orders, "),
         (["BTC-USDT", "-c", "orders"], "orders is a channel of your account. Try: okx stream --private -c orders"),
         (["--private", "-c", ","], "no channel given: there is nothing to stream"),
