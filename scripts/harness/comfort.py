@@ -156,7 +156,9 @@ WAYS = (
         " 'BTC-USDT', 'why', 'x')", ("db run DELETE_FROM_quarantine",), "in quarantine"),
     Way("tables of an older release", "UPDATE meta SET value = '2' WHERE key = 'schema_version'; ALTER TABLE doubts"
         " DROP COLUMN forgotten; ALTER TABLE trade_ledger DROP fills, DROP checksum, DROP audited, DROP found,"
-        " DROP retired; ALTER TABLE symbols DROP COLUMN IF EXISTS step", ("db migrate", "backfill"), "okx db migrate"),
+        " DROP retired; ALTER TABLE symbols DROP COLUMN IF EXISTS step;"
+        " DROP TABLE funding_rates, mark_prices, index_prices, open_interest, price_limits, liquidations",
+        ("db migrate", "backfill"), "okx db migrate"),
     Way("data of another exchange", "UPDATE meta SET value = 'okx.com' WHERE key = 'origin'",
         ("db run UPDATE_meta_SET_value='local'_WHERE_key='origin'",), "holds data from okx.com"),
 )  # fmt: skip
