@@ -141,6 +141,12 @@ def test_importing_it_does_nothing():
     code = "import okxcli, sys, threading; print([m for m in sys.modules if 'okxcli.' in m], threading.active_count())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[] 1\n", "")
+    code = "import sys; from okxcli.cli import run; run(['normalize', '-q']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, input="")
+    loaded = [name for name in done.stdout.split() if name.startswith("okxcli.")]
+    assert "okxcli.commands.normalize" in loaded
+    rooms = {".".join(name.split(".")[:2]) for name in loaded}
+    assert rooms.isdisjoint({"okxcli.api", "okxcli.local", "okxcli.storage", "okxcli.pipeline"})
 
 
 def test_a_users_script_is_typed(tmp_path):
