@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
 #: All that is promised, beside `__version__`; `okxcli.api` has the same list. Whoever looks for a name here, as each
 #: import of a room of this package does, must not load that.
-_PROMISED = frozenset(
-    """
-    Absent BookSnapshot BookUpdate Gap Instrument InvalidLine Line Lines Moment OHLCVCandle OkxError Rows
-    Simulation StandardizedTrade Ticker aread astream books candles gaps history normalize read simulate store
-    stream
-    """.split()
-)
+_PROMISED = {
+    "Absent", "BookSnapshot", "BookUpdate", "Gap", "Instrument", "InvalidLine", "Line", "Lines", "Moment",
+    "OHLCVCandle", "OkxError", "Rows", "Simulation", "StandardizedTrade", "Ticker", "aread", "astream", "books",
+    "candles", "gaps", "history", "normalize", "read", "simulate", "store", "stream",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
