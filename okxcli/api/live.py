@@ -39,8 +39,10 @@ def stream(
     def run() -> Generator[bytes, None, None]:
         first = way.first_lines(way.ws_url)
         with feed:
+            news = select.poll()  # a descriptor may be any number in a large program
+            news.register(feed.fileno(), select.POLLIN)
             while True:
-                select.select([feed.fileno()], [], [])
+                news.poll()
                 lines = feed.poll()
                 if lines:
                     yield from first

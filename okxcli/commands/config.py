@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -173,8 +174,7 @@ def _connect(loaded: "Config") -> None:
 
     here = way(loaded, os.environ.get("OKX_WS_URL"), os.environ.get("OKX_REST_URL"))
     wished = here.stream_options(loaded.connect_timeout_s, stamp=False)
-    with Lifecycle("source") as life:
-        market = here.market(patience_s=10.0)
+    with Lifecycle("source") as life, closing(here.market(patience_s=10.0)) as market:
         words = first_contact(
             loaded,
             here.exchange,
@@ -185,7 +185,6 @@ def _connect(loaded: "Config") -> None:
         )
         for word in words:
             print(f"okx config: {word}", file=sys.stderr, flush=True)
-        market.close()
 
 
 def _changed(text: str, wishes: dict[str, str | None]) -> str:

@@ -13,6 +13,8 @@ from okxcli.storage.database import open_database
 
 #: So long is waited for a first message of data: quiet markets have none.
 _DATA_S = 10.0
+#: So many symbols are listened to.
+_HEARD = 20
 
 
 def first_contact(
@@ -33,10 +35,13 @@ def first_contact(
         DatabaseUnavailable: the database cannot be.
     """
     selection = Selection(config.symbols, config.types)
-    symbols = FollowedSymbols(exchange, market, selection).begin() if selection.open else list(config.symbols)
-    market.describe(symbols[:_ASKED])
-    yield f"REST of {exchange.title} at {market.base_url} answers; {len(symbols)} symbols are there"
-    yield _heard(exchange, feed(symbols[:_ASKED]), life)
+    if selection.open:
+        symbols = FollowedSymbols(exchange, market, selection).begin()
+    else:
+        symbols = selection.names
+        market.describe(symbols)
+    yield f"REST of {exchange.title} at {market.base_url} answers; symbols that are there: {len(symbols)}"
+    yield _heard(exchange, feed(symbols[:_HEARD]), life)
     try:
         with (
             open_database(dsn, config_dsn=config.dsn, create=False, application="okx config") as database,
@@ -50,10 +55,6 @@ def first_contact(
             yield f"Postgres {version} at {database.where} answers as {user}; {state}"
     except NoData as error:
         yield f"there is no data yet, which the first run changes: {error}"
-
-
-#: So many symbols are tried; the others are of the same exchange.
-_ASKED = 20
 
 
 def _heard(exchange: Exchange, feed: Feed, life: Lifecycle) -> str:

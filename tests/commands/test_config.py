@@ -88,7 +88,7 @@ def test_check_tries_the_exchange_and_the_database(home, database, capsys, monke
         monkeypatch.setenv("OKX_REST_URL", market.rest_url)
         assert run(["config", "check", "--connect", str(path)]) == 0
         err = capsys.readouterr().err
-        assert f"REST of OKX at {market.rest_url} answers; 1 symbols are there" in err
+        assert f"REST of OKX at {market.rest_url} answers; symbols that are there: 1" in err
         assert "its WebSocket answers, with data after " in err
         assert "there is no data yet, which the first run changes: " in err
         make_tables(database)
@@ -100,7 +100,7 @@ def test_check_tries_the_exchange_and_the_database(home, database, capsys, monke
         path.write_text(json.dumps({"symbols": ["*-USDT"], "storage": {"dsn": "host=127.0.0.1 port=9 dbname=x"}}))
         assert run(["config", "check", "--connect", str(path)]) == 69
         err = capsys.readouterr().err
-        assert "answers; 2 symbols are there" in err and "port 9" in err.replace("127.0.0.1:9", "port 9")
+        assert "symbols that are there: 2" in err and "port 9" in err.replace("127.0.0.1:9", "port 9")
     assert run(["config", "check", "--connect", str(path)]) == 69
     assert "no answer from OKX" in capsys.readouterr().err
 

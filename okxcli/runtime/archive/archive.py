@@ -52,7 +52,8 @@ class Archive:
         guard: DiskGuard,
         clock: Callable[[], int] = now_ms,
     ) -> None:
-        self.lines = self.left_out = 0
+        self.lines = 0  # those that are in a file, or wait for its next flush
+        self._given = 0
         self._names = names
         self._preface = preface
         self._guard = guard
@@ -62,6 +63,11 @@ class Archive:
         self._begin_ms = self._end_ms = 0
         self._next_flush = self._next_try = 0.0
         self._failed = False
+
+    @property
+    def left_out(self) -> int:
+        """How many of the lines that were given are in no file."""
+        return self._given - self.lines
 
     def __enter__(self) -> Self:
         self._guarded(lambda: recover(self._names))
@@ -80,10 +86,10 @@ class Archive:
         """Keep lines, in their order."""
         if not lines:
             return
+        self._given += len(lines)
         if self._may_write():
             self._guarded(lambda: self._write(lines))
         else:
-            self.left_out += len(lines)
             self.explain(lines)
 
     def flush(self) -> None:
@@ -117,15 +123,18 @@ class Archive:
 
     def _write(self, lines: list[bytes]) -> None:
         if self._file is not None and self._fits(self._moment(lines[-1])):
-            self._file.write(lines)
-            self.explain(lines)
+            self._put(self._file, lines)
         else:
             for line in lines:
                 moment = self._moment(line)
                 file = self._file if self._file is not None and self._fits(moment) else self._begin(moment)
-                file.write([line])
-                self.explain([line])
+                self._put(file, [line])
+
+    def _put(self, file: "_PartFile", lines: list[bytes]) -> None:
         self.lines += len(lines)
+        file.waiting += len(lines)
+        self.explain(lines)
+        file.write(lines)
 
     def _fits(self, moment: int) -> bool:
         """Whether a line of a moment goes into the file at hand; a clock that is set back a little begins none."""
@@ -153,9 +162,9 @@ class Archive:
             raise OutputError(self._guard.told(self._names))
 
     def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.end()
+        if self._file is not None:
+            self._file.end()
+            self._file = None
 
     def _may_write(self) -> bool:
         """Whether lines can be kept, which is tried now and then after it failed."""
@@ -164,13 +173,16 @@ class Archive:
         if time.monotonic() < self._next_try:
             return False
         self._next_try = time.monotonic() + _RETRY_S
-        if not self._guard.has_room(self._names):
+        try:
+            if not self._guard.has_room(self._names):
+                return False
+            recover(self._names)
+        except OutputError as error:
+            _log.debug("no archive yet: %s", error)
             return False
         self._failed = False
-        self._guarded(lambda: recover(self._names))
-        if not self._failed:
-            _log.info("the archive %s goes on; %d lines are not in it", self._names.template, self.left_out)
-        return not self._failed
+        _log.info("the archive %s goes on; %d lines are not in it", self._names.template, self.left_out)
+        return True
 
     def _guarded(self, work: Callable[[], object]) -> None:
         try:
@@ -182,6 +194,7 @@ class Archive:
         """Let go of the file, and either go on without an archive for a while or end."""
         file, self._file = self._file, None
         if file is not None:
+            self.lines -= file.waiting
             file.leave()
         if self._guard.when_low == "stop":
             raise error
@@ -191,9 +204,13 @@ class Archive:
 
 
 class _PartFile:
-    """A file that is being written, under a lock that ends with the process."""
+    """A file that is being written, under a lock that ends with the process.
+
+    `waiting` are lines that were not handed to the operating system: they are lost where it cannot be written.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
+        self.waiting = 0
         self._path = path
         self._fd = fd
         self._sink = Sink(fd, str(path))
@@ -225,20 +242,24 @@ class _PartFile:
     def flush(self) -> None:
         """Hand everything to the operating system."""
         self._pack()
-        if self._packer is not None:
+        if self._packer is not None and self.waiting:  # else each silent second would add some bytes
             self._packer.flush()
+        self.waiting = 0
 
     def _pack(self) -> None:
         if self._held:
             self._held.append(b"")
             data, self._held = b"\n".join(self._held), []
             (self._packer or self._sink).write(data)
+            if self._packer is None:
+                self.waiting = 0
 
     def end(self) -> None:
-        """Give the file its name; it is whole, and on the disk."""
+        """Give the file its name; it is whole, and on the disk. One that fails is left as it is, still open."""
         self._pack()
         if self._packer is not None:
             self._packer.close()
+        self.waiting = 0
         try:
             os.fsync(self._fd)
             self._path.with_name(self._path.name + PART).rename(self._path)
@@ -247,8 +268,7 @@ class _PartFile:
             os.close(folder)
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror}") from None
-        finally:
-            os.close(self._fd)
+        os.close(self._fd)
 
     def leave(self) -> None:
         """Let go of a file that cannot be written: what is in it is made whole later."""

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from okxcli.errors import OutputError
 from okxcli.runtime.archive.file_names import FileNames
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,17 @@ class DiskGuard:
     when_low: WhenLow = "stop"
 
     def has_room(self, names: FileNames) -> bool:
-        """Whether there is as much room as is to be left, after deleting what may be deleted."""
+        """Whether there is as much room as is to be left, after deleting what may be deleted.
+
+        Raises:
+            OutputError: the disk does not tell, or a file cannot be deleted.
+        """
+        try:
+            return self._makes_room(names)
+        except OSError as error:
+            raise OutputError(f"cannot make room at {names.root()}: {error.strerror}") from None
+
+    def _makes_room(self, names: FileNames) -> bool:
         if self._free(names) >= self.min_free:
             return True
         if self.when_low != "drop-oldest":

@@ -97,7 +97,7 @@ def test_what_waits_a_second_is_safe(tmp_path, packing):
         out.flush()
         part = tmp_path / "2025-05-12" / f"22.jsonl{packing}.part"
         reader = open_input(part)
-        assert reader.read1(100) if packing == ".gz" else reader.read(100) == stamped(1, NOW) + b"\n"
+        assert reader.read(len(stamped(1, NOW)) + 1) == stamped(1, NOW) + b"\n"
         assert 0 < out.due_in() <= 1
         out.line(stamped(2, NOW))
         out.hand_over()
@@ -267,8 +267,52 @@ def test_a_file_that_cannot_be_written(tmp_path, when_low, monkeypatch):
         out.hand_over()
         out.line(b"three")
         out.__exit__()
+        assert (out.lines, out.left_out) == (2, 1)
         assert {path.name: content(path) for path in tmp_path.glob("*/*")} == {
             "22.jsonl": [b"one"], "22_02.jsonl": [b"three"]}  # fmt: skip
+
+
+def test_a_file_that_cannot_be_ended_is_made_whole_later(tmp_path, monkeypatch):
+    """Its lock goes with it, so that the same process can look at it again."""
+    monkeypatch.setattr(module, "_RETRY_S", 0.0)
+    out = archive(tmp_path, ".zst", DiskGuard(0, "pause"))
+    out.take([stamped(n, NOW) for n in range(100)])
+    out.hand_over()
+    with monkeypatch.context() as broken:
+        broken.setattr(module.os, "fsync", lambda fd: exec("raise OSError(5, 'Input/output error')"))
+        out.line(stamped(100, NOW + HOUR))
+    out.line(stamped(101, NOW + HOUR))
+    out.__exit__()
+    assert (out.lines, out.left_out) == (101, 1)
+    assert {path.name: len(content(path)) for path in tmp_path.glob("*/*")} == {"22.jsonl.zst": 100, "23.jsonl.zst": 1}
+
+
+def test_what_cannot_be_deleted_pauses_it(tmp_path, monkeypatch, caplog):
+    """It is told once, with the reason, and nothing else stops."""
+    monkeypatch.setattr(module, "_RETRY_S", 0.0)
+    (tmp_path / "2025-05-11").mkdir()
+    (tmp_path / "2025-05-11" / "00.jsonl").touch()
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: exec("raise PermissionError(1, 'Operation not permitted')"))
+    with archive(tmp_path, "", DiskGuard(1 << 60, "drop-oldest")) as out:
+        for n in range(5):
+            out._next_flush = 0.0
+            out.flush()
+            out.line(stamped(n, NOW))
+    assert out.left_out == 5
+    assert caplog.text.count("cannot make room at ") == caplog.text.count("Operation not permitted") == 1
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_silence_takes_no_room(tmp_path, packing):
+    """A second in which nothing comes adds no byte."""
+    with archive(tmp_path, packing) as out:
+        out.line(stamped(1, NOW))
+        sizes = set()
+        for _ in range(5):
+            out._next_flush = 0.0
+            out.flush()
+            sizes.add(next(tmp_path.glob("*/*")).stat().st_size)
+        assert len(sizes) == 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
